@@ -1,0 +1,67 @@
+"""Trilane turns live events into decisions: features over three lanes, models, and the contracts under which they serve."""
+
+from trilane.clock import SimulatedClock, WallClock, duration, format_instant, instant
+from trilane.errors import (
+    ConflictError,
+    ContractError,
+    DefinitionError,
+    ModelError,
+    SetupError,
+    TrilaneError,
+    UnavailableError,
+    WorkflowError,
+)
+from trilane.features.aggregation import count, first, max, mean, min, stddev, sum, variance
+from trilane.features.entity import Entity
+from trilane.features.fallback import default, last, stale
+from trilane.features.view import View, batch, nearline, request
+from trilane.models.model import Model
+from trilane.serving.degradation import constant
+from trilane.serving.endpoint import Endpoint
+from trilane.sources.event import EventSource
+from trilane.sources.table import TableSource
+from trilane.types import Bool, Float64, Int64, String, Timestamp
+
+__all__ = [
+    "Bool",
+    "ConflictError",
+    "ContractError",
+    "DefinitionError",
+    "Endpoint",
+    "Entity",
+    "EventSource",
+    "Float64",
+    "Int64",
+    "Model",
+    "ModelError",
+    "SetupError",
+    "SimulatedClock",
+    "String",
+    "TableSource",
+    "Timestamp",
+    "TrilaneError",
+    "UnavailableError",
+    "View",
+    "WallClock",
+    "WorkflowError",
+    "batch",
+    "constant",
+    "count",
+    "default",
+    "duration",
+    "first",
+    "format_instant",
+    "instant",
+    "last",
+    "max",
+    "mean",
+    "min",
+    "nearline",
+    "request",
+    "stale",
+    "stddev",
+    "sum",
+    "variance",
+]
+
+__version__ = "0.1.0"

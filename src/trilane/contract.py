@@ -1,0 +1,113 @@
+"""A schema promised at a boundary, and the check of payloads against it.
+
+Law: of a batch, what keeps the contract passes in order; each payload that does not comes back with its index, the path
+to the fault and the reason. Nothing is dropped, nothing is coerced silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from trilane.errors import ContractError
+from trilane.types import Field
+
+__all__ = ["Contract", "Rejection", "split_message"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One refused payload: its `index` in the batch, the JSON `path` to the fault, a `reason` for a person."""
+
+    index: int
+    code: str
+    path: str
+    reason: str
+
+
+def split_message(message: str) -> tuple[str, str]:
+    """Splits msgspec's text into the reason and the JSON path.
+
+    >>> split_message("Expected `float`, got `str` - at `$.dep_delay`")
+    ('Expected `float`, got `str`', '$.dep_delay')
+    """
+    reason, _, path = message.partition(" - at `")
+    return reason, path.rstrip("`") or "$"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The fields that a payload must have; unknown fields are ignored, so that producers may add them first."""
+
+    name: str
+    fields: tuple[Field, ...]
+    _floats: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_floats", tuple(f.name for f in self.fields if f.dtype.name == "float64"))
+
+    @functools.cached_property
+    def struct(self) -> type[msgspec.Struct]:
+        """The msgspec class whose instances are checked payloads. Nullable fields may be absent."""
+        required = [(f.name, f.annotation) for f in self.fields if not f.nullable]
+        optional = [(f.name, f.annotation | None, None) for f in self.fields if f.nullable]  # type: ignore[operator]
+        return msgspec.defstruct(self.name, [*required, *optional], kw_only=True, gc=False)
+
+    @functools.cached_property
+    def _one(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.struct)
+
+    @functools.cached_property
+    def _many(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(list[self.struct])  # type: ignore[name-defined]
+
+    def decode(self, value: bytes) -> Any:
+        """The checked payload of one JSON text. Raises ContractError with the path to the fault."""
+        try:
+            payload = self._one.decode(value)
+        except msgspec.ValidationError as error:
+            reason, path = split_message(str(error))
+            raise ContractError(reason, where=path, remedy=f"Send what {self.name!r} promises", kind="type") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", kind="json") from None
+        self._check_finite(payload)
+        return payload
+
+    def decode_many(self, values: Sequence[bytes]) -> tuple[list[Any], list[int], list[Rejection]]:
+        """Checks a batch of JSON texts: (payloads that pass, their indexes, rejections)."""
+        try:
+            payloads = self._many.decode(b"[" + b",".join(values) + b"]")
+            # A text may hold a comma and so smuggle in a second payload; then the count differs.
+            if len(payloads) == len(values) and not self._any_not_finite(payloads):
+                return payloads, list(range(len(values))), []
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass  # one of them is bad: find out which, one by one
+        return self._decode_each(values)
+
+    def _decode_each(self, values: Sequence[bytes]) -> tuple[list[Any], list[int], list[Rejection]]:
+        passed: list[Any] = []
+        indexes: list[int] = []
+        rejected: list[Rejection] = []
+        for index, value in enumerate(values):
+            try:
+                passed.append(self.decode(value))
+                indexes.append(index)
+            except ContractError as error:
+                rejected.append(Rejection(index, str(error.facts.get("kind", "type")), error.where, error.what))
+        return passed, indexes, rejected
+
+    def _any_not_finite(self, payloads: list[Any]) -> bool:
+        return any(
+            not all(math.isfinite(v) for p in payloads if (v := getattr(p, name)) is not None) for name in self._floats
+        )
+
+    def _check_finite(self, payload: Any) -> None:
+        for name in self._floats:
+            value = getattr(payload, name)
+            if value is not None and not math.isfinite(value):
+                raise ContractError(f"{value} is not a finite number", where=f"$.{name}", remedy="Send null", kind="nan")

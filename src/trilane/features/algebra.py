@@ -1,0 +1,335 @@
+"""The algebra behind every aggregation: zero, lift, fold, merge, between, finish, over NumPy columns.
+
+Laws, for every state: `merge` is associative and commutative with identity `zero`; `fold` of lifted events equals any
+tree of merges of their parts; packing loses nothing. They hold bit for bit, also for floating sums: a sum is kept as an
+integer of 32-bit limbs (a small superaccumulator: Kulisch 1981; Neal, arXiv 1505.05571), so neither the order of
+arrival, nor the cut into micro-batches, nor a replay can change a served value, and a window is a difference of two
+prefix sums. Variance is built on the exact sums of x and of x squared, whose difference cannot cancel.
+
+A state is a tuple of equally long arrays, one per part. "Events" are rows in any order; a "segment" is a run of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["STATES", "Array", "Columns", "Count", "Extreme", "Instant", "State", "WideSum"]
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Columns: TypeAlias = tuple[Array, ...]
+
+_LIMB = 2.0**32
+_MASK = (1 << 32) - 1
+_SMALLEST, _LARGEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+class State(Protocol):
+    """One mergeable partial aggregate of one column."""
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """Name and packed NumPy dtype of each part."""
+        ...
+
+    def zero(self) -> tuple[int | float, ...]:
+        """The identity of `merge`: the state of no events."""
+        ...
+
+    def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
+        """The states of single events; where `valid` is false, `zero`."""
+        ...
+
+    def fold(self, state: Columns, starts: Ints) -> Columns:
+        """Merges each segment of rows that begins at `starts` (ascending, the first 0) into one row."""
+        ...
+
+    def between(self, state: Columns, low: Ints, high: Ints) -> Columns:
+        """For each query i, the merge of rows low[i] up to high[i]; `zero` where there are none."""
+        ...
+
+    def pack(self, state: Columns) -> Columns:
+        """The canonical stored form: equal sets of events give equal bytes."""
+        ...
+
+
+def merge(state: State, a: Columns, b: Columns) -> Columns:
+    """Merges two columns of states row by row."""
+    size = len(a[0])
+    woven = tuple(np.stack([x, y], axis=1).reshape(-1) for x, y in zip(a, b, strict=True))
+    return state.fold(woven, np.arange(0, 2 * size, 2)) if size else a
+
+
+def _sums_between(column: Array, low: Ints, high: Ints) -> Ints:
+    prefix = np.zeros(len(column) + 1, np.int64)
+    np.cumsum(column, out=prefix[1:])
+    return prefix[np.maximum(high, low)] - prefix[low]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many events, or how many with a value."""
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        return (("n", "<i8"),)
+
+    def zero(self) -> tuple[int | float, ...]:
+        return (0,)
+
+    def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
+        return (valid.astype(np.int64),)
+
+    def fold(self, state: Columns, starts: Ints) -> Columns:
+        return (np.add.reduceat(state[0], starts),)
+
+    def between(self, state: Columns, low: Ints, high: Ints) -> Columns:
+        return (_sums_between(state[0], low, high),)
+
+    def pack(self, state: Columns) -> Columns:
+        return state
+
+
+@dataclass(frozen=True, slots=True)
+class WideSum:
+    """An exact sum: `high` counts units of 2**(32*top), then limbs of 32 bits follow down to 2**-96.
+
+    `power` 1 sums x, for |x| < 2**62; `power` 2 sums x squared, for |x| < 2**53. What is smaller than 2**-96 is cut off.
+    """
+
+    power: int = 1
+
+    @property
+    def top(self) -> int:
+        return self.power  # x needs whole limbs up to 2**32, x squared up to 2**64
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        return (("high", "<i8"), *((f"limb{i}", "<u4") for i in range(self.top + 3)))
+
+    def zero(self) -> tuple[int | float, ...]:
+        return (0,) * (self.top + 4)
+
+    def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
+        if values.dtype.kind in "iu" and self.power == 1:
+            whole = np.where(valid, values, 0).astype(np.int64)
+            zeros = np.zeros_like(whole)
+            return (whole >> 32, whole & _MASK, zeros, zeros, zeros)
+        x = np.where(valid, values, 0.0).astype(np.float64)
+        if self.power == 1:
+            return tuple(self._limbs(x))
+        square, error = _exact_square(x)
+        return tuple(a + b for a, b in zip(self._limbs(square), self._limbs(error), strict=True))
+
+    def _limbs(self, rest: Floats) -> list[Ints]:
+        scaled = rest * _LIMB**-self.top
+        limbs = []
+        for _ in range(self.top + 4):
+            whole = np.trunc(scaled)  # towards zero: then what is left is exact, also below zero
+            limbs.append(whole.astype(np.int64))
+            scaled = (scaled - whole) * _LIMB
+        return limbs
+
+    def fold(self, state: Columns, starts: Ints) -> Columns:
+        return tuple(np.add.reduceat(part.astype(np.int64, copy=False), starts) for part in state)
+
+    def between(self, state: Columns, low: Ints, high: Ints) -> Columns:
+        return tuple(_sums_between(part, low, high) for part in state)
+
+    def pack(self, state: Columns) -> Columns:
+        parts = [part.astype(np.int64) for part in state]
+        for i in range(len(parts) - 1, 0, -1):
+            parts[i - 1] += parts[i] >> 32
+            parts[i] &= _MASK
+        return tuple(parts)
+
+    def as_float(self, state: Columns) -> Floats:
+        """The sum as a float, within an ulp or two of the exact one and always the same for the same events."""
+        parts = self.pack(state)
+        negative = parts[0] < 0
+        if negative.any():
+            flipped = self.pack(tuple(-part for part in parts))
+            parts = tuple(np.where(negative, f, p) for f, p in zip(flipped, parts, strict=True))
+        total = parts[-1].astype(np.float64)
+        for part in parts[-2::-1]:
+            total = total * _LIMB**-1 + part
+        total *= _LIMB**self.top
+        return np.where(negative, -total, total)
+
+    def as_ints(self, state: Columns) -> list[int]:
+        """The sum as exact Python integers in units of 2**-96."""
+        values = [0] * len(state[0])
+        for part in state:
+            values = [(v << 32) + int(p) for v, p in zip(values, part.tolist(), strict=True)]
+        return values
+
+
+def _exact_square(x: Floats) -> tuple[Floats, Floats]:
+    """Splits x*x into its rounded value and the exact rounding error (Dekker 1971)."""
+    split = 134217729.0 * x
+    head = split - (split - x)
+    tail = x - head
+    square = x * x
+    return square, ((head * head - square) + 2.0 * head * tail) + tail * tail
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """The smallest or largest value; `kind` is 'i8' or 'f8'."""
+
+    largest: bool
+    kind: str
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        return (("value", f"<{self.kind}"),)
+
+    def zero(self) -> tuple[int | float, ...]:
+        if self.kind == "f8":
+            return (-np.inf if self.largest else np.inf,)
+        return (_SMALLEST if self.largest else _LARGEST,)
+
+    @property
+    def _reduce(self) -> np.ufunc:
+        return np.maximum if self.largest else np.minimum
+
+    def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
+        return (np.where(valid, values, self.zero()[0]).astype(self.kind),)
+
+    def fold(self, state: Columns, starts: Ints) -> Columns:
+        return (self._reduce.reduceat(state[0], starts),)
+
+    def between(self, state: Columns, low: Ints, high: Ints) -> Columns:
+        if not len(low):
+            return (state[0][:0],)
+        padded = np.append(state[0], np.asarray(self.zero(), state[0].dtype))
+        bounds = np.stack([low, np.maximum(high, low)], axis=1).reshape(-1)
+        found = self._reduce.reduceat(padded, bounds)[::2]
+        return (np.where(high > low, found, self.zero()[0]).astype(padded.dtype),)
+
+    def pack(self, state: Columns) -> Columns:
+        return state
+
+    def is_empty(self, state: Columns) -> npt.NDArray[np.bool_]:
+        """Where no event had a value."""
+        return np.asarray(state[0] == self.zero()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """The value at the earliest or latest event time; of several at one instant, the smallest or the largest.
+
+    `between` needs rows in ascending order of time, each with events of its own span only, as tiles are.
+    """
+
+    latest: bool
+    kind: str
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        return (("time", "<i8"), ("value", f"<{self.kind}"))
+
+    def zero(self) -> tuple[int | float, ...]:
+        return (_SMALLEST if self.latest else _LARGEST, 0)
+
+    def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
+        return (
+            np.where(valid, times, self.zero()[0]),
+            np.where(valid, values, 0).astype(self.kind),
+        )
+
+    def fold(self, state: Columns, starts: Ints) -> Columns:
+        if not len(starts):
+            return tuple(part[:0] for part in state)
+        times, values = state
+        segment = np.zeros(len(times), np.int64)
+        segment[starts[1:]] = 1
+        segment = np.cumsum(segment)
+        order = np.lexsort((values, times, segment))
+        ends = np.append(starts[1:], len(times)) - 1
+        chosen = order[ends if self.latest else starts]
+        return times[chosen], values[chosen]
+
+    def between(self, state: Columns, low: Ints, high: Ints) -> Columns:
+        times, values = state
+        empty = self.zero()
+        if not len(times):
+            return np.full(len(low), empty[0]), np.zeros(len(low), self.kind)
+        rows = np.arange(len(times))
+        filled = times != empty[0]
+        if self.latest:
+            nearest = np.maximum.accumulate(np.where(filled, rows, -1))
+            at = np.where(high > low, nearest[np.maximum(high, 1) - 1], -1)
+        else:
+            after = np.where(filled, rows, len(times))
+            nearest = np.minimum.accumulate(after[::-1])[::-1]
+            at = np.where(high > low, nearest[np.minimum(low, len(times) - 1)], len(times))
+        found = (at >= low) & (at < high)
+        at = np.where(found, at, 0)
+        return np.where(found, times[at], empty[0]), np.where(found, values[at], 0).astype(values.dtype)
+
+    def pack(self, state: Columns) -> Columns:
+        return state
+
+    def is_empty(self, state: Columns) -> npt.NDArray[np.bool_]:
+        """Where no event had a value."""
+        return np.asarray(state[0] == self.zero()[0])
+
+
+def states_of(op: str, kind: str) -> tuple[tuple[str, State], ...]:
+    """The states, by short name, that aggregation `op` of a column of `kind` ('i8' or 'f8') keeps."""
+    return STATES[op](kind)
+
+
+STATES = {
+    "count": lambda kind: (("n", Count()),),
+    "sum": lambda kind: (("n", Count()), ("sum", WideSum())),
+    "mean": lambda kind: (("n", Count()), ("sum", WideSum())),
+    "min": lambda kind: (("min", Extreme(largest=False, kind=kind)),),
+    "max": lambda kind: (("max", Extreme(largest=True, kind=kind)),),
+    "first": lambda kind: (("first", Instant(latest=False, kind=kind)),),
+    "last": lambda kind: (("last", Instant(latest=True, kind=kind)),),
+    **dict.fromkeys(
+        ("variance", "variance_sample", "stddev", "stddev_sample"),
+        lambda kind: (("n", Count()), ("sum", WideSum()), ("squares", WideSum(power=2))),
+    ),
+}
+
+
+def finish(op: str, states: Sequence[Columns], kind: str) -> Floats:
+    """The answers of aggregation `op` from its states (in the order of `STATES`); NaN where there is no value."""
+    if op == "count":
+        return states[0][0].astype(np.float64)
+    if op in ("min", "max"):
+        extreme = Extreme(largest=op == "max", kind=kind)
+        return np.where(extreme.is_empty(states[0]), np.nan, states[0][0].astype(np.float64))
+    if op in ("first", "last"):
+        moment = Instant(latest=op == "last", kind=kind)
+        return np.where(moment.is_empty(states[0]), np.nan, states[0][1].astype(np.float64))
+    n = states[0][0].astype(np.float64)
+    if op in ("sum", "mean"):
+        total = WideSum().as_float(states[1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(n > 0, total if op == "sum" else total / n, np.nan)
+    variances = _variances(states, sample=op.endswith("_sample"))
+    return np.sqrt(variances) if op.startswith("stddev") else variances
+
+
+def _variances(states: Sequence[Columns], *, sample: bool) -> Floats:
+    """Correctly rounded variances, by integer arithmetic on the exact sums."""
+    counts = states[0][0].tolist()
+    sums = WideSum().as_ints(states[1])
+    squares = WideSum(power=2).as_ints(states[2])
+    answers = np.full(len(counts), np.nan)
+    for i, (n, total, square) in enumerate(zip(counts, sums, squares, strict=True)):
+        if n > sample:
+            # sums are in units of 2**-96, so n*square must be brought to the units of total*total
+            spread = max(((n * square) << 96) - total * total, 0)
+            answers[i] = spread / ((n * (n - sample)) << 192)
+    return answers

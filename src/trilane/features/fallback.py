@@ -1,0 +1,137 @@
+"""Statuses of a feature value, and the declared cascade of worse values.
+
+Law: the cascade is decided at read, per value, by ages alone: the nearline value while its lane is fresh, then each step
+in order; the first that has a value gives it, with its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, overload
+
+from trilane.clock import duration, format_duration
+from trilane.errors import DefinitionError
+from trilane.features import aggregation
+from trilane.features.aggregation import Aggregation
+
+if TYPE_CHECKING:
+    from trilane.features.view import View
+
+__all__ = ["STATUSES", "Constant", "LastBatch", "Stale", "Step", "default", "last", "stale"]
+
+STATUSES = ("fresh", "stale", "batch", "default", "missing")
+FRESH, STALE, BATCH, DEFAULT, MISSING = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Serve the lane's own value although it is older than promised, up to `max_age` microseconds."""
+
+    max_age: int
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "stale", "max_age": self.max_age}
+
+
+@dataclass(frozen=True, slots=True)
+class LastBatch:
+    """Serve the last landed value of a batch view, up to `max_age` microseconds after its boundary."""
+
+    view: View
+    max_age: int
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def source_of(self, feature: str) -> str:
+        """The feature of the batch view that stands in for `feature`."""
+        return self.names.get(feature, feature)
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "batch", "view": self.view.name, "max_age": self.max_age, "names": dict(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Serve each feature's declared default."""
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "default"}
+
+
+Step: TypeAlias = Stale | LastBatch | Constant
+
+
+def stale(*, max_age: str | int) -> Stale:
+    """The lane's own value, marked stale, while it is at most `max_age` old."""
+    return Stale(duration(max_age))
+
+
+def default() -> Constant:
+    """Each feature's own `default=`; where it has none, the value is missing."""
+    return Constant()
+
+
+@overload
+def last(
+    subject: str, *, window: str | int, hop: str | int | None = None, default: float | None = None
+) -> Aggregation: ...
+@overload
+def last(subject: View, *, max_age: str | int, features: Mapping[str, str] | None = None) -> LastBatch: ...
+def last(
+    subject: str | View,
+    *,
+    window: str | int | None = None,
+    hop: str | int | None = None,
+    default: float | None = None,
+    max_age: str | int | None = None,
+    features: Mapping[str, str] | None = None,
+) -> Aggregation | LastBatch:
+    """Of a column: its value at the latest event in a window. Of a batch view: a fallback to its last landed values.
+
+    `features` maps a feature's name to the batch feature that stands in for it, where the names differ.
+    """
+    if isinstance(subject, str):
+        if window is None:
+            raise DefinitionError("last of a column needs a window", where=subject, remedy='Add window="24h"')
+        return aggregation.last(subject, window=window, hop=hop, default=default)
+    if max_age is None:
+        raise DefinitionError("last of a view needs max_age", where=subject.name, remedy='Add max_age="36h"')
+    return LastBatch(subject, duration(max_age), dict(features or {}))
+
+
+def check_cascade(view_name: str, features: tuple[str, ...], freshness: int, steps: tuple[Step, ...]) -> None:
+    """Refuses a cascade that cannot work: no batch view, unknown stand-ins, a step that can never be reached."""
+    where = f"view {view_name!r}"
+    for position, step in enumerate(steps):
+        if isinstance(step, Constant) and position != len(steps) - 1:
+            raise DefinitionError("nothing can follow tl.default()", where=where, remedy="Put tl.default() last")
+        if isinstance(step, Stale) and (position or step.max_age <= freshness):
+            raise DefinitionError(
+                f"tl.stale(max_age={format_duration(step.max_age)!r}) must come first and exceed the freshness of "
+                f"{format_duration(freshness)}",
+                where=where,
+                remedy="Move it to the front with a larger max_age",
+            )
+        if isinstance(step, LastBatch):
+            _check_stand_ins(where, features, step)
+
+
+def _check_stand_ins(where: str, features: tuple[str, ...], step: LastBatch) -> None:
+    if step.view.lane != "batch":
+        raise DefinitionError(
+            f"{step.view.name!r} is a {step.view.lane} view", where=where, remedy="Fall back to a batch view"
+        )
+    known = {feature.name for feature in step.view.features}
+    for name, stand_in in step.names.items():
+        if name not in features or stand_in not in known:
+            raise DefinitionError(
+                f"the fallback maps {name!r} to {stand_in!r}, and one of them does not exist",
+                where=where,
+                remedy=f"Map {', '.join(features)} to {', '.join(sorted(known))}",
+            )
+    if not any(step.source_of(name) in known for name in features):
+        raise DefinitionError(
+            f"no feature of {step.view.name!r} stands in for any of {', '.join(features)}",
+            where=where,
+            remedy='Add features={"name": "name in the batch view"}',
+        )

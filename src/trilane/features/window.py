@@ -1,0 +1,61 @@
+"""The window rule: which events a window sees at a query instant.
+
+At instant q a window W covers [floor(q - W, h), q): event time, UTC, left inclusive, right exclusive. The hop h is the
+largest of 1 s, 5 s, 15 s, 1 m, 5 m, 1 h, 1 d that is at most W/12, so the overhang is at most 8.3 %; below 12 s it is 1 s.
+The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trilane.clock import SECOND, duration, format_duration
+from trilane.errors import DefinitionError
+
+__all__ = ["LADDER", "Window", "default_hop"]
+
+LADDER = tuple(duration(text) for text in ("1d", "1h", "5m", "1m", "15s", "5s", "1s"))
+
+
+def default_hop(length: int) -> int:
+    """The hop of a window of `length` microseconds.
+
+    >>> from trilane.clock import duration, format_duration
+    >>> [format_duration(default_hop(duration(w))) for w in ("10s", "30m", "60m", "12h", "28d")]
+    ['1s', '1m', '5m', '1h', '1d']
+    """
+    return next((hop for hop in LADDER if hop * 12 <= length), SECOND)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A sliding window: its length and its hop, in microseconds."""
+
+    length: int
+    hop: int
+
+    @staticmethod
+    def of(length: str | int, *, hop: str | int | None = None) -> Window:
+        """Builds a checked window. A user may ask for a finer hop than the default, never a coarser one."""
+        size = duration(length)
+        step = default_hop(size) if hop is None else duration(hop)
+        if size <= 0 or step <= 0 or size % step:
+            raise DefinitionError(
+                f"a window of {format_duration(size)} is no multiple of its hop of {format_duration(step)}",
+                remedy=f"Make the window a multiple of {format_duration(max(step, 1))}, or give a finer hop=",
+            )
+        if step > default_hop(size):
+            raise DefinitionError(
+                f"a hop of {format_duration(step)} overhangs a window of {format_duration(size)} by more than 8.3 %",
+                remedy=f"Use a hop of at most {format_duration(default_hop(size))}",
+            )
+        if step not in LADDER and step % SECOND:
+            raise DefinitionError(f"a hop of {format_duration(step)} is finer than 1s", remedy="Use hop='1s' or more")
+        return Window(size, step)
+
+    def left(self, instant: int) -> int:
+        """The inclusive left end of the window asked at `instant` (the right end, exclusive, is `instant`)."""
+        return (instant - self.length) // self.hop * self.hop
+
+    def __str__(self) -> str:
+        return format_duration(self.length)

@@ -1,0 +1,1 @@
+"""What was learnt: signatures, immutable artifacts, and the runtimes that execute them."""

@@ -1,0 +1,86 @@
+"""Models as the author declares them: which features, learnt by which function, from which rows, for which label."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dataclasses import dataclass
+
+from trilane.errors import DefinitionError
+from trilane.features.plan import FeaturePlan, Selection
+from trilane.sources.table import TableSource
+
+if TYPE_CHECKING:
+    from trilane.training.training_set import TrainingSet
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Model:
+    """A declared model.
+
+    `features`: views, or single features by `view["name"]`, in the order of the model's input columns (float32);
+    `spine`: the table whose rows (entity keys, request inputs, event time, label) ask for training examples;
+    `label`: its column to learn; rows where it is null are left out;
+    `train`: gets a `TrainingSet`, returns a fitted scikit-learn or LightGBM estimator, or an ONNX model.
+    """
+
+    name: str
+    plan: FeaturePlan
+    spine: TableSource
+    label: str
+    train: Callable[[TrainingSet], Any]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        features: Sequence[Selection],
+        spine: TableSource,
+        label: str,
+        train: Callable[[TrainingSet], Any],
+    ) -> None:
+        put = object.__setattr__
+        where = f"model {name!r}"
+        put(self, "name", name)
+        put(self, "plan", FeaturePlan.of(features, where=where))
+        put(self, "spine", spine)
+        put(self, "label", label)
+        put(self, "train", train)
+        if not name.isidentifier():
+            raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
+        target = spine.field(label)
+        if target is None or target.dtype.name not in ("bool", "int64", "float64"):
+            raise DefinitionError(
+                f"the label {label!r} is no number of the spine {spine.name!r}",
+                where=where,
+                remedy=f"Choose one of {', '.join(f.name for f in spine.fields)}",
+            )
+        for field in self.plan.inputs:
+            column = spine.field(field.name)
+            if column is None or column.dtype != field.dtype:
+                found = f"a {column.dtype.name}" if column else "missing"
+                raise DefinitionError(
+                    f"the spine {spine.name!r} must have {field.name!r} as {field.dtype.name}; it is {found}",
+                    where=where,
+                    remedy=f"Add the column {field.name!r} to the spine's schema",
+                )
+
+    @functools.cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The model's input columns, `view.feature`, in order."""
+        return self.plan.names
+
+    def spec(self) -> dict[str, object]:
+        """The model as plain facts."""
+        return {
+            "kind": "model",
+            "name": self.name,
+            "features": list(self.feature_names),
+            "views": self.plan.versions,
+            "spine": self.spine.name,
+            "label": self.label,
+        }

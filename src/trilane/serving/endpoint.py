@@ -1,0 +1,71 @@
+"""Endpoints: named contracts that answer, as the author declares them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trilane.clock import duration
+from trilane.contract import Contract
+from trilane.errors import DefinitionError
+from trilane.models.model import Model
+from trilane.serving.degradation import ConstantAnswer
+
+__all__ = ["Endpoint"]
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Endpoint:
+    """A named contract that answers decisions.
+
+    `deadline`: the time, from the arrival of a request, after which its answer is worthless;
+    `fallback`: worse answers, in order, for when the model cannot answer;
+    `threshold`: the score from which the answer is positive; without it only the score is told.
+    """
+
+    name: str
+    model: Model
+    deadline: int
+    fallback: tuple[ConstantAnswer, ...]
+    threshold: float | None
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: Model,
+        deadline: str | int,
+        fallback: Sequence[ConstantAnswer] = (),
+        threshold: float | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "model", model)
+        put(self, "deadline", duration(deadline))
+        put(self, "fallback", tuple(fallback))
+        put(self, "threshold", threshold)
+        if not name.isidentifier():
+            raise DefinitionError(
+                f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
+            )
+        if self.deadline <= 0:
+            raise DefinitionError(
+                "the deadline is not positive", where=f"endpoint {name!r}", remedy="Write deadline='50ms'"
+            )
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """What a row of a request must hold."""
+        return Contract(self.name, self.model.plan.inputs)
+
+    def spec(self) -> dict[str, object]:
+        """The endpoint as plain facts."""
+        return {
+            "kind": "endpoint",
+            "name": self.name,
+            "model": self.model.name,
+            "deadline": self.deadline,
+            "fallback": [step.spec() for step in self.fallback],
+            "threshold": self.threshold,
+        }

@@ -1,0 +1,104 @@
+"""Event sources: streams of facts, each with an instant at which it happened and an identity."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trilane import clock
+from trilane.contract import Contract
+from trilane.errors import DefinitionError
+from trilane.types import Field, fields_of
+
+__all__ = ["EventSource"]
+
+
+@dataclass(frozen=True, init=False)
+class EventSource:
+    """A declared stream of events.
+
+    `schema`: an annotated class or mapping; `event_time`: its Timestamp field that says when the event happened;
+    `event_id`: the String or Int64 field that identifies it, so that a repeated delivery counts once;
+    `disorder`: how late an event may come after later ones (beyond it, it goes to the dead letters);
+    `future`: how far a producer's clock may run ahead of ours;
+    `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id).
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    event_time: str
+    event_id: str
+    disorder: int
+    future: int
+    partitions: int
+    partition_by: str
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        schema: type | Mapping[str, object],
+        event_time: str,
+        event_id: str,
+        disorder: str | int = "15m",
+        future: str | int = "1m",
+        partitions: int = 1,
+        partition_by: str | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "fields", fields_of(schema))
+        put(self, "event_time", event_time)
+        put(self, "event_id", event_id)
+        put(self, "disorder", clock.duration(disorder))
+        put(self, "future", clock.duration(future))
+        put(self, "partitions", partitions)
+        put(self, "partition_by", partition_by or event_id)
+        self._check()
+
+    def _check(self) -> None:
+        where = f"event source {self.name!r}"
+        kinds = {f.name: f for f in self.fields}
+        for role in ("event_time", "event_id", "partition_by"):
+            named = getattr(self, role)
+            if named not in kinds:
+                remedy = f"Choose one of {', '.join(sorted(kinds))}"
+                raise DefinitionError(f"{role} names {named!r}, which the schema lacks", where=where, remedy=remedy)
+            if kinds[named].nullable:
+                raise DefinitionError(f"{role} {named!r} may be null", where=where, remedy="Declare it without `| None`")
+        if kinds[self.event_time].dtype.name != "timestamp":
+            raise DefinitionError(
+                f"event_time {self.event_time!r} is a {kinds[self.event_time].dtype.name}",
+                where=where,
+                remedy="Declare it as tl.Timestamp",
+            )
+        if kinds[self.event_id].dtype.name not in ("string", "int64"):
+            raise DefinitionError(
+                f"event_id {self.event_id!r} cannot identify", where=where, remedy="Use tl.String or tl.Int64"
+            )
+        if self.partitions < 1:
+            raise DefinitionError("partitions must be at least 1", where=where, remedy="Write partitions=1")
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """The contract every event of this source must keep."""
+        return Contract(self.name, self.fields)
+
+    def field(self, name: str) -> Field | None:
+        """The field called `name`, if there is one."""
+        return next((f for f in self.fields if f.name == name), None)
+
+    def spec(self) -> dict[str, object]:
+        """What identifies the source's data, as plain facts."""
+        return {
+            "kind": "event_source",
+            "name": self.name,
+            "fields": [f.spec() for f in self.fields],
+            "event_time": self.event_time,
+            "event_id": self.event_id,
+            "disorder": self.disorder,
+            "future": self.future,
+            "partitions": self.partitions,
+            "partition_by": self.partition_by,
+        }
