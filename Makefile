@@ -41,7 +41,7 @@ bench: $(STAMP) ## Run every benchmark in its quick form
 	done
 
 docs: $(STAMP) ## Build the documentation into site/
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict 2>&1 | { grep -v '^INFO' || true; }
 	@echo "The documentation is in site/index.html"
 
 clean: ## Remove what the targets above made, but for installed packages and downloads
