@@ -1,7 +1,7 @@
 """The graph between all things: what came from what, and what depends on it.
 
-Laws: an edge points the way facts flow; a reference to a thing that nobody recorded is legal, and is a node; a
-circle (feedback closes one) ends no walk and starts none anew.
+Laws: an edge points the way facts flow; a reference to a thing that nobody recorded is legal, and is a node;
+a circle (feedback closes one) ends no walk and starts none anew.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _Specs = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One definition that is `added`, `changed` or `removed`; `details` are the paths of changed spec fields."""
+    """One definition that is `added`, `changed` or `removed`; `details`: the paths of changed spec fields."""
 
     kind: str
     name: str
@@ -102,7 +102,7 @@ class Registry:
         return self.store.deployments(endpoint=endpoint)
 
     def stale_runs(self, older_than: int) -> list[RunRecord]:
-        """Runs begun more than `older_than` microseconds ago that never ended: long ones, and those whose process died.
+        """Runs begun more than `older_than` microseconds ago that never ended: long ones, and dead ones.
 
         Nothing here can tell the two apart; the operator can, and may `abandon` the dead.
         """
@@ -144,13 +144,9 @@ def _by_name(specs: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any
     for spec in specs:
         key = (str(spec.get("kind", "")), str(spec.get("name", "")))
         if "" in key or key in named:
-            raise DefinitionError(
-                f"there are two definitions of {' '.join(key)}"
-                if key in named
-                else "a spec has no kind or no name",
-                where=" ".join(key),
-                remedy="Give each definition of a kind a name of its own",
-            )
+            what = "two definitions have this name" if key in named else "a spec has no kind or no name"
+            remedy = "Give each definition of a kind a name of its own"
+            raise DefinitionError(what, where=" ".join(key), remedy=remedy)
         named[key] = spec
     return named
 

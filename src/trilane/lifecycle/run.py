@@ -1,7 +1,7 @@
 """One execution of a job, recorded: its start, its end, its failure, and what it read and wrote.
 
-Laws: the start is on record before the work begins; the end and its edges are one transaction; a run whose process died
-stays `running`, and is found by its age (Registry.stale_runs). A run ends once, whoever ends it.
+Laws: the start is on record before the work begins; the end and its edges are one transaction; a run whose
+process died stays `running`, and is found by its age (Registry.stale_runs). A run ends once, whoever ends it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run(
     facts: Mapping[str, Any] | None = None,
     new_id: Callable[[int], str] = new_run_id,
 ) -> Iterator[Run]:
-    """Records the body as a run of job `kind` on `subject`; what the body raises is recorded, and raised on."""
+    """Records the body as a run of job `kind` on `subject`; what it raises is recorded, and raised on."""
     begun = clock.now()
     present = Run(new_id(begun), facts or {})
     store.start_run(

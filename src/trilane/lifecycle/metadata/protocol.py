@@ -1,8 +1,8 @@
 """The promise of a metadata store, and the records it keeps.
 
 Laws: records are facts and never change, but for a run that ends once and an edge that is seen again; what a
-method wrote is there after a crash of any process, and either all of it or nothing; lists come newest first, in
-the order of writing, whatever the clock says.
+method wrote is there after a crash of any process, and either all of it or nothing; lists come newest first,
+in the order of writing, whatever the clock says.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class MetadataStore(Protocol):
         ...
 
     def see_edges(self, edges: Sequence[EdgeRecord]) -> None:
-        """Adds the edges; one that is there keeps its first_seen, and takes last_seen and run of the later."""
+        """Adds the edges; one that is there keeps first_seen, and takes last_seen and run of the later."""
         ...
 
     def edges(self) -> list[EdgeRecord]:

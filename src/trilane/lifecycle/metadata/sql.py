@@ -1,22 +1,22 @@
 """The metadata store in a SQL database, by SQLAlchemy Core: SQLite embedded, PostgreSQL by another URL.
 
-Laws: on SQLite a writer takes the write lock when it begins (BEGIN IMMEDIATE), so that no transaction fails half-way for
-one that came first; WAL lets readers go on meanwhile; every commit is synced. No connection outlives its transaction, so
-processes may fork.
+Laws: on SQLite a writer takes the write lock when it begins (BEGIN IMMEDIATE), so that no transaction fails
+half-way for one that came first; WAL lets readers go on meanwhile; every commit is synced. No connection
+outlives its transaction, so processes may fork.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import NullPool
 
+from trilane.clock import duration
 from trilane.errors import ConflictError, SetupError, TrilaneError, UnavailableError
 from trilane.lifecycle.metadata.protocol import (
     RUNNING,
@@ -26,12 +26,20 @@ from trilane.lifecycle.metadata.protocol import (
     EdgeRecord,
     RunRecord,
 )
+from trilane.plugins import local_path, make_folder, options, scheme
 
 __all__ = ["SqlMetadata", "open_metadata"]
 
 SCHEMA_VERSION = 1
-_BUSY_MS = 10_000
 _Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class _DriverConnection(Protocol):
+    """What is used of SQLite's driver, which only its own adapters import."""
+
+    isolation_level: str | None
+
+    def execute(self, sql: str, /) -> object: ...
 
 
 class _Json(sa.types.TypeDecorator[Any]):
@@ -43,7 +51,7 @@ class _Json(sa.types.TypeDecorator[Any]):
     def process_bind_param(self, value: object, dialect: sa.Dialect) -> str | None:
         return None if value is None else msgspec.json.encode(value, order="sorted").decode()
 
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:
         return None if value is None else msgspec.json.decode(value)
 
 
@@ -105,7 +113,9 @@ _EDGES = sa.Table(
 
 
 def open_metadata(url: str) -> SqlMetadata:
-    """Opens, and makes where absent, the store at `sqlite:///relative/path` or `sqlite:////absolute/path`.
+    """Opens, and makes where absent, the store at `sqlite://relative/path` or `sqlite:///absolute/path`.
+
+    `?busy_timeout=10s` is how long a writer waits for another. Any other URL is SQLAlchemy's.
 
     Raises SetupError for a URL or file that cannot be used, or was written by a newer Trilane.
     """
@@ -233,50 +243,39 @@ class SqlMetadata:
     def _read(self, kind: type[_Record], statement: sa.Select[Any]) -> list[_Record]:
         with self._transaction(write=False) as connection:
             rows = connection.execute(statement).mappings().all()
-        return [msgspec.convert({k: v for k, v in row.items() if k != "seq"}, kind) for row in rows]
+        return [msgspec.convert({name: row[name] for name in kind.__struct_fields__}, kind) for row in rows]
 
     @contextlib.contextmanager
     def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
         try:
-            with (
-                self._engine.connect().execution_options(trilane_write=write) as connection,
-                connection.begin(),
-            ):
-                yield connection
+            with self._engine.connect() as connection:
+                connection.execution_options(trilane_write=write)
+                with connection.begin():
+                    yield connection
         except sa.exc.DBAPIError as error:
             raise _meaning(error, self._where) from error
 
 
 def _engine(url: str) -> sa.Engine:
+    if scheme(url) == "sqlite":
+        path = local_path(url)
+        make_folder(path.parent)
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
+        busy = duration(options(url, known={"busy_timeout"}).get("busy_timeout", "10s"))
+        _tune_sqlite(engine, busy // 1_000)
+        return engine
     try:
-        engine = sa.create_engine(url, poolclass=NullPool)
+        return sa.create_engine(url, poolclass=NullPool)
     except (sa.exc.ArgumentError, ImportError) as error:
-        raise SetupError(
-            f"the metadata store cannot be opened: {error}",
-            where=url,
-            remedy="Write sqlite:///path/to/file.db",
-        ) from error
-    if engine.dialect.name == "sqlite":
-        _tune_sqlite(engine)
-    return engine
+        remedy = "Write sqlite://path/to/file.db, or install the driver of that database"
+        raise SetupError(f"the metadata store cannot be opened: {error}", where=url, remedy=remedy) from error
 
 
-def _tune_sqlite(engine: sa.Engine) -> None:
-    if not engine.url.database or engine.url.database == ":memory:":
-        raise SetupError(
-            "a store in memory could not be shared among processes",
-            where=str(engine.url),
-            remedy="Write sqlite:///path/to/file.db",
-        )
-    try:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"its folder cannot be made: {error}", where=engine.url.database) from error
-
+def _tune_sqlite(engine: sa.Engine, busy_ms: int) -> None:
     @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: object) -> None:
+    def _connect(connection: _DriverConnection, _record: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; the hook below does
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
 
