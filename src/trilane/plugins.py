@@ -1,9 +1,9 @@
 """Opens the adapter that a URL names, and reads the URL's parts for it.
 
-The scheme names an entry point in the group of the role: `lmdb://.trilane/online` for the role `online_stores`
-is what `lmdb` points to in `trilane.online_stores`. Ours and those of others are found in the same way.
-What follows `scheme://` (or `scheme:`) is a path, as it is, up to a `?`; relative paths stay relative to the
-working directory; after the `?` come options.
+The scheme names an entry point in the group of the role: `lmdb://.trilane/online` for the role
+`online_stores` is what `lmdb` points to in `trilane.online_stores`. Ours and those of others are found in the
+same way. What follows `scheme://` (or `scheme:`) is a path, as it is, up to a `?`; relative paths stay
+relative to the working directory; after the `?` come options.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The dead letters: what was refused, as it came, with the reason.
 
-A letter from the log counts once, by source, partition and offset, however often it is refused again. A letter
-refused before the log took it has no offset, and is kept each time. Adding is durable when it returns.
+A letter from the log counts once, by source, partition and offset, however often it is refused again. A
+letter refused before the log took it has no offset, and is kept each time. Adding is durable when it returns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A SQLite file that many processes and threads append to: what the event log and the dead letters share.
 
 A file appears whole, with its tables, or not at all. A transaction is durable when its block ends, and leaves
-nothing behind when the block raises. What SQLite reports comes out as a SetupError or an UnavailableError with
-the path.
+nothing behind when the block raises. What SQLite reports comes out as a SetupError or an UnavailableError
+with the path.
 """
 
 from __future__ import annotations

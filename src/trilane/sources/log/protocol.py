@@ -23,8 +23,8 @@ class EventLog(Protocol):
     ) -> int:
         """Appends `values` as one atomic chunk, and returns the offset of the first (of none: the end).
 
-        `arrived_at`: microseconds since 1970 UTC, one for all values or one for each. Durable when it returns;
-        all of it or nothing is in the log whatever happens. Raises SetupError or UnavailableError.
+        `arrived_at`: microseconds since 1970 UTC, one for all values or one for each. Durable when it
+        returns; all of it or nothing is in the log whatever happens. Raises SetupError or UnavailableError.
         """
         ...
 

@@ -37,8 +37,8 @@ CREATE TABLE chunk (
 _PARTITION_BITS = 48
 _PARTITIONS = 1 << 14
 
-# A long append is cut into rows of this size at most, in one transaction, so that short reads do not load much
-# more than they return, and no row comes near SQLite's limit of 1e9 bytes.
+# A long append is cut into rows of this size at most, in one transaction, so that short reads do not load
+# much more than they return, and no row comes near SQLite's limit of 1e9 bytes.
 _ROWS = 8_192
 _BYTES = 16 << 20
 # One read returns about this much at most: memory stays bounded, and Arrow's 32-bit offsets suffice.

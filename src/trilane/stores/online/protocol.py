@@ -1,0 +1,95 @@
+"""The promise of an online store: many processes read, one at a time writes each region, in transactions.
+
+A space is a set of keys, named `region/rest`, such as `nearline/airport_pressure@1a2b`. Regions are written
+independently, so that a long load of one never holds up another. What a transaction wrote is seen whole or
+not at all, and is there after the death of any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+__all__ = ["OnlineStore", "Transaction", "Writer"]
+
+
+class Transaction(Protocol):
+    """One atomic change of one region; it reads what it has written so far.
+
+    Each space must lie in the region of the writer, else DefinitionError.
+    """
+
+    def get(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, in order; None for a key without one."""
+        ...
+
+    def put(self, space: str, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Writes values under keys, in any order; of a repeated key the last value counts.
+
+        Raises ContractError for a key longer than `max_key_bytes` of the store; let it end the transaction,
+        as part of the items may be written.
+        """
+        ...
+
+    def delete(self, space: str, keys: Iterable[bytes]) -> None:
+        """Removes the keys that are there."""
+        ...
+
+    def scan(
+        self, space: str, first: bytes = b"", last: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values in order of key, from `first` on, before `last`. Write nothing while it runs."""
+        ...
+
+    def drop(self, space: str) -> None:
+        """Removes all keys of a space."""
+        ...
+
+
+class Writer(Protocol):
+    """The one writer of a region, in one thread."""
+
+    @property
+    def region(self) -> str:
+        """The region that it writes."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """A block that commits at its end, and changes nothing if it raises.
+
+        Raises UnavailableError if the store is full.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets another process write the region."""
+        ...
+
+
+class OnlineStore(Protocol):
+    """Values by space and key."""
+
+    @property
+    def max_key_bytes(self) -> int:
+        """The longest key that can be put."""
+        ...
+
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """For each (space, keys), the value of each key, in order; None for a key without one.
+
+        All that lies in one region comes from one snapshot. A region that nobody has written yet is empty.
+        """
+        ...
+
+    def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and values of a space in order of key, from one snapshot that it holds until closed."""
+        ...
+
+    def writer(self, region: str) -> Writer:
+        """The writer of `region`. Raises SetupError, naming the holder, if any process has it already."""
+        ...
+
+    def close(self) -> None:
+        """Gives back files and memory; neither the store nor its writers must be used afterwards."""
+        ...

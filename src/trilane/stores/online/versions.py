@@ -1,0 +1,121 @@
+"""Versions of what the batch lane loads: a new one is loaded beside the live one, and swapped in by a write.
+
+Readers find the versions of a name under one key, so they see all of a landing or nothing of it. A landing
+that fails or dies leaves the versions as they were. Rows of a version that is no longer listed stay until the
+next landing of that name, for readers that still hold the old list.
+
+Law: a space of a name that holds rows is either listed as a version or noted as unlisted, so that a later
+landing drops it, whatever was killed in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from trilane.errors import DefinitionError
+from trilane.stores.online.protocol import OnlineStore, Transaction, Writer
+
+__all__ = ["Version", "land", "versions", "visible"]
+
+_VERSIONS = "batch/versions"
+_LANDINGS = "batch/landings"
+_ROWS_PER_TRANSACTION = 20_000
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A landed load: rows as known at instant `boundary`, served from `visible_from` on, kept in `space`."""
+
+    boundary: int
+    visible_from: int
+    space: str
+    rows: int
+
+
+class _Landings(msgspec.Struct, frozen=True):
+    """How many landings of a name were begun, and the spaces that hold rows of versions not listed."""
+
+    begun: int = 0
+    unlisted: tuple[str, ...] = ()
+
+
+_decode_versions = msgspec.msgpack.Decoder(tuple[Version, ...]).decode
+_decode_landings = msgspec.msgpack.Decoder(_Landings).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def versions(store: OnlineStore, name: str) -> tuple[Version, ...]:
+    """The versions of `name` that can be read, by ascending boundary."""
+    [[packed]] = store.read([(_VERSIONS, [name.encode()])])
+    return _decode_versions(packed) if packed else ()
+
+
+def visible(versions: Sequence[Version], at: int) -> Version | None:
+    """The latest version that may be served at instant `at`."""
+    return next((version for version in reversed(versions) if version.visible_from <= at), None)
+
+
+def land(
+    writer: Writer,
+    name: str,
+    *,
+    boundary: int,
+    visible_from: int,
+    rows: Iterable[tuple[bytes, bytes]],
+    keep: int = 3,
+) -> Version | None:
+    """Loads `rows` as the version of `name` at `boundary`, in place of one with the same boundary.
+
+    The `keep` latest boundaries stay; None, and nothing is read, if `boundary` lies before all of them.
+    If `rows` raises, the versions stay as they were.
+    """
+    if keep < 1:
+        raise DefinitionError(f"keep={keep} would keep no version", where=name, remedy="Write keep=1 or more")
+    key = name.encode()
+    with writer.transaction() as changes:
+        others, landings = _state(changes, key)
+        others = [version for version in others if version.boundary != boundary]
+        if len(others) >= keep and boundary < others[-keep].boundary:
+            return None
+        for space in landings.unlisted:
+            changes.drop(space)
+        space = f"batch/{name}@{landings.begun}"
+        changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun + 1, (space,))))])
+    count = _load(writer, space, rows)
+    version = Version(boundary=boundary, visible_from=visible_from, space=space, rows=count)
+    with writer.transaction() as changes:
+        _list(changes, key, version, keep)
+    return version
+
+
+def _state(changes: Transaction, key: bytes) -> tuple[list[Version], _Landings]:
+    [packed] = changes.get(_VERSIONS, [key])
+    [noted] = changes.get(_LANDINGS, [key])
+    return (
+        list(_decode_versions(packed)) if packed else [],
+        _decode_landings(noted) if noted else _Landings(),
+    )
+
+
+def _load(writer: Writer, space: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
+    """Puts `rows` in short transactions, so that memory stays bounded; how many there were."""
+    count = 0
+    following = iter(rows)
+    while portion := list(itertools.islice(following, _ROWS_PER_TRANSACTION)):
+        with writer.transaction() as changes:
+            changes.put(space, portion)
+        count += len(portion)
+    return count
+
+
+def _list(changes: Transaction, key: bytes, version: Version, keep: int) -> None:
+    """Swaps `version` in: from this commit on readers see it, and no longer see those it drives out."""
+    before, landings = _state(changes, key)
+    candidates = [version, *(old for old in before if old.boundary != version.boundary)]
+    kept = sorted(candidates, key=lambda one: one.boundary)[-keep:]
+    listed = {one.space for one in kept}
+    unlisted = tuple(old.space for old in before if old.space not in listed)
+    changes.put(_VERSIONS, [(key, _encode(tuple(kept)))])
+    changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, unlisted)))])
