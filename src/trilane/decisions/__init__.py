@@ -1,1 +1,1 @@
-
+"""Which answer counts."""

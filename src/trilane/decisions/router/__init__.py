@@ -1,1 +1,1 @@
-
+"""Which bundle answers an endpoint."""

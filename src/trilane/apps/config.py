@@ -1,0 +1,159 @@
+"""What an installation is told by its operator: `trilane.toml`, then the environment.
+
+Laws: every key has a default, so an empty file is a project; an unknown key or a wrong type is refused with its
+name; a relative path is relative to the project, whatever the working directory; only `apps` reads any of this.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from trilane.contract import split_message
+from trilane.errors import SetupError
+from trilane.plugins import scheme
+
+__all__ = ["CONFIG_FILE", "Config", "load_config"]
+
+CONFIG_FILE = "trilane.toml"
+
+# The adapters that live in files of this machine; the rest of any other URL is a network's business.
+_LOCAL = ("duckdb", "lmdb", "sqlite")
+_ENVIRONMENT = "TRILANE_"
+_Level = Literal["debug", "info", "warning", "error"]
+
+
+class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The keys of the file, all optional."""
+
+    name: str = ""
+    definitions: str = "definitions.py"
+    state: str = ".trilane"
+    online: str = ""
+    log: str = ""
+    offline: str = ""
+    metadata: str = ""
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8321
+    workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    replay: bool = False
+    log_level: _Level = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A project's settings; all paths, also those in URLs, are absolute.
+
+    `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
+    clock stands still until somebody moves it.
+    """
+
+    root: Path
+    name: str
+    definitions: Path
+    state: Path
+    online: str
+    log: str
+    offline: str
+    metadata: str
+    host: str
+    port: int
+    workers: int
+    replay: bool
+    log_level: str
+
+    @property
+    def url(self) -> str:
+        """Where the server answers; a wildcard address is reached through the loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+
+def load_config(start: Path | None = None, *, environment: Mapping[str, str] | None = None) -> Config:
+    """The settings of the project that holds folder `start` (default: the working directory).
+
+    The nearest `trilane.toml` upwards is the project's; `TRILANE_PORT` and the like override its keys.
+    Raises SetupError.
+    """
+    root = _root_of((start or Path.cwd()).absolute())
+    found = os.environ if environment is None else environment
+    keys = _read(root / CONFIG_FILE)
+    for name in _Keys.__struct_fields__:
+        value = found.get(f"{_ENVIRONMENT}{name.upper()}")
+        if value is not None:
+            setattr(keys, name, _override(name, value))
+    return _resolved(root, keys)
+
+
+def _root_of(start: Path) -> Path:
+    for folder in (start, *start.parents):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise SetupError(
+        f"there is no {CONFIG_FILE} here or in any folder above",
+        where=str(start),
+        remedy="Change into a project, give --project, or make one with `trilane init`",
+    )
+
+
+def _read(path: Path) -> _Keys:
+    try:
+        return _converted(tomllib.loads(path.read_text()), where=str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(f"this is not TOML: {error}", where=str(path), remedy="Mend the line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"the file cannot be read: {error}", where=str(path)) from error
+
+
+def _override(name: str, value: str) -> object:
+    keys = _converted({name: value}, where=f"{_ENVIRONMENT}{name.upper()}", strict=False)
+    return getattr(keys, name)
+
+
+def _converted(values: dict[str, Any], *, where: str, strict: bool = True) -> _Keys:
+    strange = sorted(set(values) - set(_Keys.__struct_fields__))
+    if strange:
+        remedy = f"The keys are {', '.join(_Keys.__struct_fields__)}"
+        raise SetupError(f"unknown key {strange[0]!r}", where=f"{where}: {strange[0]}", remedy=remedy)
+    try:
+        return msgspec.convert(values, _Keys, strict=strict)
+    except msgspec.ValidationError as error:
+        reason, path = split_message(str(error))
+        key = path.removeprefix("$.")
+        raise SetupError(
+            reason, where=f"{where}: {key}" if strict else where, remedy=f"Correct the value of {key!r}"
+        ) from None
+
+
+def _resolved(root: Path, keys: _Keys) -> Config:
+    state = root / keys.state
+    return Config(
+        root=root,
+        name=keys.name or root.name,
+        definitions=root / keys.definitions,
+        state=state,
+        online=_url(keys.online or f"lmdb://{state}/online", root),
+        log=_url(keys.log or f"sqlite://{state}/log", root),
+        offline=_url(keys.offline or f"duckdb://{state}/warehouse", root),
+        metadata=_url(keys.metadata or f"sqlite://{state}/metadata.db", root),
+        host=keys.host,
+        port=keys.port,
+        workers=keys.workers,
+        replay=keys.replay,
+        log_level=keys.log_level,
+    )
+
+
+def _url(url: str, root: Path) -> str:
+    """The URL with its path absolute, if it names a path of this machine."""
+    name = scheme(url)
+    if name not in _LOCAL:
+        return url
+    path, mark, options = url[len(name) + 1 :].removeprefix("//").partition("?")
+    return f"{name}://{root / path}{mark}{options}" if path else url

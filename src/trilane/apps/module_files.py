@@ -1,0 +1,143 @@
+"""Imports one file as a module of its own, and tells which files of its folder took part.
+
+Laws: the file's folder stands first on the path while it is read; modules of that folder are read anew, and afterwards
+`sys.path` and `sys.modules` are as before; no bytecode is written, for the folder is the author's. Modules of the
+folder must be imported under the names they have from there, at the top of a file: else a frozen copy would find
+other ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from trilane.errors import DefinitionError, TrilaneError
+
+__all__ = ["ModuleFiles", "authors_line", "import_files"]
+
+_counter = itertools.count(1)
+_lock = threading.Lock()
+_FOREIGN = ("site-packages", "dist-packages", "node_modules")
+
+
+@dataclass(frozen=True)
+class ModuleFiles:
+    """An imported module, and the bytes of the files it was made from, by their path relative to its folder."""
+
+    module: ModuleType
+    files: dict[str, bytes]
+
+
+def import_files(path: Path) -> ModuleFiles:
+    """Imports the file at `path`. Raises DefinitionError with file and line of whatever it raised."""
+    path = path.resolve()
+    with _lock, _isolated(path.parent) as fresh:
+        module = _import(path)
+        files = {path.name: path.read_bytes()}
+        for name, found in fresh():
+            relative = found.relative_to(path.parent)
+            if _dotted(relative) != name:
+                raise DefinitionError(
+                    f"the module {name!r} belongs to the definitions' folder, but is not imported from there",
+                    where=str(relative),
+                    remedy=f"Import it as {_dotted(relative)!r}",
+                    file=str(found),
+                )
+            files[relative.as_posix()] = found.read_bytes()
+    return ModuleFiles(module, files)
+
+
+def authors_line(error: BaseException, folder: Path) -> str:
+    """File and line of the innermost frame of `error` that is code of `folder`; "" if there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_own(Path(frame.filename), folder.resolve())]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _import(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"definitions_{next(_counter)}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise DefinitionError(
+            "this is no Python file", where=str(path), remedy="Name it with the ending .py", file=str(path)
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # annotations of its classes are looked up there
+    try:
+        spec.loader.exec_module(module)
+    except TrilaneError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DefinitionError(
+            f"the definitions raised {type(error).__name__}: {error}",
+            where=path.name,
+            remedy="Mend the line, then try again",
+            file=authors_line(error, path.parent) or str(path),
+        ) from error
+    finally:
+        del sys.modules[spec.name]
+    return module
+
+
+@contextmanager
+def _isolated(folder: Path) -> Iterator[Callable[[], Iterator[tuple[str, Path]]]]:
+    """A block in which modules of `folder` are not yet imported, and after which they are what they were."""
+    hidden = {name: module for name, module in sys.modules.items() if _is_shadowed(name, module, folder)}
+    for name in hidden:
+        del sys.modules[name]
+    path, bytecode = sys.path[:], sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield lambda: _own_modules(folder)
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, bytecode
+        for name, _ in list(_own_modules(folder)):
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _own_modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    for name, module in list(sys.modules.items()):
+        file = _file_of(module)
+        if file is not None and name != "__main__" and _is_own(file, folder):
+            yield name, file
+
+
+def _is_shadowed(name: str, module: ModuleType, folder: Path) -> bool:
+    """Whether the module is one of `folder`, or stands in the way of one."""
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("trilane", "__main__"):
+        return False
+    file = _file_of(module)
+    if file is not None and _is_own(file, folder):
+        return True
+    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    if not file.is_relative_to(folder):
+        return False
+    parts = file.relative_to(folder).parts
+    return not any(part.startswith(".") or part in _FOREIGN for part in parts)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _dotted(relative: Path) -> str:
+    parts = relative.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
