@@ -1,4 +1,4 @@
-"""Trilane turns live events into decisions: features over three lanes, models, and the contracts under which they serve."""
+"""Trilane turns live events into decisions: features over three lanes, models, and serving contracts."""
 
 from trilane.clock import SimulatedClock, WallClock, duration, format_instant, instant
 from trilane.errors import (
@@ -12,9 +12,10 @@ from trilane.errors import (
     WorkflowError,
 )
 from trilane.features.aggregation import count, first, max, mean, min, stddev, sum, variance
+from trilane.features.declaration import batch, nearline, request
 from trilane.features.entity import Entity
 from trilane.features.fallback import default, last, stale
-from trilane.features.view import View, batch, nearline, request
+from trilane.features.view import View
 from trilane.models.model import Model
 from trilane.serving.degradation import constant
 from trilane.serving.endpoint import Endpoint

@@ -66,10 +66,10 @@ class Contract:
     def _many(self) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(list[self.struct])  # type: ignore[name-defined]
 
-    def decode(self, value: bytes) -> Any:
+    def decode(self, value: bytes) -> msgspec.Struct:
         """The checked payload of one JSON text. Raises ContractError with the path to the fault."""
         try:
-            payload = self._one.decode(value)
+            payload: msgspec.Struct = self._one.decode(value)
         except msgspec.ValidationError as error:
             reason, path = split_message(str(error))
             raise ContractError(reason, where=path, remedy=f"Send what {self.name!r} promises", kind="type") from None
@@ -78,10 +78,10 @@ class Contract:
         self._check_finite(payload)
         return payload
 
-    def decode_many(self, values: Sequence[bytes]) -> tuple[list[Any], list[int], list[Rejection]]:
+    def decode_many(self, values: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Rejection]]:
         """Checks a batch of JSON texts: (payloads that pass, their indexes, rejections)."""
         try:
-            payloads = self._many.decode(b"[" + b",".join(values) + b"]")
+            payloads: list[msgspec.Struct] = self._many.decode(b"[" + b",".join(values) + b"]")
             # A text may hold a comma and so smuggle in a second payload; then the count differs.
             if len(payloads) == len(values) and not self._any_not_finite(payloads):
                 return payloads, list(range(len(values))), []
@@ -89,8 +89,8 @@ class Contract:
             pass  # one of them is bad: find out which, one by one
         return self._decode_each(values)
 
-    def _decode_each(self, values: Sequence[bytes]) -> tuple[list[Any], list[int], list[Rejection]]:
-        passed: list[Any] = []
+    def _decode_each(self, values: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Rejection]]:
+        passed: list[msgspec.Struct] = []
         indexes: list[int] = []
         rejected: list[Rejection] = []
         for index, value in enumerate(values):
@@ -101,13 +101,15 @@ class Contract:
                 rejected.append(Rejection(index, str(error.facts.get("kind", "type")), error.where, error.what))
         return passed, indexes, rejected
 
-    def _any_not_finite(self, payloads: list[Any]) -> bool:
+    def _any_not_finite(self, payloads: list[msgspec.Struct]) -> bool:
         return any(
             not all(math.isfinite(v) for p in payloads if (v := getattr(p, name)) is not None) for name in self._floats
         )
 
-    def _check_finite(self, payload: Any) -> None:
+    def _check_finite(self, payload: msgspec.Struct) -> None:
         for name in self._floats:
             value = getattr(payload, name)
             if value is not None and not math.isfinite(value):
-                raise ContractError(f"{value} is not a finite number", where=f"$.{name}", remedy="Send null", kind="nan")
+                raise ContractError(
+                    f"{value} is not a finite number", where=f"$.{name}", remedy="Send null", kind="nan"
+                )

@@ -62,7 +62,9 @@ class TrilaneError(Exception):
         return {"code": self.code, "what": self.what, "where": self.where, "remedy": self.remedy, **facts}
 
 
-def _rebuild(kind: type[TrilaneError], what: str, where: str, remedy: str, facts: dict[str, object]) -> TrilaneError:
+def _rebuild(
+    kind: type[TrilaneError], what: str, where: str, remedy: str, facts: dict[str, object]
+) -> TrilaneError:
     return kind(what, where=where, remedy=remedy, **facts)
 
 
@@ -92,7 +94,10 @@ class DefinitionError(TrilaneError):
 def _authors_line() -> str:
     """File and line of the nearest caller outside this package."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("trilane", "dataclasses"):
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "trilane",
+        "dataclasses",
+    ):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
 

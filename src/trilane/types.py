@@ -17,13 +17,27 @@ import types as pytypes
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 import msgspec
 
 from trilane.errors import DefinitionError
 
-__all__ = ["Bool", "DataType", "Field", "Float64", "Int64", "String", "Timestamp", "as_field", "fields_of"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "Bool",
+    "DataType",
+    "Field",
+    "Float64",
+    "Int64",
+    "String",
+    "Timestamp",
+    "arrow_type",
+    "as_field",
+    "fields_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ def as_field(name: str, annotation: object) -> Field:
     if typing.get_origin(bare) is Annotated and not any(isinstance(m, DataType) for m in _metadata(bare)):
         alias = _ALIASES.get(typing.get_args(bare)[0])
         if alias is not None:
-            bare = Annotated[(alias, *_metadata(bare))]  # type: ignore[misc]
+            bare = Annotated[(alias, *_metadata(bare))]  
     for meta in _metadata(bare):
         if isinstance(meta, DataType):
             return Field(name, meta, nullable, bare)
@@ -89,6 +103,15 @@ def as_field(name: str, annotation: object) -> Field:
     )
 
 
+def arrow_type(field: Field) -> pa.DataType:
+    """The Arrow type of a field's column."""
+    import pyarrow as pa
+
+    if field.dtype.name == "timestamp":
+        return pa.timestamp("us", "UTC")
+    return pa.type_for_alias(field.dtype.name)
+
+
 def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
     """The fields of an annotated class or of a mapping from names to types, in order of declaration."""
     if isinstance(schema, Mapping):
@@ -96,10 +119,14 @@ def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
     try:
         hints = typing.get_type_hints(schema, include_extras=True)
     except NameError as error:
-        raise DefinitionError(str(error), where=schema.__name__, remedy="Import the name the annotation uses") from None
+        raise DefinitionError(
+            str(error), where=schema.__name__, remedy="Import the name the annotation uses"
+        ) from None
     if not hints:
         raise DefinitionError(
-            "a schema needs at least one annotated field", where=schema.__name__, remedy="Write `name: tl.String`"
+            "a schema needs at least one annotated field",
+            where=schema.__name__,
+            remedy="Write `name: tl.String`",
         )
     return tuple(as_field(name, hint) for name, hint in hints.items())
 

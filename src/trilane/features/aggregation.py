@@ -30,7 +30,7 @@ class Aggregation:
         if self.op == "count":
             return "int64"
         allowed = _ORDERED if self.op in ("min", "max", "first", "last") else _NUMERIC
-        if column_type not in allowed:
+        if column_type is None or column_type not in allowed:
             raise DefinitionError(
                 f"{self.op} of {self.column!r}, a {column_type}, is not defined",
                 remedy=f"Aggregate a column of {', '.join(allowed)}, or derive one in the transform",
@@ -50,7 +50,9 @@ class Aggregation:
         }
 
 
-def _declare(op: str, column: str | None, window: str | int, hop: str | int | None, default: float | None) -> Aggregation:
+def _declare(
+    op: str, column: str | None, window: str | int, hop: str | int | None, default: float | None
+) -> Aggregation:
     return Aggregation(op, column, Window.of(window, hop=hop), default)
 
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["STATES", "Array", "Columns", "Count", "Extreme", "Instant", "State", "WideSum"]
+__all__ = ["Array", "Columns", "Count", "Extreme", "Instant", "State", "WideSum", "finish", "merge", "states_of"]
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
-Columns: TypeAlias = tuple[Array, ...]
+Columns: TypeAlias = tuple[npt.NDArray[Any], ...]
 
 _LIMB = 2.0**32
 _MASK = (1 << 32) - 1
@@ -100,7 +100,7 @@ class Count:
 class WideSum:
     """An exact sum: `high` counts units of 2**(32*top), then limbs of 32 bits follow down to 2**-96.
 
-    `power` 1 sums x, for |x| < 2**62; `power` 2 sums x squared, for |x| < 2**53. What is smaller than 2**-96 is cut off.
+    `power` 1 sums x, for |x| < 2**62; `power` 2 sums x squared, for |x| < 2**53. What is below 2**-96 is cut off.
     """
 
     power: int = 1
@@ -284,26 +284,18 @@ class Instant:
 
 def states_of(op: str, kind: str) -> tuple[tuple[str, State], ...]:
     """The states, by short name, that aggregation `op` of a column of `kind` ('i8' or 'f8') keeps."""
-    return STATES[op](kind)
-
-
-STATES = {
-    "count": lambda kind: (("n", Count()),),
-    "sum": lambda kind: (("n", Count()), ("sum", WideSum())),
-    "mean": lambda kind: (("n", Count()), ("sum", WideSum())),
-    "min": lambda kind: (("min", Extreme(largest=False, kind=kind)),),
-    "max": lambda kind: (("max", Extreme(largest=True, kind=kind)),),
-    "first": lambda kind: (("first", Instant(latest=False, kind=kind)),),
-    "last": lambda kind: (("last", Instant(latest=True, kind=kind)),),
-    **dict.fromkeys(
-        ("variance", "variance_sample", "stddev", "stddev_sample"),
-        lambda kind: (("n", Count()), ("sum", WideSum()), ("squares", WideSum(power=2))),
-    ),
-}
+    if op == "count":
+        return (("n", Count()),)
+    if op in ("min", "max"):
+        return ((op, Extreme(largest=op == "max", kind=kind)),)
+    if op in ("first", "last"):
+        return ((op, Instant(latest=op == "last", kind=kind)),)
+    sums: tuple[tuple[str, State], ...] = (("n", Count()), ("sum", WideSum()))
+    return sums if op in ("sum", "mean") else (*sums, ("squares", WideSum(power=2)))
 
 
 def finish(op: str, states: Sequence[Columns], kind: str) -> Floats:
-    """The answers of aggregation `op` from its states (in the order of `STATES`); NaN where there is no value."""
+    """The answers of aggregation `op` from its states (in the order of `states_of`); NaN where there is no value."""
     if op == "count":
         return states[0][0].astype(np.float64)
     if op in ("min", "max"):

@@ -78,7 +78,11 @@ def encode_key(values: Sequence[object]) -> bytes | None:
 def _encode_value(value: object) -> bytes:
     if isinstance(value, str):
         raw = value.encode()
-        return struct.pack(">H", len(raw) & 0xFFFF) + raw if len(raw) < 0xFFFF else struct.pack(">HI", 0xFFFF, len(raw)) + raw
+        return (
+            struct.pack(">H", len(raw) & 0xFFFF) + raw
+            if len(raw) < 0xFFFF
+            else struct.pack(">HI", 0xFFFF, len(raw)) + raw
+        )
     if isinstance(value, bool | int):
         return struct.pack(">q", int(value))
     if isinstance(value, dt.datetime):

@@ -1,64 +1,24 @@
 """Statuses of a feature value, and the declared cascade of worse values.
 
-Law: the cascade is decided at read, per value, by ages alone: the nearline value while its lane is fresh, then each step
-in order; the first that has a value gives it, with its status.
+Law: the cascade is decided at read, per value, by ages alone: the lane's value while it is fresh, then each step in
+order; the first that has a value gives it, with its status.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import overload
 
 from trilane.clock import duration, format_duration
 from trilane.errors import DefinitionError
 from trilane.features import aggregation
 from trilane.features.aggregation import Aggregation
+from trilane.features.view import Constant, LastBatch, Stale, Step, View
 
-if TYPE_CHECKING:
-    from trilane.features.view import View
-
-__all__ = ["STATUSES", "Constant", "LastBatch", "Stale", "Step", "default", "last", "stale"]
+__all__ = ["STATUSES", "check_cascade", "default", "last", "stale"]
 
 STATUSES = ("fresh", "stale", "batch", "default", "missing")
 FRESH, STALE, BATCH, DEFAULT, MISSING = range(5)
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """Serve the lane's own value although it is older than promised, up to `max_age` microseconds."""
-
-    max_age: int
-
-    def spec(self) -> dict[str, object]:
-        return {"step": "stale", "max_age": self.max_age}
-
-
-@dataclass(frozen=True, slots=True)
-class LastBatch:
-    """Serve the last landed value of a batch view, up to `max_age` microseconds after its boundary."""
-
-    view: View
-    max_age: int
-    names: Mapping[str, str] = field(default_factory=dict)
-
-    def source_of(self, feature: str) -> str:
-        """The feature of the batch view that stands in for `feature`."""
-        return self.names.get(feature, feature)
-
-    def spec(self) -> dict[str, object]:
-        return {"step": "batch", "view": self.view.name, "max_age": self.max_age, "names": dict(self.names)}
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """Serve each feature's declared default."""
-
-    def spec(self) -> dict[str, object]:
-        return {"step": "default"}
-
-
-Step: TypeAlias = Stale | LastBatch | Constant
 
 
 def stale(*, max_age: str | int) -> Stale:

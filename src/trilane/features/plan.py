@@ -12,18 +12,10 @@ from typing import TypeAlias
 
 from trilane.errors import DefinitionError
 from trilane.features.entity import Entity
-from trilane.features.view import View, stand_ins
+from trilane.features.view import FeatureRef, View, stand_ins
 from trilane.types import Field
 
-__all__ = ["FeaturePlan", "FeatureRef", "Selection"]
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRef:
-    """One feature of a view, chosen by `view["name"]`."""
-
-    view: View
-    name: str
+__all__ = ["FeaturePlan", "Selection"]
 
 
 Selection: TypeAlias = View | FeatureRef

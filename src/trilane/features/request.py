@@ -45,7 +45,10 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
             result = view.function(columns)
     except Exception as error:
         raise DefinitionError(
-            f"the function raised {type(error).__name__}: {error}", where=where, remedy="Fix it", file=view.place
+            f"the function raised {type(error).__name__}: {error}",
+            where=where,
+            remedy="Fix it",
+            file=view.place,
         ) from error
     if not isinstance(result, Mapping) or set(result) != set(view.feature_names):
         returned = ", ".join(sorted(result)) if isinstance(result, Mapping) else type(result).__name__
@@ -69,6 +72,9 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
             answers[:, position] = values
         except (TypeError, ValueError) as error:
             raise DefinitionError(
-                f"feature {name!r} is no number: {error}", where=where, remedy="Return numbers", file=view.place
+                f"feature {name!r} is no number: {error}",
+                where=where,
+                remedy="Return numbers",
+                file=view.place,
             ) from error
     return answers

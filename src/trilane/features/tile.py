@@ -123,7 +123,13 @@ class TileLayout:
         return self._folded(np.tile(events.codes, copies), slots, repeated)
 
     def merge(
-        self, stored: Sequence[bytes | None], codes: Ints, records: npt.NDArray[np.void], *, newest: int, slack: int
+        self,
+        stored: Sequence[bytes | None],
+        codes: Ints,
+        records: npt.NDArray[np.void],
+        *,
+        newest: int,
+        slack: int,
     ) -> list[bytes]:
         """Merges new tiles into the stored rows: row i of `stored` belongs to entity code i.
 
@@ -131,9 +137,7 @@ class TileLayout:
         """
         old_codes, old = self._join(stored)
         all_records = np.concatenate([old, records])
-        codes, merged = self._folded(
-            np.concatenate([old_codes, codes]), all_records["slot"], self.unpack(all_records)
-        )
+        codes, merged = self._folded(np.concatenate([old_codes, codes]), all_records["slot"], self.unpack(all_records))
         kept = merged["slot"] >= self._oldest(newest - slack)[merged["slot"] >> _LEVEL_BITS]
         codes, merged = codes[kept], merged[kept]
         ends = np.searchsorted(codes, np.arange(len(stored) + 1)) * self.record.itemsize

@@ -7,13 +7,17 @@ functions) or on the moment it runs would mean one thing on a micro-batch and an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trilane.errors import DefinitionError
 from trilane.features.entity import Entity
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.types import Field
+
+if TYPE_CHECKING:
+    from ibis import Table
+    from ibis.expr.datatypes import DataType
 
 __all__ = ["INPUT", "compile_transform"]
 
@@ -41,7 +45,8 @@ def compile_transform(
     function: Callable[..., Any], source: EventSource | TableSource, entity: Entity, *, where: str
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Compiles `function` for events of `source`: the DuckDB SQL over a relation called `events`, and the columns
-    (name, type name) that it returns. Raises DefinitionError."""
+    (name, type name) that it returns. Raises DefinitionError.
+    """
     import ibis
 
     unbound = ibis.table({f.name: _ibis_type(f) for f in source.fields}, name=INPUT)
@@ -76,7 +81,7 @@ def _ibis_type(field: Field) -> str:
     return name if field.nullable else f"!{name}"
 
 
-def _type_name(dtype: Any) -> str:
+def _type_name(dtype: DataType) -> str:
     if dtype.is_timestamp():
         return "timestamp"
     if dtype.is_integer():
@@ -88,7 +93,7 @@ def _type_name(dtype: Any) -> str:
     return "string" if dtype.is_string() else str(dtype)
 
 
-def _check_row_wise(table: Any, where: str, place: str) -> None:
+def _check_row_wise(table: Table, where: str, place: str) -> None:
     from ibis.expr import operations as ops
 
     for node in table.op().find(ops.Node):

@@ -1,7 +1,7 @@
-"""Feature views: features that share an entity, a source and a freshness, declared by a decorated function.
+"""Feature views: features that share an entity, a source and a freshness, as frozen data.
 
-Law: a view is frozen data. Its `version` is the digest of all that determines its values and of nothing else, so equal
-versions may share stored tiles, and a change of a comment, a freshness or a fallback rebuilds nothing.
+Law: the `version` of a view is the digest of all that determines its values and of nothing else, so equal versions may
+share stored tiles, and a change of a comment, a freshness or a fallback rebuilds nothing.
 """
 
 from __future__ import annotations
@@ -12,24 +12,55 @@ import hashlib
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from trilane.clock import duration
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
-from trilane.features.fallback import LastBatch, Step, check_cascade
-from trilane.features.transform import compile_transform
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
-from trilane.types import Field, as_field
+from trilane.types import Field
 
-if TYPE_CHECKING:
-    from trilane.features.plan import FeatureRef
+__all__ = ["Constant", "Feature", "FeatureRef", "LastBatch", "Stale", "Step", "View", "entity_of", "stand_ins"]
 
-__all__ = ["Feature", "View", "batch", "nearline", "request"]
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Serve the lane's own value although it is older than promised, up to `max_age` microseconds."""
+
+    max_age: int
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "stale", "max_age": self.max_age}
+
+
+@dataclass(frozen=True, slots=True)
+class LastBatch:
+    """Serve the last landed value of a batch view, up to `max_age` microseconds after its boundary."""
+
+    view: View
+    max_age: int
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def source_of(self, feature: str) -> str:
+        """The feature of the batch view that stands in for `feature`."""
+        return self.names.get(feature, feature)
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "batch", "view": self.view.name, "max_age": self.max_age, "names": dict(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Serve each feature's declared default."""
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "default"}
+
+
+Step: TypeAlias = Stale | LastBatch | Constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +102,11 @@ class View:
     inputs: tuple[Field, ...] = ()
     uses: tuple[View, ...] = ()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
+    def __call__(self, *args: object) -> object:
+        return self.function(*args)
 
     def __getitem__(self, name: str) -> FeatureRef:
         """One feature of this view, for a model that does not want them all."""
-        from trilane.features.plan import FeatureRef
-
         if name not in self.feature_names:
             raise DefinitionError(
                 f"there is no feature {name!r}",
@@ -123,7 +152,8 @@ class View:
             code = _code_of(self.function)
             uses = {view.name: view.version for view in self.uses}
             return {**identity, "code": code, "inputs": [f.spec() for f in self.inputs], "uses": uses}
-        assert self.source is not None and self.entity is not None
+        if self.source is None or self.entity is None:
+            raise DefinitionError("a view needs a source and an entity", where=f"view {self.name!r}")
         return {
             **identity,
             "source": self.source.name,
@@ -146,147 +176,24 @@ class View:
         }
 
 
-def nearline(
-    source: EventSource,
-    entity: Entity,
-    *,
-    freshness: str | int,
-    features: Mapping[str, Aggregation],
-    fallback: Sequence[Step] = (),
-) -> Callable[[Callable[..., Any]], View]:
-    """Declares a streaming view: the decorated function maps events to rows that are aggregated as they come.
+@dataclass(frozen=True, slots=True)
+class FeatureRef:
+    """One feature of a view, chosen by `view["name"]`."""
 
-    `freshness`: the lag of the lane up to which a value counts as fresh; beyond it, `fallback` decides.
-    """
-
-    def declare(function: Callable[..., Any]) -> View:
-        view = _aggregating("nearline", function, source, entity, features)
-        return _finished(view, freshness=duration(freshness), fallback=tuple(fallback))
-
-    return declare
+    view: View
+    name: str
 
 
-def batch(
-    source: EventSource | TableSource,
-    entity: Entity,
-    *,
-    features: Mapping[str, Aggregation],
-    schedule: str | int = "1d",
-    landing: str | int = "2h",
-    freshness: str | int | None = None,
-    fallback: Sequence[Step] = (),
-) -> Callable[[Callable[..., Any]], View]:
-    """Declares a view that is computed at each boundary of `schedule`, over the windows that end there.
-
-    `landing`: how long after its boundary a version becomes visible, so that a load has time to finish and training can
-    know when it did; `freshness`: age of the version (from its boundary) up to which it counts as fresh; by default
-    twice the schedule plus the landing time.
-    """
-
-    def declare(function: Callable[..., Any]) -> View:
-        view = _aggregating("batch", function, source, entity, features)
-        period, lag = duration(schedule), duration(landing)
-        for feature in view.features:
-            if feature.aggregation and period % feature.aggregation.window.hop:
-                raise DefinitionError(
-                    f"the hop of {feature.name!r} does not divide the schedule",
-                    where=f"view {view.name!r}",
-                    remedy="Choose a window whose hop divides the schedule, or give hop=",
-                )
-        fresh = 2 * period + lag if freshness is None else duration(freshness)
-        return _finished(view, freshness=fresh, fallback=tuple(fallback), schedule=period, landing=lag)
-
-    return declare
-
-
-def request(
-    *,
-    inputs: Mapping[str, object],
-    features: Mapping[str, object],
-    uses: Sequence[View] = (),
-) -> Callable[[Callable[..., Any]], View]:
-    """Declares a view that is computed from the request: NumPy columns in, a mapping of NumPy columns out.
-
-    `inputs`: what the caller sends (timestamps come as int64 microseconds UTC); `uses`: views whose features the
-    function also gets, as float64 columns named `view.feature`, NaN where missing.
-    """
-
-    def declare(function: Callable[..., Any]) -> View:
-        outputs = [as_field(name, annotation) for name, annotation in features.items()]
-        for output in outputs:
-            if output.dtype.name == "string":
-                raise DefinitionError(
-                    f"feature {output.name!r} is a string, which no model input can be",
-                    where=f"view {function.__name__!r}",
-                    remedy="Encode it as a number",
-                )
-        view = View(
-            name=function.__name__,
-            lane="request",
-            features=tuple(Feature(output.name, output.dtype.name) for output in outputs),
-            function=function,
-            place=_place(function),
-            inputs=tuple(as_field(name, annotation) for name, annotation in inputs.items()),
-            uses=tuple(uses),
-        )
-        return _finished(view)
-
-    return declare
-
-
-def _aggregating(
-    lane: str,
-    function: Callable[..., Any],
-    source: EventSource | TableSource,
-    entity: Entity,
-    features: Mapping[str, Aggregation],
-) -> View:
-    where = f"view {function.__name__!r}"
-    sql, columns = compile_transform(function, source, entity, where=where)
-    kinds = dict(columns)
-    declared = []
-    for name, aggregation in features.items():
-        if not isinstance(aggregation, Aggregation):
-            raise DefinitionError(f"{name!r} is no aggregation", where=where, remedy='Write tl.count(window="60m")')
-        if aggregation.column is not None and aggregation.column not in kinds:
-            remedy = f"The transform returns {', '.join(kinds)}"
-            raise DefinitionError(
-                f"{name!r} aggregates {aggregation.column!r}, which is unknown", where=where, remedy=remedy
-            )
-        column_type = kinds[aggregation.column] if aggregation.column else None
-        declared.append(Feature(name, aggregation.result_type(column_type), aggregation))
-    return View(
-        name=function.__name__,
-        lane=lane,
-        features=tuple(declared),
-        function=function,
-        place=_place(function),
-        source=source,
-        entity=entity,
-        sql=sql,
-        columns=columns,
-    )
-
-
-def _finished(view: View, **more: Any) -> View:
-    where = f"view {view.name!r}"
-    if not view.features:
-        raise DefinitionError("a view needs at least one feature", where=where, remedy="Add features={...}")
-    for name in (view.name, *view.feature_names):
-        if not name.isidentifier():
-            raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
-    check_cascade(view.name, view.feature_names, more.get("freshness", 0), more.get("fallback", ()))
-    return View(**{**{f: getattr(view, f) for f in View.__dataclass_fields__}, **more})
+def entity_of(view: View) -> Entity:
+    """The entity of a view that has one. Raises DefinitionError for a request view."""
+    if view.entity is None:
+        raise DefinitionError("a request view has no entity", where=f"view {view.name!r}")
+    return view.entity
 
 
 def stand_ins(view: View) -> tuple[View, ...]:
     """The batch views that a view's cascade may read."""
     return tuple(step.view for step in view.fallback if isinstance(step, LastBatch))
-
-
-def _place(function: Callable[..., Any]) -> str:
-    code = function.__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _code_of(function: Callable[..., Any]) -> str:

@@ -1,8 +1,8 @@
 """The window rule: which events a window sees at a query instant.
 
-At instant q a window W covers [floor(q - W, h), q): event time, UTC, left inclusive, right exclusive. The hop h is the
-largest of 1 s, 5 s, 15 s, 1 m, 5 m, 1 h, 1 d that is at most W/12, so the overhang is at most 8.3 %; below 12 s it is 1 s.
-The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder.
+At instant q a window W covers [floor(q - W, h), q): event time, UTC, left inclusive, right exclusive. The hop h is
+the largest of 1 s, 5 s, 15 s, 1 m, 5 m, 1 h, 1 d that is at most W/12, so the overhang is at most 8.3 %; below 12 s it
+is 1 s. The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder.
 """
 
 from __future__ import annotations

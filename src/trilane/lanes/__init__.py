@@ -1,1 +1,1 @@
-
+"""How stores are filled."""

@@ -1,1 +1,1 @@
-
+"""Where facts enter."""

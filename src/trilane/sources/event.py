@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from trilane import clock
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
-from trilane.types import Field, fields_of
+from trilane.types import Field, arrow_type, fields_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["EventSource"]
 
@@ -64,9 +68,13 @@ class EventSource:
             named = getattr(self, role)
             if named not in kinds:
                 remedy = f"Choose one of {', '.join(sorted(kinds))}"
-                raise DefinitionError(f"{role} names {named!r}, which the schema lacks", where=where, remedy=remedy)
+                raise DefinitionError(
+                    f"{role} names {named!r}, which the schema lacks", where=where, remedy=remedy
+                )
             if kinds[named].nullable:
-                raise DefinitionError(f"{role} {named!r} may be null", where=where, remedy="Declare it without `| None`")
+                raise DefinitionError(
+                    f"{role} {named!r} may be null", where=where, remedy="Declare it without `| None`"
+                )
         if kinds[self.event_time].dtype.name != "timestamp":
             raise DefinitionError(
                 f"event_time {self.event_time!r} is a {kinds[self.event_time].dtype.name}",
@@ -84,6 +92,15 @@ class EventSource:
     def contract(self) -> Contract:
         """The contract every event of this source must keep."""
         return Contract(self.name, self.fields)
+
+    def as_table(self, payloads: Sequence[Any]) -> pa.Table:
+        """Checked payloads as an Arrow table with one column a field, in order."""
+        import pyarrow as pa
+
+        return pa.table(
+            [pa.array([getattr(p, f.name) for p in payloads], arrow_type(f)) for f in self.fields],
+            schema=pa.schema([pa.field(f.name, arrow_type(f), f.nullable) for f in self.fields]),
+        )
 
     def field(self, name: str) -> Field | None:
         """The field called `name`, if there is one."""

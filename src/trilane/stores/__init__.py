@@ -1,1 +1,1 @@
-
+"""Where values rest."""

@@ -1,1 +1,1 @@
-
+"""The batch lane."""

@@ -1,1 +1,1 @@
-
+"""The wire formats in which a server speaks."""

@@ -1,0 +1,163 @@
+"""The three decorators by which an author declares feature views, one for each lane.
+
+Law: what is wrong with a declaration is said when it is made, with the author's line, the object and the remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trilane.clock import duration
+from trilane.errors import DefinitionError
+from trilane.features.aggregation import Aggregation
+from trilane.features.entity import Entity
+from trilane.features.fallback import check_cascade
+from trilane.features.transform import compile_transform
+from trilane.features.view import Feature, Step, View
+from trilane.sources.event import EventSource
+from trilane.sources.table import TableSource
+from trilane.types import as_field
+
+__all__ = ["batch", "nearline", "request"]
+
+
+def nearline(
+    source: EventSource,
+    entity: Entity,
+    *,
+    freshness: str | int,
+    features: Mapping[str, Aggregation],
+    fallback: Sequence[Step] = (),
+) -> Callable[[Callable[..., Any]], View]:
+    """Declares a streaming view: the decorated function maps events to rows that are aggregated as they come.
+
+    `freshness`: the lag of the lane up to which a value counts as fresh; beyond it, `fallback` decides.
+    """
+
+    def declare(function: Callable[..., Any]) -> View:
+        view = _aggregating("nearline", function, source, entity, features)
+        return _finished(view, freshness=duration(freshness), fallback=tuple(fallback))
+
+    return declare
+
+
+def batch(
+    source: EventSource | TableSource,
+    entity: Entity,
+    *,
+    features: Mapping[str, Aggregation],
+    schedule: str | int = "1d",
+    landing: str | int = "2h",
+    freshness: str | int | None = None,
+    fallback: Sequence[Step] = (),
+) -> Callable[[Callable[..., Any]], View]:
+    """Declares a view that is computed at each boundary of `schedule`, over the windows that end there.
+
+    `landing`: how long after its boundary a version becomes visible, so that a load has time to finish and training can
+    know when it did; `freshness`: age of the version (from its boundary) up to which it counts as fresh; by default
+    twice the schedule plus the landing time.
+    """
+
+    def declare(function: Callable[..., Any]) -> View:
+        view = _aggregating("batch", function, source, entity, features)
+        period, lag = duration(schedule), duration(landing)
+        for feature in view.features:
+            if feature.aggregation and period % feature.aggregation.window.hop:
+                raise DefinitionError(
+                    f"the hop of {feature.name!r} does not divide the schedule",
+                    where=f"view {view.name!r}",
+                    remedy="Choose a window whose hop divides the schedule, or give hop=",
+                )
+        fresh = 2 * period + lag if freshness is None else duration(freshness)
+        return _finished(view, freshness=fresh, fallback=tuple(fallback), schedule=period, landing=lag)
+
+    return declare
+
+
+def request(
+    *,
+    inputs: Mapping[str, object],
+    features: Mapping[str, object],
+    uses: Sequence[View] = (),
+) -> Callable[[Callable[..., Any]], View]:
+    """Declares a view that is computed from the request: NumPy columns in, a mapping of NumPy columns out.
+
+    `inputs`: what the caller sends (timestamps come as int64 microseconds UTC); `uses`: views whose features the
+    function also gets, as float64 columns named `view.feature`, NaN where missing.
+    """
+
+    def declare(function: Callable[..., Any]) -> View:
+        outputs = [as_field(name, annotation) for name, annotation in features.items()]
+        for output in outputs:
+            if output.dtype.name == "string":
+                raise DefinitionError(
+                    f"feature {output.name!r} is a string, which no model input can be",
+                    where=f"view {function.__name__!r}",
+                    remedy="Encode it as a number",
+                )
+        view = View(
+            name=function.__name__,
+            lane="request",
+            features=tuple(Feature(output.name, output.dtype.name) for output in outputs),
+            function=function,
+            place=_place(function),
+            inputs=tuple(as_field(name, annotation) for name, annotation in inputs.items()),
+            uses=tuple(uses),
+        )
+        return _finished(view)
+
+    return declare
+
+
+def _aggregating(
+    lane: str,
+    function: Callable[..., Any],
+    source: EventSource | TableSource,
+    entity: Entity,
+    features: Mapping[str, Aggregation],
+) -> View:
+    where = f"view {function.__name__!r}"
+    sql, columns = compile_transform(function, source, entity, where=where)
+    kinds = dict(columns)
+    declared = []
+    for name, aggregation in features.items():
+        if not isinstance(aggregation, Aggregation):
+            raise DefinitionError(f"{name!r} is no aggregation", where=where, remedy='Write tl.count(window="60m")')
+        if aggregation.column is not None and aggregation.column not in kinds:
+            remedy = f"The transform returns {', '.join(kinds)}"
+            raise DefinitionError(
+                f"{name!r} aggregates {aggregation.column!r}, which is unknown", where=where, remedy=remedy
+            )
+        column_type = kinds[aggregation.column] if aggregation.column else None
+        declared.append(Feature(name, aggregation.result_type(column_type), aggregation))
+    return View(
+        name=function.__name__,
+        lane=lane,
+        features=tuple(declared),
+        function=function,
+        place=_place(function),
+        source=source,
+        entity=entity,
+        sql=sql,
+        columns=columns,
+    )
+
+
+def _finished(
+    view: View, *, freshness: int = 0, fallback: tuple[Step, ...] = (), schedule: int = 0, landing: int = 0
+) -> View:
+    where = f"view {view.name!r}"
+    if not view.features:
+        raise DefinitionError("a view needs at least one feature", where=where, remedy="Add features={...}")
+    for name in (view.name, *view.feature_names):
+        if not name.isidentifier():
+            raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
+    check_cascade(view.name, view.feature_names, freshness, fallback)
+    return dataclasses.replace(view, freshness=freshness, fallback=fallback, schedule=schedule, landing=landing)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"

@@ -1,0 +1,274 @@
+"""The nearline lane: from the event log to tiles that can be served, exactly once.
+
+A micro-batch is decoded, checked against the contract, freed of repeated and late events, run through the views' one
+transform, and merged into tiles. Law: tiles, seen ids and the next offset are committed in one transaction, and what a
+batch does depends on the log alone; so a worker may be killed at any instruction and the final state is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trilane.clock import Clock
+from trilane.errors import TrilaneError
+from trilane.features.columns import entity_codes, event_times, state_columns
+from trilane.features.tile import Events, TileLayout
+from trilane.features.view import View, entity_of
+from trilane.lanes import progress as progress_rows
+from trilane.lanes.progress import LANES, Progress, lane_key
+from trilane.sources.dead_letters import DeadLetter, DeadLetters
+from trilane.sources.event import EventSource
+from trilane.sources.log.protocol import EventLog
+from trilane.sources.watermark import Watermark
+from trilane.stores.offline.protocol import MicroBatch
+from trilane.stores.online.protocol import Transaction, Writer
+
+__all__ = ["Consumer", "Step"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did: events read, and whether the log is drained."""
+
+    read: int
+    drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """The events of a micro-batch that count, as a table, and what became of the others."""
+
+    table: pa.Table
+    offsets: list[int]
+    ids: list[object]
+    newest: int | None
+    letters: list[DeadLetter]
+    duplicates: int
+    values: list[bytes]
+
+
+class Consumer:
+    """Applies one partition of one source to the tiles of `views`.
+
+    `group` names a consumer of its own progress, for a view that is catching up; empty is the lane itself.
+    """
+
+    def __init__(
+        self,
+        source: EventSource,
+        partition: int,
+        views: Sequence[View],
+        *,
+        log: EventLog,
+        writer: Writer,
+        engine: MicroBatch,
+        dead_letters: DeadLetters,
+        clock: Clock,
+        limit: int = 50_000,
+        group: str = "",
+    ) -> None:
+        self.source, self.partition, self.views = source, partition, tuple(views)
+        self._log, self._writer, self._engine = log, writer, engine
+        self._dead_letters, self._clock, self._limit = dead_letters, clock, limit
+        self._layouts = {view.name: TileLayout(view) for view in views}
+        self._key = lane_key(source.name, partition) + group.encode()
+        self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
+        self._heartbeat = min([1_000_000, *(view.freshness // 4 for view in views)])
+        self._seen: set[object] = set()
+        self._seen_batches: deque[tuple[bytes, int, list[object]]] = deque()
+        with writer.transaction() as transaction:
+            self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
+            for key, row in transaction.scan(self._seen_space):
+                latest, ids = msgspec.msgpack.decode(row)
+                self._seen_batches.append((key, latest, ids))
+                self._seen.update(ids)
+
+    def step(self) -> Step:
+        """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
+        began = self._clock.now()
+        batch = self._log.read(self.source.name, self.partition, self.progress.offset, self._limit)
+        if batch.num_rows == 0:
+            self._beat(began)
+            return Step(0, drained=True)
+        drained = batch.num_rows < self._limit
+        admitted = self._admit(batch)
+        poison = self._commit(batch, admitted, caught_up_at=began if drained else None)
+        if poison:
+            self._dead_letters.add(poison)
+        return Step(batch.num_rows, drained)
+
+    def _beat(self, now: int) -> None:
+        spaces = tuple(view.space for view in self.views)
+        if now - self.progress.caught_up_at < self._heartbeat and self.progress.spaces == spaces:
+            return
+        self._write_progress(msgspec.structs.replace(self.progress, caught_up_at=now, spaces=spaces))
+
+    def _write_progress(self, progress: Progress) -> None:
+        with self._writer.transaction() as transaction:
+            transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+        self.progress = progress
+
+    # -- admission ----------------------------------------------------------------------------------------------
+
+    def _admit(self, batch: pa.RecordBatch) -> _Admitted:
+        values = batch.column("value").to_pylist()
+        offsets = batch.column("offset").to_numpy()
+        arrived = batch.column("arrived_at").to_numpy()
+        payloads, indexes, rejections = self.source.contract.decode_many(values)
+        letters = [
+            self._letter(r.code, r.path, r.reason, values[r.index], int(offsets[r.index]), int(arrived[r.index]))
+            for r in rejections
+        ]
+        table = self.source.as_table(payloads)
+        kept = np.asarray(indexes, np.int64)
+        times = event_times(table, self.source.event_time)
+        verdict = self._watermark().judge(times, arrived[kept])
+        ids = table.column(self.source.event_id).to_pylist()
+        repeated = self._repeated(ids, ~(verdict.late | verdict.from_future))
+        for bad, code, reason in (
+            (verdict.from_future, "future", "the event lies further in the future than the source allows"),
+            (verdict.late, "late", "the event came later than the source's disorder allows"),
+        ):
+            path = f"$.{self.source.event_time}"
+            letters += [
+                self._letter(code, path, reason, values[i], int(offsets[i]), int(arrived[i]))
+                for i in kept[bad].tolist()
+            ]
+        good = np.flatnonzero(~(verdict.late | verdict.from_future | repeated))
+        return _Admitted(
+            table.take(pa.array(good)) if len(good) < len(kept) else table,
+            offsets[kept[good]].tolist(),
+            [ids[i] for i in good.tolist()],
+            None if verdict.after.complete_until is None else verdict.after.latest,
+            letters,
+            int(repeated.sum()),
+            [values[i] for i in kept[good].tolist()],
+        )
+
+    def _watermark(self) -> Watermark:
+        mark = Watermark(disorder=self.source.disorder, future=self.source.future)
+        return mark if self.progress.newest is None else replace(mark, latest=self.progress.newest)
+
+    def _repeated(self, ids: list[object], candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        repeated = np.zeros(len(ids), bool)
+        here: set[object] = set()
+        for position in np.flatnonzero(candidates).tolist():
+            event_id = ids[position]
+            if event_id in self._seen or event_id in here:
+                repeated[position] = True
+            else:
+                here.add(event_id)
+        return repeated
+
+    def _letter(self, code: str, path: str, reason: str, payload: bytes, offset: int, at: int) -> DeadLetter:
+        return DeadLetter(
+            source=self.source.name,
+            code=code,
+            path=path,
+            reason=reason,
+            payload=payload,
+            partition=self.partition,
+            offset=offset,
+            at=at,
+        )
+
+    # -- application --------------------------------------------------------------------------------------------
+
+    def _commit(self, batch: pa.RecordBatch, admitted: _Admitted, *, caught_up_at: int | None) -> list[DeadLetter]:
+        # Letters first: they are idempotent, so a crash between the two commits repeats them without effect.
+        if admitted.letters:
+            self._dead_letters.add(admitted.letters)
+        arrived = int(batch.column("arrived_at")[-1].as_py())
+        progress = Progress(
+            offset=int(batch.column("offset")[-1].as_py()) + 1,
+            newest=admitted.newest,
+            caught_up_at=max(self.progress.caught_up_at, arrived if caught_up_at is None else caught_up_at),
+            applied=self.progress.applied + len(admitted.ids),
+            duplicates=self.progress.duplicates + admitted.duplicates,
+            rejected=self.progress.rejected + len(admitted.letters),
+            spaces=tuple(view.space for view in self.views),
+        )
+        poison: list[DeadLetter] = []
+        with self._writer.transaction() as transaction:
+            if admitted.ids and progress.newest is not None:
+                for view in self.views:
+                    poison += self._apply(transaction, view, admitted, progress.newest)
+            seen = self._remember(transaction, admitted, progress)
+            transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+        self.progress = progress
+        self._forget(*seen)
+        return poison
+
+    def _apply(self, transaction: Transaction, view: View, admitted: _Admitted, newest: int) -> list[DeadLetter]:
+        result, failed = self._transform(view, admitted.table)
+        layout = self._layouts[view.name]
+        codes, keys = entity_codes(result, entity_of(view))
+        known = codes >= 0
+        if known.any():
+            events = Events(codes, event_times(result, self.source.event_time), state_columns(result, layout.columns))
+            if not known.all():
+                events = Events(
+                    codes[known],
+                    events.times[known],
+                    {name: (values[known], valid[known]) for name, (values, valid) in events.columns.items()},
+                )
+            tile_codes, records = layout.tiles(events)
+            stored = transaction.get(view.space, keys)
+            rows = layout.merge(
+                stored, tile_codes, records, newest=newest, slack=self.source.disorder + self.source.future
+            )
+            transaction.put(view.space, zip(keys, rows, strict=True))
+        return [
+            self._letter(f"transform:{view.name}", "$", reason, admitted.values[i], admitted.offsets[i], newest)
+            for i, reason in failed
+        ]
+
+    def _transform(self, view: View, table: pa.Table) -> tuple[pa.Table, list[tuple[int, str]]]:
+        """Runs the transform; an event on which it fails is left out and told, the others count."""
+        try:
+            return self._engine.run(view.sql, table), []
+        except TrilaneError:
+            _log.warning("the transform of %s failed on a micro-batch; looking for the event", view.name)
+        good, failed = [], []
+        for i in range(table.num_rows):
+            try:
+                good.append(self._engine.run(view.sql, table.slice(i, 1)))
+            except TrilaneError as error:
+                failed.append((i, error.what))
+        empty = self._engine.run(view.sql, table.slice(0, 0))
+        return pa.concat_tables([empty, *good]), failed
+
+    def _remember(
+        self, transaction: Transaction, admitted: _Admitted, progress: Progress
+    ) -> tuple[tuple[bytes, int, list[object]] | None, list[bytes]]:
+        """Stores the ids of this batch, one row for all, and drops the rows that no admissible event can repeat."""
+        entry = None
+        if admitted.ids:
+            latest = int(event_times(admitted.table, self.source.event_time).max())
+            entry = (progress.offset.to_bytes(8, "big"), latest, admitted.ids)
+            transaction.put(self._seen_space, [(entry[0], msgspec.msgpack.encode((latest, admitted.ids)))])
+        horizon = (progress.newest or 0) - self.source.disorder
+        expired = [key for key, latest, _ in self._seen_batches if latest < horizon]
+        transaction.delete(self._seen_space, expired)
+        return entry, expired
+
+    def _forget(self, entry: tuple[bytes, int, list[object]] | None, expired: list[bytes]) -> None:
+        gone = set(expired)
+        for key, _, ids in self._seen_batches:
+            if key in gone:
+                self._seen.difference_update(ids)
+        if gone:
+            self._seen_batches = deque(batch for batch in self._seen_batches if batch[0] not in gone)
+        if entry is not None:
+            self._seen_batches.append(entry)
+            self._seen.update(entry[2])

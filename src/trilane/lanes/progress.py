@@ -1,0 +1,60 @@
+"""How far a nearline lane has come, as the worker writes it and the server reads it.
+
+Law: progress is written in the transaction of the tiles it speaks of, so the two never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+__all__ = ["LANES", "Progress", "lane_key", "lane_state"]
+
+LANES = "nearline/lanes"
+
+
+class Progress(msgspec.Struct, kw_only=True, frozen=True):
+    """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
+    `caught_up_at`: the clock's instant up to which all that had arrived is applied; `spaces`: the views in step.
+    """
+
+    offset: int = 0
+    newest: int | None = None
+    caught_up_at: int = 0
+    applied: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    spaces: tuple[str, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Progress)
+
+
+def lane_key(source: str, partition: int) -> bytes:
+    """The key, in space `LANES`, of the progress of one partition."""
+    return f"{source}/{partition}".encode()
+
+
+def encode(progress: Progress) -> bytes:
+    """The stored form."""
+    return _encoder.encode(progress)
+
+
+def decode(row: bytes | None) -> Progress:
+    """The progress in a stored row; the very beginning where there is none."""
+    return Progress() if row is None else _decoder.decode(row)
+
+
+def lane_state(rows: Iterable[bytes | None], space: str) -> int | None:
+    """The instant up to which all partitions have applied what arrived, for the view in `space`; None if it is not
+    in step yet, or no worker ever ran.
+    """
+    moments = []
+    for row in rows:
+        progress = decode(row)
+        if space not in progress.spaces:
+            return None
+        moments.append(progress.caught_up_at)
+    return min(moments, default=None)
