@@ -1,0 +1,79 @@
+"""How the processes of one machine hold together: a child ends with its parent, and a port has one owner.
+
+Law: when a parent dies, even by SIGKILL, a child that called `die_with_parent` is told to end (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from trilane.errors import SetupError
+
+__all__ = ["PARENT", "check_port", "die_with_parent", "stop_flag"]
+
+PARENT = "TRILANE_PARENT"  # the variable by which a supervisor tells its children its process id
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """From now on, this process gets SIGTERM when process `parent` dies (default: the one named by the environment).
+
+    Does nothing in a process that nobody supervises.
+    """
+    expected = int(os.environ.get(PARENT, "0")) if parent is None else parent
+    if not expected:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch, args=(expected,), daemon=True).start()
+    if os.getppid() != expected:  # it died before we asked to be told
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _watch(parent: int) -> None:
+    pause = threading.Event()
+    while os.getppid() == parent:
+        pause.wait(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_flag() -> Iterator[threading.Event]:
+    """A flag that SIGTERM and SIGINT set, for loops that end between two steps; a second SIGINT interrupts."""
+    flag = threading.Event()
+
+    def stop(*_: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield flag
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises SetupError if nothing could listen at `host`:`port` now."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            remedy = "Stop that process, or choose another port: --port, TRILANE_PORT, or `port = ` in trilane.toml"
+            raise SetupError("another process listens on this port", where=where, remedy=remedy, port=port) from None
+        remedy = "Correct `host` and `port` in trilane.toml"
+        raise SetupError(f"nothing can listen there: {error}", where=where, remedy=remedy) from error
