@@ -30,9 +30,7 @@ def open_adapter(group: str, url: str) -> object:
         raise SetupError(
             f"no adapter of {group} is called {name!r}",
             where=url,
-            remedy=f"Use one of {', '.join(installed)}"
-            if installed
-            else "Install one: `pip install trilane`",
+            remedy=f"Use one of {', '.join(installed)}" if installed else "Install one: `pip install trilane`",
         )
     if len(found) > 1:
         raise SetupError(

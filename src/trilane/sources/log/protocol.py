@@ -18,9 +18,7 @@ __all__ = ["EventLog"]
 class EventLog(Protocol):
     """Values in order, per source and partition."""
 
-    def append(
-        self, source: str, partition: int, values: Sequence[bytes], arrived_at: int | Sequence[int]
-    ) -> int:
+    def append(self, source: str, partition: int, values: Sequence[bytes], arrived_at: int | Sequence[int]) -> int:
         """Appends `values` as one atomic chunk, and returns the offset of the first (of none: the end).
 
         `arrived_at`: microseconds since 1970 UTC, one for all values or one for each. Durable when it

@@ -75,9 +75,7 @@ class SqliteLog:
         self._files: dict[str, SqliteFile] = {}
         self._opening = threading.Lock()
 
-    def append(
-        self, source: str, partition: int, values: Sequence[bytes], arrived_at: int | Sequence[int]
-    ) -> int:
+    def append(self, source: str, partition: int, values: Sequence[bytes], arrived_at: int | Sequence[int]) -> int:
         low, high = _keys(partition)
         if not values:
             return self.end(source, partition)
@@ -121,9 +119,7 @@ class SqliteLog:
         if file is None:
             with self._opening:
                 path = self._folder / f"{quote(source, safe='')}.sqlite"
-                file = self._files.setdefault(
-                    source, SqliteFile(path, schema=_SCHEMA, full_sync=self._full_sync)
-                )
+                file = self._files.setdefault(source, SqliteFile(path, schema=_SCHEMA, full_sync=self._full_sync))
         return file
 
 
@@ -178,9 +174,7 @@ def _part(base: int, chunk: _Chunk, offset: int, limit: int) -> _Part:
     lengths = np.frombuffer(lengths_bytes, dtype=np.int32)
     begin = int(lengths[:start].sum(dtype=np.int64))
     end = begin + int(lengths[start:stop].sum(dtype=np.int64))
-    arrivals = (
-        np.full(stop - start, arrived_at) if own is None else np.frombuffer(own, dtype=np.int64)[start:stop]
-    )
+    arrivals = np.full(stop - start, arrived_at) if own is None else np.frombuffer(own, dtype=np.int64)[start:stop]
     return _Part(base + start, arrivals, lengths[start:stop], memoryview(payload)[begin:end])
 
 

@@ -115,14 +115,15 @@ class LmdbStore:
                 return None
             environment = self._environment(region)
         try:
+            try:
+                return environment.begin()
+            except lmdb.ReadersFullError:
+                environment.reader_check()
+            except lmdb.MapResizedError:
+                environment.set_mapsize(0)  # another process opened the region with a larger map: take that
             return environment.begin()
-        except lmdb.ReadersFullError:
-            environment.reader_check()
-        except lmdb.MapResizedError:
-            environment.set_mapsize(0)  # another process opened the region with a larger map: take that
         except lmdb.Error as error:
             raise _translate(error, environment.path()) from error
-        return environment.begin()
 
     def _environment(self, region: str) -> lmdb.Environment:
         if self._closed:
@@ -197,9 +198,7 @@ class LmdbTransaction:
         for key in keys:
             self._changes.delete(prefix + key)
 
-    def scan(
-        self, space: str, first: bytes = b"", last: bytes | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, space: str, first: bytes = b"", last: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         return _scan(self._changes, self._prefix(space), first, last)
 
     def drop(self, space: str) -> None:
@@ -309,9 +308,7 @@ def _open(folder: Path, map_size: int) -> lmdb.Environment:
 def _translate(error: lmdb.Error | OSError, path: str) -> TrilaneError:
     code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
     if isinstance(error, lmdb.MapFullError):
-        remedy = (
-            "Open the store with a larger `?map_size=`, such as 64GiB, in all processes; nothing was lost"
-        )
+        remedy = "Open the store with a larger map, such as `?map_size=64GiB`, everywhere; nothing was lost"
         return UnavailableError("the region is full", where=path, remedy=remedy)
     if code in _FULL:
         remedy = "Free space on the disk that holds it, then try again; nothing was lost"
@@ -319,9 +316,7 @@ def _translate(error: lmdb.Error | OSError, path: str) -> TrilaneError:
     if isinstance(error, lmdb.MemoryError):
         remedy = "Open the store with a smaller `?map_size=`, or raise the limit on address space"
         return SetupError(f"the region cannot be mapped: {error}", where=path, remedy=remedy)
-    if isinstance(
-        error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PanicError
-    ):
+    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PanicError):
         remedy = "Move the folder away; the lanes fill it again from the log and the warehouse"
         return SetupError(f"the region is not a sound LMDB environment: {error}", where=path, remedy=remedy)
     remedy = "Make sure that the folder exists and this user may read and write it"

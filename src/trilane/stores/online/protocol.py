@@ -36,9 +36,7 @@ class Transaction(Protocol):
         """Removes the keys that are there."""
         ...
 
-    def scan(
-        self, space: str, first: bytes = b"", last: bytes | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, space: str, first: bytes = b"", last: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values in order of key, from `first` on, before `last`. Write nothing while it runs."""
         ...
 

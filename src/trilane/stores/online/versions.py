@@ -18,9 +18,9 @@ import msgspec
 from trilane.errors import DefinitionError
 from trilane.stores.online.protocol import OnlineStore, Transaction, Writer
 
-__all__ = ["Version", "land", "versions", "visible"]
+__all__ = ["SPACE", "Version", "decode", "key_of", "land", "versions", "visible"]
 
-_VERSIONS = "batch/versions"
+SPACE = "batch/versions"
 _LANDINGS = "batch/landings"
 _ROWS_PER_TRANSACTION = 20_000
 
@@ -46,10 +46,20 @@ _decode_landings = msgspec.msgpack.Decoder(_Landings).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def key_of(name: str) -> bytes:
+    """The key, in `SPACE`, under which the versions of `name` are listed."""
+    return name.encode()
+
+
+def decode(packed: bytes | None) -> tuple[Version, ...]:
+    """The versions in a stored list, by ascending boundary; none where there is no list."""
+    return _decode_versions(packed) if packed else ()
+
+
 def versions(store: OnlineStore, name: str) -> tuple[Version, ...]:
     """The versions of `name` that can be read, by ascending boundary."""
-    [[packed]] = store.read([(_VERSIONS, [name.encode()])])
-    return _decode_versions(packed) if packed else ()
+    [[packed]] = store.read([(SPACE, [key_of(name)])])
+    return decode(packed)
 
 
 def visible(versions: Sequence[Version], at: int) -> Version | None:
@@ -73,7 +83,7 @@ def land(
     """
     if keep < 1:
         raise DefinitionError(f"keep={keep} would keep no version", where=name, remedy="Write keep=1 or more")
-    key = name.encode()
+    key = key_of(name)
     with writer.transaction() as changes:
         others, landings = _state(changes, key)
         others = [version for version in others if version.boundary != boundary]
@@ -91,12 +101,9 @@ def land(
 
 
 def _state(changes: Transaction, key: bytes) -> tuple[list[Version], _Landings]:
-    [packed] = changes.get(_VERSIONS, [key])
+    [packed] = changes.get(SPACE, [key])
     [noted] = changes.get(_LANDINGS, [key])
-    return (
-        list(_decode_versions(packed)) if packed else [],
-        _decode_landings(noted) if noted else _Landings(),
-    )
+    return list(decode(packed)), _decode_landings(noted) if noted else _Landings()
 
 
 def _load(writer: Writer, space: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
@@ -117,5 +124,5 @@ def _list(changes: Transaction, key: bytes, version: Version, keep: int) -> None
     kept = sorted(candidates, key=lambda one: one.boundary)[-keep:]
     listed = {one.space for one in kept}
     unlisted = tuple(old.space for old in before if old.space not in listed)
-    changes.put(_VERSIONS, [(key, _encode(tuple(kept)))])
+    changes.put(SPACE, [(key, _encode(tuple(kept)))])
     changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, unlisted)))])
