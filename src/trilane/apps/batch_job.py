@@ -1,0 +1,69 @@
+"""One job of the batch lane: bring the archive up to date, then land one version of one view, on record.
+
+Law: a job that fails leaves the version that serves; what it read and wrote, or why it failed, is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from trilane.apps.project import Project
+from trilane.clock import format_instant
+from trilane.features.view import View
+from trilane.lifecycle.graph import uri
+from trilane.lifecycle.run import run
+from trilane.sources.event import EventSource
+from trilane.stores.online.protocol import Writer
+from trilane.stores.online.versions import Version
+
+__all__ = ["archive_sources", "land_version"]
+
+_REGION = "batch"
+
+
+def archive_sources(project: Project, views: list[View]) -> int:
+    """Archives what the log has gained of the event sources of `views`; how many events were kept."""
+    from trilane.lanes.batch.archive import archive
+
+    sources = {v.source.name: v.source for v in views if isinstance(v.source, EventSource)}
+    return sum(archive(project.log, project.warehouse, source) for source in sources.values())
+
+
+def land_version(
+    project: Project,
+    view: View,
+    boundary: int,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Version | None:
+    """Computes and lands the version of `view` at `boundary`; None if later ones have driven it out already."""
+    from trilane.lanes.batch.materialize import materialize
+
+    with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
+        present.note(boundary=format_instant(boundary), space=view.space)
+        archive_sources(project, [view])
+        with _writing(project) as writer:
+            version = materialize(
+                view,
+                boundary,
+                warehouse=project.warehouse,
+                root=project.config.root,
+                writer=writer,
+                progress=progress,
+            )
+        if view.source is not None:
+            present.reads(uri("source", view.source.name))
+        present.writes(uri("batch_version", view.space, format_instant(boundary)))
+        present.note(rows=version.rows if version else None, landed=version is not None)
+    return version
+
+
+@contextmanager
+def _writing(project: Project) -> Iterator[Writer]:
+    """The writer of the batch region, held no longer than a load takes, so that others may load between two."""
+    writer = project.online.writer(_REGION)
+    try:
+        yield writer
+    finally:
+        writer.close()

@@ -1,0 +1,118 @@
+"""The control role: the scheduler of the batch lane.
+
+Laws: every version that should have landed by now is computed, oldest first, once; a job that fails is recorded and
+tried again after a pause, while the version before it serves; newly applied definitions are noticed within a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from trilane.apps.batch_job import archive_sources, land_version
+from trilane.apps.processes import stop_flag
+from trilane.apps.project import Project
+from trilane.clock import format_instant
+from trilane.errors import TrilaneError
+from trilane.features.view import View
+from trilane.lanes.batch.materialize import due
+from trilane.stores.online.versions import versions
+
+__all__ = ["Scheduler", "boundaries", "run"]
+
+logger = logging.getLogger(__name__)
+
+_POLL, _REPLAY_POLL = 1.0, 0.02  # seconds; in a replay an hour may pass between two polls of a second
+_REREAD = 1.0  # seconds between looks for newly applied definitions and for versions that others landed
+_ARCHIVE = 60.0  # seconds between two archivings of what no job has asked for
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_KEPT = 3  # how many versions of a view a landing keeps
+
+
+def run(project: Project) -> None:
+    """Keeps the batch lane up to date until SIGTERM or SIGINT."""
+    scheduler = Scheduler(project)
+    pause = _REPLAY_POLL if project.config.replay else _POLL
+    with stop_flag() as stop:
+        while not stop.is_set():
+            scheduler.step(time.monotonic())
+            stop.wait(pause)
+
+
+def boundaries(view: View, now: int) -> list[int]:
+    """The versions of a batch view that should exist at instant `now`: the one that answers, and those after it
+    whose events have settled.
+    """
+    return list(range(max(view.boundary(now), 0), due(view, now) + 1, view.schedule))
+
+
+@dataclass
+class _Retry:
+    at: float
+    pause: float
+
+
+class Scheduler:
+    """The scheduler's state between two steps; `seconds` is any clock that runs with real time."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._views: dict[str, View] = {}
+        self._landed: dict[str, set[int]] = {}
+        self._retries: dict[str, _Retry] = {}
+        self._reread_at = self._archive_at = float("-inf")
+
+    def step(self, seconds: float) -> None:
+        """Does what is due; whatever goes wrong is logged, never raised."""
+        try:
+            if seconds >= self._reread_at:
+                self._reread_at = seconds + _REREAD
+                self._reread()
+            self._materialize(seconds)
+            if seconds >= self._archive_at:
+                self._archive_at = seconds + _ARCHIVE
+                archive_sources(self._project, list(self._views.values()))
+        except TrilaneError as error:
+            logger.error("%s", error)
+
+    def _reread(self) -> None:
+        if self._project.applied_digest() is None:
+            return
+        self._views = self._project.live_views()
+        online = self._project.online
+        self._landed = {
+            space: {version.boundary for version in versions(online, space)}
+            for space, view in self._views.items()
+            if view.lane == "batch"
+        }
+
+    def _materialize(self, seconds: float) -> None:
+        now = self._project.clock.now()
+        for space, landed in self._landed.items():
+            view = self._views[space]
+            for boundary in boundaries(view, now):
+                retry = self._retries.get(space)
+                if boundary in landed or (retry is not None and seconds < retry.at):
+                    continue
+                if len(landed) >= _KEPT and boundary < sorted(landed)[-_KEPT]:
+                    continue  # later ones have driven it out
+                self._land(view, boundary, landed, seconds)
+
+    def _land(self, view: View, boundary: int, landed: set[int], seconds: float) -> None:
+        where = f"{view.name} at {format_instant(boundary)}"
+        try:
+            version = land_version(self._project, view, boundary)
+        except Exception as error:  # noqa: BLE001 - a bug in one view must not stop the others
+            pause = self._put_off(view.space, seconds)
+            logger.error("%s could not be computed, next try in %g s: %s", where, pause, error)
+        else:
+            self._retries.pop(view.space, None)
+            landed.add(boundary)
+            logger.info("%s has landed with %d keys", where, version.rows if version else 0)
+
+    def _put_off(self, space: str, seconds: float) -> float:
+        before = self._retries.get(space)
+        pause = min(before.pause * 2, _LONGEST_PAUSE) if before else _FIRST_PAUSE
+        self._retries[space] = _Retry(seconds + pause, pause)
+        return pause

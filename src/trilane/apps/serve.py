@@ -1,0 +1,60 @@
+"""The server role as a process: granian with this project's settings, in place of the process that calls `serve`.
+
+Law: the process id stays, so whoever started it can signal and supervise it; its workers end with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from trilane.apps.config import Config
+from trilane.apps.processes import check_port, die_with_parent
+
+if TYPE_CHECKING:
+    from trilane.apps.server.app import Server
+
+__all__ = ["PROJECT", "create", "serve"]
+
+PROJECT = "TRILANE_PROJECT"  # the variable that tells a server worker its project's folder
+_SERVER = "TRILANE_SERVER"  # the variable that tells it the process that it must not outlive
+_BACKLOG = 2048
+
+
+def serve(config: Config) -> NoReturn:
+    """Becomes the server. Raises SetupError if its port is taken."""
+    check_port(config.host, config.port)
+    os.execve(sys.executable, [sys.executable, *_command(config)], {**os.environ, **_environment(config)})
+
+
+def create() -> Server:
+    """The application of one worker process, for granian."""
+    from trilane.apps import server
+
+    die_with_parent(int(os.environ.get(_SERVER, "0")))
+    return server.create()
+
+
+def _command(config: Config) -> list[str]:
+    return [
+        *("-m", "granian", f"{__name__}:create", "--factory"),
+        *("--interface", "rsgi", "--loop", "uvloop", "--http", "1", "--no-ws"),
+        *("--host", config.host, "--port", str(config.port)),
+        *("--workers", str(config.workers), "--backlog", str(_BACKLOG)),
+        *("--respawn-failed-workers", "--respawn-interval", "0.5", "--no-access-log", "--log-level", "warning"),
+        *("--workers-kill-timeout", "10"),
+    ]
+
+
+def _environment(config: Config) -> Mapping[str, str]:
+    return {
+        PROJECT: str(config.root),
+        _SERVER: str(os.getpid()),
+        "TRILANE_REPLAY": "true" if config.replay else "false",
+        "TRILANE_HOST": config.host,
+        "TRILANE_PORT": str(config.port),
+        "TRILANE_WORKERS": str(config.workers),
+        "PYTHONUNBUFFERED": "1",
+    }
