@@ -31,7 +31,7 @@ from trilane.sources.watermark import Watermark
 from trilane.stores.offline.protocol import MicroBatch
 from trilane.stores.online.protocol import Transaction, Writer
 
-__all__ = ["Consumer", "Step"]
+__all__ = ["Consumer", "Step", "Tools"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,54 +57,72 @@ class _Admitted:
     values: list[bytes]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a consumer works with. `writer` is of region "nearline"; `limit`: events in a micro-batch at most."""
+
+    log: EventLog
+    writer: Writer
+    engine: MicroBatch
+    dead_letters: DeadLetters
+    clock: Clock
+    limit: int = 50_000
+
+
 class Consumer:
     """Applies one partition of one source to the tiles of `views`.
 
-    `group` names a consumer of its own progress, for a view that is catching up; empty is the lane itself.
+    `group` names a consumer with a progress of its own, for a view that is catching up; empty is the lane itself.
     """
 
     def __init__(
-        self,
-        source: EventSource,
-        partition: int,
-        views: Sequence[View],
-        *,
-        log: EventLog,
-        writer: Writer,
-        engine: MicroBatch,
-        dead_letters: DeadLetters,
-        clock: Clock,
-        limit: int = 50_000,
-        group: str = "",
+        self, source: EventSource, partition: int, views: Sequence[View], tools: Tools, *, group: str = ""
     ) -> None:
-        self.source, self.partition, self.views = source, partition, tuple(views)
-        self._log, self._writer, self._engine = log, writer, engine
-        self._dead_letters, self._clock, self._limit = dead_letters, clock, limit
+        self.source, self.partition, self.views, self.group = source, partition, tuple(views), group
+        self._tools = tools
         self._layouts = {view.name: TileLayout(view) for view in views}
         self._key = lane_key(source.name, partition) + group.encode()
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
         self._heartbeat = min([1_000_000, *(view.freshness // 4 for view in views)])
         self._seen: set[object] = set()
         self._seen_batches: deque[tuple[bytes, int, list[object]]] = deque()
-        with writer.transaction() as transaction:
+        with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
             for key, row in transaction.scan(self._seen_space):
                 latest, ids = msgspec.msgpack.decode(row)
                 self._seen_batches.append((key, latest, ids))
                 self._seen.update(ids)
 
+    def not_in_step(self) -> list[View]:
+        """The views that missed events which others of this partition have; none before the first event."""
+        if self.progress.offset == 0:
+            return []
+        return [view for view in self.views if view.space not in self.progress.spaces]
+
+    def join(self, newcomer: Consumer) -> Consumer:
+        """The consumer of this partition with the views of `newcomer`, which has come equally far."""
+        views = (*self.views, *newcomer.views)
+        progress = msgspec.structs.replace(self.progress, spaces=tuple(view.space for view in views))
+        with self._tools.writer.transaction() as transaction:
+            transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+            transaction.delete(LANES, [newcomer._key])
+            transaction.drop(newcomer._seen_space)
+        return Consumer(self.source, self.partition, views, self._tools)
+
     def step(self) -> Step:
         """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
-        began = self._clock.now()
-        batch = self._log.read(self.source.name, self.partition, self.progress.offset, self._limit)
+        began = self._tools.clock.now()
+        end = self._tools.log.end(self.source.name, self.partition)
+        batch = self._tools.log.read(self.source.name, self.partition, self.progress.offset, self._tools.limit)
         if batch.num_rows == 0:
             self._beat(began)
             return Step(0, drained=True)
-        drained = batch.num_rows < self._limit
+        # All that had arrived when the step began is applied if it reaches what was then the end of the log.
+        drained = int(batch.column("offset")[-1].as_py()) + 1 >= end
         admitted = self._admit(batch)
         poison = self._commit(batch, admitted, caught_up_at=began if drained else None)
         if poison:
-            self._dead_letters.add(poison)
+            self._tools.dead_letters.add(poison)
         return Step(batch.num_rows, drained)
 
     def _beat(self, now: int) -> None:
@@ -114,7 +132,7 @@ class Consumer:
         self._write_progress(msgspec.structs.replace(self.progress, caught_up_at=now, spaces=spaces))
 
     def _write_progress(self, progress: Progress) -> None:
-        with self._writer.transaction() as transaction:
+        with self._tools.writer.transaction() as transaction:
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
         self.progress = progress
 
@@ -187,7 +205,7 @@ class Consumer:
     def _commit(self, batch: pa.RecordBatch, admitted: _Admitted, *, caught_up_at: int | None) -> list[DeadLetter]:
         # Letters first: they are idempotent, so a crash between the two commits repeats them without effect.
         if admitted.letters:
-            self._dead_letters.add(admitted.letters)
+            self._tools.dead_letters.add(admitted.letters)
         arrived = int(batch.column("arrived_at")[-1].as_py())
         progress = Progress(
             offset=int(batch.column("offset")[-1].as_py()) + 1,
@@ -199,7 +217,7 @@ class Consumer:
             spaces=tuple(view.space for view in self.views),
         )
         poison: list[DeadLetter] = []
-        with self._writer.transaction() as transaction:
+        with self._tools.writer.transaction() as transaction:
             if admitted.ids and progress.newest is not None:
                 for view in self.views:
                     poison += self._apply(transaction, view, admitted, progress.newest)
@@ -236,16 +254,16 @@ class Consumer:
     def _transform(self, view: View, table: pa.Table) -> tuple[pa.Table, list[tuple[int, str]]]:
         """Runs the transform; an event on which it fails is left out and told, the others count."""
         try:
-            return self._engine.run(view.sql, table), []
+            return self._tools.engine.run(view.sql, table), []
         except TrilaneError:
             _log.warning("the transform of %s failed on a micro-batch; looking for the event", view.name)
         good, failed = [], []
         for i in range(table.num_rows):
             try:
-                good.append(self._engine.run(view.sql, table.slice(i, 1)))
+                good.append(self._tools.engine.run(view.sql, table.slice(i, 1)))
             except TrilaneError as error:
                 failed.append((i, error.what))
-        empty = self._engine.run(view.sql, table.slice(0, 0))
+        empty = self._tools.engine.run(view.sql, table.slice(0, 0))
         return pa.concat_tables([empty, *good]), failed
 
     def _remember(

@@ -1,0 +1,231 @@
+"""The RSGI application: routes, and what each of them does.
+
+Law: nothing that a caller sends can stop the server or another caller's answer; every fault is told with its path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
+from trilane.apps.project import Project
+from trilane.apps.server.appender import Appender
+from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
+from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.status import behind, status
+from trilane.clock import SharedClock, format_instant, instant
+from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
+from trilane.feedback.record import Decision, Recorder, Records
+from trilane.serving.engine import rebuild
+from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.decisions import encode_features
+from trilane.sources.dead_letters import DeadLetter
+from trilane.sources.ingest import sort_events, split_body
+
+__all__ = ["Server"]
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+_Route: TypeAlias = Callable[["Server", Scope, HTTPProtocol, str], Awaitable[None]]
+_TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+
+
+class _Clock(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/clock`."""
+
+    now: str
+    wait_ms: int = 0
+
+
+class Server:
+    """One server process of a project."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        project = self.project
+        self._loop = loop
+        self.metrics = Metrics(shared="PROMETHEUS_MULTIPROC_DIR" in os.environ)
+        self.recorder = Recorder(project.config.state / "records.db")
+        self.records = Records(project.config.state / "records.db")
+        self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
+        self.appender = Appender(project.log, project.clock, loop)
+        self._watching = asyncio.Lock()
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.deployments.close()
+        self.appender.close()
+        self.recorder.close()
+        self.project.close()
+
+    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
+        if scope.proto != "http":
+            return
+        kind, _, name = scope.path.rpartition("/")
+        route = _ROUTES.get((scope.method, kind)) or _ROUTES.get((scope.method, scope.path))
+        try:
+            if route is None:
+                raise _no_route(scope)
+            await route(self, scope, protocol, name)
+        except TrilaneError as error:
+            code = status_of(error)
+            self.metrics.requests.labels(kind or scope.path if route else "unknown", str(code)).inc()
+            send(protocol, code, error_body(error))
+        except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
+            _log.exception("request %s %s", scope.method, scope.path)
+            send(protocol, 500, b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}')
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+
+    async def decide(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        loop = self._loop or asyncio.get_running_loop()
+        began = loop.time()
+        deployed = self._deployed(name)
+        rows = deployed.row_format.decode(await read_body(scope, protocol))
+        share = await deployed.batcher.submit(rows, deadline=began + deployed.bundle.deadline / 1e6)
+        send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
+        self.metrics.latency.labels(name).observe(loop.time() - began)
+
+    async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        deployed = self._deployed(name)
+        rows = deployed.row_format.decode(await read_body(scope, protocol))
+        reader = deployed.engine.reader
+        send(protocol, 200, encode_features(reader.plan.names, reader.read(rows, self.project.clock.now())))
+
+    def _deployed(self, name: str) -> Deployed:
+        try:
+            return self.deployments.find(name)
+        except DefinitionError as error:
+            reason = self.deployments.errors.get(name)
+            raise DefinitionError(reason or error.what, where=name, remedy=error.remedy, status=404) from None
+
+    async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        decision = self.records.find(name)
+        if decision is None:
+            raise ContractError(
+                f"there is no record of decision {name!r}",
+                where="id",
+                remedy="Records are written within a fraction of a second; check the id, or ask again",
+                status=404,
+            )
+        facts = await asyncio.get_running_loop().run_in_executor(None, self._explained, decision)
+        send(protocol, 200, _encode(facts))
+
+    def _explained(self, decision: Decision) -> dict[str, Any]:
+        facts: dict[str, Any] = msgspec.to_builtins(decision)
+        facts["at"] = format_instant(decision.at)
+        facts["features"] = {n: None if v != v else v for n, v in decision.features.items()}  # noqa: PLR0124
+        bundles = [
+            found.facts
+            for found in self.project.registry.deployments(decision.endpoint)
+            if found.bundle == decision.bundle
+        ]
+        facts["rebuilt"] = facts["identical"] = None
+        if bundles and decision.by_model:
+            from trilane.decisions.bundle import Bundle
+
+            engine = compile_bundle(self.project, Bundle.from_facts(bundles[0]))
+            facts["rebuilt"] = rebuild(engine, decision.features)
+            facts["identical"] = facts["rebuilt"] == decision.score
+        return facts
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    async def events(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        sources = self.deployments.definitions.sources if self.deployments.definitions else {}
+        source = sources.get(name)
+        if source is None:
+            known = ", ".join(sorted(sources)) or "none"
+            raise DefinitionError(
+                f"there is no event source {name!r}", where=name, remedy=f"The applied sources are {known}", status=404
+            )
+        body = await read_body(scope, protocol)
+        texts = split_body(body, ndjson="ndjson" in (scope.headers.get("content-type") or ""))
+        found = sort_events(source, texts, now=self.project.clock.now())
+        if found.rejected:
+            self._bury(name, texts, found.rejected)
+        futures = {p: self.appender.append(name, p, values) for p, values in found.accepted.items()}
+        offsets = {str(partition): await future for partition, future in futures.items()}
+        accepted = sum(map(len, found.accepted.values()))
+        self.metrics.events.labels(name, "accepted").inc(accepted)
+        self.metrics.events.labels(name, "rejected").inc(len(found.rejected))
+        answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
+        send(protocol, 202 if accepted else 422, _encode(answer))
+
+    def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
+        now = self.project.clock.now()
+        self.project.dead_letters.add(
+            DeadLetter(source=source, code=r.code, path=r.path, reason=r.reason, payload=texts[r.index], at=now)
+            for r in rejected
+        )
+
+    # -- operation ----------------------------------------------------------------------------------------------
+
+    async def clock(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        clock = self.project.clock
+        if not isinstance(clock, SharedClock):
+            raise ConflictError(
+                "this server runs on the wall clock", where="clock", remedy="Start it with --replay to move its clock"
+            )
+        try:
+            asked = msgspec.json.decode(await read_body(scope, protocol), type=_Clock)
+        except msgspec.DecodeError as error:
+            raise ContractError(str(error), where="$", remedy='Send {"now": "2013-10-01T00:00:00Z"}') from None
+        now = instant(asked.now)
+        clock.move_to(now)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + asked.wait_ms / 1e3
+        waiting = behind(self.project, self.deployments.views, now) if asked.wait_ms else []
+        while waiting and loop.time() < end:
+            await asyncio.sleep(0.001)
+            waiting = behind(self.project, self.deployments.views, now)
+        answer = {"now": format_instant(clock.now()), "caught_up": asked.wait_ms > 0 and not waiting}
+        send(protocol, 200, _encode({**answer, "waiting_for": waiting}))
+
+    async def status(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
+        send(protocol, 200, _encode(status(self.project, self.deployments, written)))
+
+    async def live(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        send(protocol, 200, b'{"live":true}')
+
+    async def ready(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        serving = sorted(self.deployments.router.routes())
+        ready = bool(serving) and not self.deployments.errors
+        body = {"ready": ready, "endpoints": serving, "errors": self.deployments.errors}
+        send(protocol, 200 if ready else 503, _encode(body))
+
+    async def scrape(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+        send(protocol, 200, self.metrics.text(), _TEXT)
+
+
+def _no_route(scope: Scope) -> DefinitionError:
+    paths = sorted({path for _, path in _ROUTES})
+    other = [method for method, path in _ROUTES if path in (scope.path, scope.path.rpartition("/")[0])]
+    return DefinitionError(
+        f"nothing answers {scope.method} {scope.path}",
+        where=scope.path,
+        remedy=f"Use {' or '.join(other)}" if other else f"The paths are {', '.join(paths)}",
+        status=405 if other else 404,
+    )
+
+
+_ROUTES: dict[tuple[str, str], _Route] = {
+    ("POST", "/v1/decide"): Server.decide,
+    ("POST", "/v1/features"): Server.features,
+    ("POST", "/v1/events"): Server.events,
+    ("GET", "/v1/explain"): Server.explain,
+    ("POST", "/v1/clock"): Server.clock,
+    ("GET", "/v1/status"): Server.status,
+    ("GET", "/health/live"): Server.live,
+    ("GET", "/health/ready"): Server.ready,
+    ("GET", "/metrics"): Server.scrape,
+}

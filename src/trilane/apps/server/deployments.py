@@ -1,0 +1,167 @@
+"""What this server answers with: each endpoint's deployed bundle, compiled, and swapped when another is deployed.
+
+Law: a request is answered by one bundle, whole; of a bundle that cannot be compiled the reason is told, and the one
+before it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+from dataclasses import dataclass
+
+import msgspec
+
+from trilane.apps.definitions import Definitions
+from trilane.apps.project import Project
+from trilane.clock import Clock, WallClock
+from trilane.decisions.bundle import Bundle
+from trilane.decisions.router.in_process import InProcessRouter
+from trilane.errors import ConflictError, TrilaneError
+from trilane.features.view import View
+from trilane.feedback.record import Recorder
+from trilane.models.artifact import load
+from trilane.models.runtime.onnx import open_onnx
+from trilane.serving.batcher import Batcher
+from trilane.serving.engine import Answers, Engine
+from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.decisions import DecisionFormat, RowFormat
+from trilane.serving.reading import FeatureReader
+
+__all__ = ["Deployed", "Deployments", "compile_bundle"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A compiled bundle, ready to answer."""
+
+    bundle: Bundle
+    engine: Engine
+    batcher: Batcher[msgspec.Struct, Answers]
+    row_format: RowFormat
+    format: DecisionFormat
+
+
+def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = None) -> Engine:
+    """Loads and checks all that a bundle names. Raises ModelError or ConflictError if anything of it has changed."""
+    definitions = project.snapshot(bundle.definitions)
+    endpoint = definitions.endpoints.get(bundle.endpoint)
+    if endpoint is None or endpoint.model.plan.versions != bundle.views:
+        raise ConflictError(
+            "the frozen definitions do not hold what the bundle names",
+            where=f"endpoint {bundle.endpoint!r}",
+            remedy="Run `trilane apply` to deploy it anew",
+        )
+    artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
+    runtime = open_onnx(artifact)
+    failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
+    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed)
+    return Engine(endpoint, bundle=bundle.digest, reader=reader, runtime=runtime)
+
+
+class Deployments:
+    """The endpoints of one server process. `errors` says, by endpoint, why a deployed bundle does not answer."""
+
+    def __init__(
+        self,
+        project: Project,
+        clock: Clock,
+        recorder: Recorder,
+        metrics: Metrics,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        period: float = 0.5,
+    ) -> None:
+        self._project, self._clock, self._recorder, self._metrics = project, clock, recorder, metrics
+        self._loop, self._period = loop, period
+        self.router = InProcessRouter()
+        self.errors: dict[str, str] = {}
+        self.definitions: Definitions | None = None
+        self.views: tuple[View, ...] = ()
+        self._compiled: dict[str, Deployed] = {}
+        self._numbers = itertools.count()
+        self._wall = WallClock()
+        self._stop = threading.Event()
+        self.refresh()
+        self._thread = threading.Thread(target=self._watch, name="deployment-watch", daemon=True)
+        self._thread.start()
+
+    def find(self, endpoint: str) -> Deployed:
+        """What answers `endpoint` now. Raises DefinitionError if nothing does."""
+        return self._compiled[self.router.route(endpoint)]
+
+    def all(self) -> dict[str, Deployed]:
+        """What answers each endpoint."""
+        return {endpoint: self._compiled[digest] for endpoint, digest in self.router.routes().items()}
+
+    def refresh(self) -> None:
+        """Compiles what was newly deployed, and then swaps all routes in one step."""
+        try:
+            self.definitions = self._project.definitions
+            self.views = tuple(self._project.live_views().values())
+            bundles = self._project.bundles()
+        except ConflictError:
+            return  # nothing was applied yet; readiness says so
+        except TrilaneError as error:
+            _log.error("the deployed bundles cannot be read: %s", error)
+            return
+        routes = dict(self.router.routes())
+        for endpoint, bundle in bundles.items():
+            if routes.get(endpoint) == bundle.digest:
+                continue
+            try:
+                self._compiled.setdefault(bundle.digest, self._deployed(bundle))
+            except TrilaneError as error:
+                if self.errors.get(endpoint) != str(error):
+                    _log.error("endpoint %s: %s", endpoint, error)
+                self.errors[endpoint] = str(error)
+                continue
+            self.errors.pop(endpoint, None)
+            routes[endpoint] = bundle.digest
+            _log.info("endpoint %s is answered by bundle %s", endpoint, bundle.digest[:16])
+        for endpoint in set(routes) - set(bundles):
+            del routes[endpoint]
+        self.router.switch(routes)
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._period):
+            self.refresh()
+
+    def _deployed(self, bundle: Bundle) -> Deployed:
+        engine = compile_bundle(self._project, bundle, self._metrics)
+        name, names = bundle.endpoint, engine.reader.plan.names
+
+        def run(rows: list[msgspec.Struct]) -> Answers:
+            return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id()))
+
+        def expire(rows: list[msgspec.Struct]) -> Answers:
+            return kept(
+                engine.answer_without_model(rows, now=self._clock.now(), id=self._new_id(), reason="deadline passed")
+            )
+
+        def kept(answers: Answers) -> Answers:
+            self._recorder.put(name, names, answers)
+            self._metrics.count(name, answers)
+            return answers
+
+        return Deployed(
+            bundle,
+            engine,
+            Batcher(run, expire, loop=self._loop),
+            RowFormat(engine.endpoint.contract),
+            DecisionFormat(names, threshold=bundle.threshold),
+        )
+
+    def _new_id(self) -> str:
+        # Time makes ids sortable, the process and the count make them unique among workers.
+        return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"

@@ -1,0 +1,63 @@
+"""HTTP at the edge: bodies within their limits, answers, and errors as every client gets them."""
+
+from __future__ import annotations
+
+import msgspec
+from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
+
+from trilane.errors import ContractError, TrilaneError, UnavailableError
+
+__all__ = ["JSON", "LARGEST_BODY", "error_body", "read_body", "send", "status_of"]
+
+LARGEST_BODY = 8 << 20
+
+JSON = [("content-type", "application/json")]
+_RETRY = [*JSON, ("retry-after", "1")]
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+async def read_body(scope: Scope, protocol: HTTPProtocol) -> bytes:
+    """The whole body. Raises ContractError (413) beyond `LARGEST_BODY`, before reading what was announced."""
+    announced = scope.headers.get("content-length")
+    if announced is not None and announced.isdecimal():
+        if int(announced) > LARGEST_BODY:
+            raise _too_large(int(announced))
+        return bytes(await protocol())
+    parts, size = [], 0
+    async for chunk in protocol:
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise _too_large(size)
+        parts.append(bytes(chunk))
+    return b"".join(parts)
+
+
+def _too_large(size: int) -> ContractError:
+    return ContractError(
+        f"the body has {size} bytes or more",
+        where="body",
+        remedy=f"Send at most {LARGEST_BODY} bytes in a request",
+        status=413,
+    )
+
+
+def status_of(error: TrilaneError) -> int:
+    """The HTTP status of an error: its own, unless the error was built with another."""
+    if isinstance(error, UnavailableError) and error.facts.get("overload"):
+        return 429
+    status = error.facts.get("status")
+    return status if isinstance(status, int) else error.http_status
+
+
+def error_body(error: TrilaneError) -> bytes:
+    """The body that tells an error."""
+    payload = {name: value for name, value in error.as_payload().items() if name not in ("status", "file", "overload")}
+    return _encode({"error": payload})
+
+
+def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> None:
+    """Answers; a caller who has gone away is nobody's fault."""
+    try:
+        protocol.response_bytes(status, _RETRY if status in (429, 503) else headers, body)
+    except ProtocolClosed:
+        return

@@ -1,0 +1,107 @@
+"""What this machine runs and how far it is: the lanes, the batch versions, the bundles, the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trilane.apps.project import Project
+from trilane.apps.server.deployments import Deployments
+from trilane.clock import format_instant
+from trilane.features.view import View
+from trilane.lanes.progress import LANES, Progress, decode, lane_key
+from trilane.sources.event import EventSource
+from trilane.stores.online import versions
+
+__all__ = ["behind", "lanes", "status"]
+
+
+def lanes(project: Project, views: Sequence[View]) -> dict[str, dict[int, Progress]]:
+    """The progress of each partition of each source that a nearline view reads."""
+    sources = _streamed(views)
+    requests = [(LANES, [lane_key(s.name, p) for p in range(s.partitions)]) for s in sources]
+    found = project.online.read(requests)
+    return {s.name: {p: decode(row) for p, row in enumerate(rows)} for s, rows in zip(sources, found, strict=True)}
+
+
+def behind(project: Project, views: Sequence[View], now: int) -> list[str]:
+    """What a healthy system would have done by instant `now`, and this one has not yet."""
+    waiting = []
+    for source, partitions in lanes(project, views).items():
+        wanted = {
+            view.space for view in views if view.lane == "nearline" and view.source and view.source.name == source
+        }
+        for partition, progress in partitions.items():
+            end = project.log.end(source, partition)
+            if progress.offset < end:
+                waiting.append(f"nearline {source}/{partition}: {end - progress.offset} events")
+            elif progress.caught_up_at < now or not wanted <= set(progress.spaces):
+                waiting.append(f"nearline {source}/{partition}: not caught up at {format_instant(now)}")
+    for view in views:
+        if view.lane == "batch":
+            version = versions.visible(versions.versions(project.online, view.space), now)
+            if version is None or version.boundary < view.boundary(now):
+                waiting.append(f"batch {view.name}: version of {format_instant(view.boundary(now))}")
+    return waiting
+
+
+def status(project: Project, deployments: Deployments, records: dict[str, int]) -> dict[str, Any]:
+    """The facts of `GET /v1/status`."""
+    now, views = project.clock.now(), deployments.views
+    deployed = {
+        name: {
+            "bundle": found.bundle.digest[:16],
+            "model": found.bundle.model,
+            "model_digest": found.bundle.model_digest[:16],
+            "views": {view: version[:16] for view, version in found.bundle.views.items()},
+            "definitions": found.bundle.definitions[:16],
+        }
+        for name, found in deployments.all().items()
+    }
+    applied = project.applied_digest()
+    return {
+        "now": format_instant(now),
+        "replay": project.config.replay,
+        "definitions": applied[:16] if applied else None,
+        "endpoints": deployed,
+        "errors": deployments.errors,
+        "lanes": {name: _lane(project, views, name, found, now) for name, found in lanes(project, views).items()},
+        "batch": {view.name: _batch(project, view, now) for view in views if view.lane == "batch"},
+        "dead_letters": {f"{source}/{code}": number for (source, code), number in project.dead_letters.count().items()},
+        "records": records,
+    }
+
+
+def _lane(
+    project: Project, views: Sequence[View], source: str, partitions: dict[int, Progress], now: int
+) -> dict[str, Any]:
+    caught_up = min(progress.caught_up_at for progress in partitions.values())
+    newest = [p.newest for p in partitions.values() if p.newest is not None]
+    disorder = next(s.disorder for s in _streamed(views) if s.name == source)
+    return {
+        "applied": {str(number): progress.offset for number, progress in partitions.items()},
+        "end": {str(number): project.log.end(source, number) for number in partitions},
+        "events": sum(progress.applied for progress in partitions.values()),
+        "duplicates": sum(progress.duplicates for progress in partitions.values()),
+        "rejected": sum(progress.rejected for progress in partitions.values()),
+        "caught_up_at": format_instant(caught_up) if caught_up else None,
+        "age_s": (now - caught_up) / 1e6 if caught_up else None,
+        "watermark": format_instant(min(newest) - disorder) if newest else None,
+    }
+
+
+def _batch(project: Project, view: View, now: int) -> dict[str, Any]:
+    landed = versions.versions(project.online, view.space)
+    version = versions.visible(landed, now)
+    return {
+        "boundary": format_instant(version.boundary) if version else None,
+        "visible_from": format_instant(version.visible_from) if version else None,
+        "rows": version.rows if version else 0,
+        "newest_landed": format_instant(landed[-1].boundary) if landed else None,
+        "due": format_instant(view.boundary(now)),
+    }
+
+
+def _streamed(views: Sequence[View]) -> list[EventSource]:
+    found = {v.source.name: v.source for v in views if isinstance(v.source, EventSource) and v.lane == "nearline"}
+    return list(found.values())

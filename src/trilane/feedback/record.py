@@ -1,0 +1,217 @@
+"""The record of every decision: written beside the answer's way, never in it.
+
+A block holds the decisions that one batch made; a decision's id is the id of its block and its row. Laws: recording
+never blocks or fails an answer; what cannot be kept is counted; a block appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from trilane.errors import ContractError, TrilaneError
+from trilane.features.fallback import STATUSES
+from trilane.serving.engine import Answers
+from trilane.sources.sqlite import SqliteFile
+
+__all__ = ["Decision", "Recorder", "Records"]
+
+_log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE block (
+    id TEXT PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    bundle TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX block_time ON block (endpoint, at);
+"""
+
+
+class _Payload(msgspec.Struct, array_like=True, frozen=True):
+    """What a block keeps: columns as raw little-endian arrays, row by row in the order of `names`."""
+
+    names: tuple[str, ...]
+    rows: tuple[msgspec.Raw, ...]
+    values: bytes
+    statuses: bytes
+    ages: bytes
+    scores: bytes
+    degraded: bytes
+    why: tuple[str, ...]
+    by_model: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Payload).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One recorded decision. `inputs` is what the caller sent; `at` the instant of the answer, microseconds UTC."""
+
+    id: str
+    endpoint: str
+    bundle: str
+    at: int
+    inputs: dict[str, Any]
+    score: float
+    features: dict[str, float]
+    statuses: dict[str, str]
+    ages: dict[str, int]
+    degraded: bool
+    why: tuple[str, ...]
+    by_model: bool
+
+
+class Recorder:
+    """Writes blocks from a thread of its own.
+
+    `capacity`: blocks that may wait; beyond it the newest is dropped and counted. `period`: seconds between writes.
+    """
+
+    def __init__(self, path: Path, *, capacity: int = 10_000, period: float = 0.05) -> None:
+        self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False)
+        self._waiting: deque[tuple[str, tuple[str, ...], Answers]] = deque()
+        self._capacity, self._period = capacity, period
+        self._stop = threading.Event()
+        self.written = self.dropped = 0
+        self._thread = threading.Thread(target=self._write_all, name="decision-recorder", daemon=True)
+        self._thread.start()
+
+    def put(self, endpoint: str, names: tuple[str, ...], answers: Answers) -> None:
+        """Takes a block to be written soon. Never blocks, never raises."""
+        if len(self._waiting) >= self._capacity:
+            self.dropped += len(answers.scores)
+        else:
+            self._waiting.append((endpoint, names, answers))
+
+    def close(self) -> None:
+        """Writes what waits, and stops."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+        self._file.close()
+
+    def _write_all(self) -> None:
+        while not self._stop.wait(self._period):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        blocks = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not blocks:
+            return
+        size = sum(len(answers.scores) for _, _, answers in blocks)
+        try:
+            rows = [_row(*block) for block in blocks]
+            with self._file.transaction() as connection:
+                connection.executemany("INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self.written += size
+        except TrilaneError as error:
+            self.dropped += size
+            _log.error("%d decisions could not be recorded: %s", size, error)
+
+
+def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[object, ...]:
+    reading = answers.reading
+    payload = _Payload(
+        names,
+        tuple(msgspec.Raw(_encode(row)) for row in answers.rows),
+        reading.values.astype("<f8").tobytes(),
+        reading.statuses.tobytes(),
+        reading.ages.astype("<i8").tobytes(),
+        answers.scores.astype("<f8").tobytes(),
+        answers.degraded.tobytes(),
+        answers.why,
+        answers.by_model,
+    )
+    return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
+
+
+class Records:
+    """Reads what was recorded, also while it is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False)
+
+    def find(self, decision: str) -> Decision | None:
+        """The decision with this id; None if it is not, or not yet, recorded. Raises ContractError for no id."""
+        block, _, number = decision.rpartition("-")
+        if not block or not number.isdecimal():
+            raise ContractError(f"{decision!r} is no decision id", where="id", remedy="Take the `id` of an answer")
+        found = self._file.row("SELECT endpoint, bundle, at, rows, payload FROM block WHERE id = ?", (block,))
+        if found is None or int(number) >= int(str(found[3])):
+            return None
+        endpoint, bundle, at, size, payload = found
+        return _decision(decision, str(endpoint), str(bundle), int(str(at)), int(str(size)), payload, int(number))
+
+    def read(self, endpoint: str, *, since: int = 0, until: int = 2**62) -> Iterator[pa.RecordBatch]:
+        """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model,
+        one float64 column a feature (`view.feature`) and one `status:view.feature` each.
+        """
+        sql = (
+            "SELECT id, bundle, at, rows, payload FROM block WHERE endpoint = ? AND at >= ? AND at < ? ORDER BY at, id"
+        )
+        for block, bundle, at, size, payload in self._file.rows(sql, (endpoint, since, until)):
+            yield _batch(str(block), str(bundle), int(str(at)), int(str(size)), payload)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _columns(payload: _Payload, size: int) -> tuple[Any, Any, Any]:
+    shape = (size, len(payload.names))
+    return (
+        np.frombuffer(payload.values, "<f8").reshape(shape),
+        np.frombuffer(payload.statuses, np.uint8).reshape(shape),
+        np.frombuffer(payload.ages, "<i8").reshape(shape),
+    )
+
+
+def _decision(decision: str, endpoint: str, bundle: str, at: int, size: int, packed: object, number: int) -> Decision:
+    payload = _decode(packed)  # type: ignore[arg-type]
+    values, statuses, ages = (column[number].tolist() for column in _columns(payload, size))
+    return Decision(
+        decision,
+        endpoint,
+        bundle,
+        at,
+        msgspec.msgpack.decode(payload.rows[number]),
+        float(np.frombuffer(payload.scores, "<f8")[number]),
+        dict(zip(payload.names, values, strict=True)),
+        {name: STATUSES[code] for name, code in zip(payload.names, statuses, strict=True)},
+        dict(zip(payload.names, ages, strict=True)),
+        bool(payload.degraded[number]),
+        payload.why,
+        payload.by_model,
+    )
+
+
+def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.RecordBatch:
+    payload = _decode(packed)  # type: ignore[arg-type]
+    values, statuses, _ = _columns(payload, size)
+    columns: dict[str, Any] = {
+        "id": [f"{block}-{row}" for row in range(size)],
+        "bundle": [bundle] * size,
+        "at": pa.array([at] * size, pa.int64()),
+        "score": np.frombuffer(payload.scores, "<f8"),
+        "degraded": pa.array(np.frombuffer(payload.degraded, bool)),
+        "by_model": [payload.by_model] * size,
+    }
+    for position, name in enumerate(payload.names):
+        columns[name] = np.ascontiguousarray(values[:, position])
+        columns[f"status:{name}"] = [STATUSES[code] for code in statuses[:, position].tolist()]
+    return pa.record_batch(columns)

@@ -1,0 +1,104 @@
+"""What answers the rows of one endpoint: read the features, run the model, degrade where that fails.
+
+Laws: an answer is always one of the declared ones; it says what made it and why it is worse than promised; one row's
+answer depends on that row, the instant and the stores alone, not on the rows that were batched with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trilane.errors import ModelError, TrilaneError, UnavailableError
+from trilane.features.algebra import Floats
+from trilane.features.fallback import BATCH, DEFAULT, MISSING, STALE
+from trilane.models.runtime.protocol import Runtime
+from trilane.serving.endpoint import Endpoint
+from trilane.serving.reading import FeatureReader, Reading, Rows
+
+__all__ = ["Answers", "Engine"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to `rows`, made together: scores [rows] with what they were made of."""
+
+    id: str
+    bundle: str
+    at: int
+    rows: Rows
+    scores: Floats
+    reading: Reading
+    degraded: npt.NDArray[np.bool_]
+    why: tuple[str, ...]
+    by_model: bool
+
+
+class Engine:
+    """Answers for one bundle of an endpoint. `columns` maps the model's input order; it is the plan's."""
+
+    def __init__(self, endpoint: Endpoint, *, bundle: str, reader: FeatureReader, runtime: Runtime) -> None:
+        self.endpoint = endpoint
+        self.bundle = bundle
+        self.reader = reader
+        self.runtime = runtime
+
+    def answer(self, rows: Rows, *, now: int, id: str) -> Answers:
+        """Answers `rows` as of instant `now`. Raises UnavailableError if the ladder has no rung left."""
+        reading = self.reader.read(rows, now)
+        degraded = ((reading.statuses == STALE) | (reading.statuses == BATCH) | (reading.statuses == DEFAULT)).any(
+            axis=1
+        )
+        if reading.why:
+            degraded |= (reading.statuses == MISSING).any(axis=1)
+        try:
+            scores = self._score(reading)
+        except TrilaneError as error:
+            _log.error("endpoint %s: %s", self.endpoint.name, error)
+            return self._ladder(rows, now, id, reading, f"model: {error.what}")
+        why = reading.why if degraded.any() else ()
+        return Answers(id, self.bundle, now, rows, scores, reading, degraded, why, by_model=True)
+
+    def answer_without_model(self, rows: Rows, *, now: int, id: str, reason: str) -> Answers:
+        """The next rung of the ladder, with no work done, for rows whose time is up."""
+        columns = len(self.reader.plan.columns)
+        nothing = Reading(
+            np.full((len(rows), columns), np.nan),
+            np.full((len(rows), columns), MISSING, np.uint8),
+            np.zeros((len(rows), columns), np.int64),
+            (),
+        )
+        return self._ladder(rows, now, id, nothing, reason)
+
+    def _score(self, reading: Reading) -> Floats:
+        scores = self.runtime.predict(reading.values.astype(np.float32))
+        if not np.isfinite(scores).all():
+            raise ModelError(
+                "a score is not a finite number",
+                where=f"model {self.endpoint.model.name!r}",
+                remedy="Check the model's output on rows with missing features",
+            )
+        return scores
+
+    def _ladder(self, rows: Rows, now: int, id: str, reading: Reading, reason: str) -> Answers:
+        if not self.endpoint.fallback:
+            raise UnavailableError(
+                f"no answer: {reason}",
+                where=f"endpoint {self.endpoint.name!r}",
+                remedy="Try again, or declare fallback=[tl.constant(...)]",
+            )
+        scores = np.full(len(rows), self.endpoint.fallback[0].score)
+        everything = np.ones(len(rows), bool)
+        return Answers(id, self.bundle, now, rows, scores, reading, everything, (*reading.why, reason), by_model=False)
+
+
+def rebuild(engine: Engine, features: Mapping[str, float]) -> float:
+    """The score that the engine's model gives to recorded features (as float64, by name)."""
+    row = np.array([[features[name] for name in engine.reader.plan.names]])
+    return float(engine.runtime.predict(row.astype(np.float32))[0])

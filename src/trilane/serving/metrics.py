@@ -1,0 +1,76 @@
+"""What a server counts, for Prometheus.
+
+Law: nothing here blocks, and what is counted for each decision is counted once a batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from trilane.features.fallback import STATUSES
+from trilane.serving.engine import Answers
+
+__all__ = ["Metrics"]
+
+_LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The server's counters. `shared`: whether they are summed over the processes of this server."""
+
+    def __init__(self, *, shared: bool) -> None:
+        self._shared = shared
+        own = CollectorRegistry()
+        self._own = own
+        self.requests = Counter(
+            "trilane_requests_total", "Requests by route and status.", ["route", "status"], registry=own
+        )
+        self.latency = Histogram(
+            "trilane_decide_seconds",
+            "Time from a request's body to its answer.",
+            ["endpoint"],
+            registry=own,
+            buckets=_LATENCIES,
+        )
+        self.batch_rows = Histogram(
+            "trilane_batch_rows", "Rows answered together.", ["endpoint"], registry=own, buckets=_SIZES
+        )
+        self.decisions = Counter("trilane_decisions_total", "Decisions made.", ["endpoint", "degraded"], registry=own)
+        self.values = Counter(
+            "trilane_feature_values_total", "Feature values served, by status.", ["endpoint", "status"], registry=own
+        )
+        self.events = Counter("trilane_events_total", "Events at the door, by fate.", ["source", "fate"], registry=own)
+        self.failures = Counter(
+            "trilane_transform_failures_total", "Failures of request views.", ["view"], registry=own
+        )
+        self.records = Counter("trilane_records_total", "Decision records, by fate.", ["fate"], registry=own)
+        self.lane_age = Gauge(
+            "trilane_lane_age_seconds",
+            "How far a nearline lane lags behind the clock.",
+            ["source"],
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
+
+    def count(self, endpoint: str, answers: Answers) -> None:
+        """Counts one batch of decisions."""
+        size = len(answers.scores)
+        worse = int(answers.degraded.sum())
+        self.batch_rows.labels(endpoint).observe(size)
+        self.decisions.labels(endpoint, "false").inc(size - worse)
+        if worse:
+            self.decisions.labels(endpoint, "true").inc(worse)
+        for code, number in enumerate(np.bincount(answers.reading.statuses.reshape(-1), minlength=len(STATUSES))):
+            if number:
+                self.values.labels(endpoint, STATUSES[code]).inc(int(number))
+
+    def text(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        if not self._shared:
+            return bytes(generate_latest(self._own))
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return bytes(generate_latest(together))

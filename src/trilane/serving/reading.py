@@ -1,0 +1,250 @@
+"""Reading the features of many rows at once: one multi-get per phase, vectorised merges, the cascade per value.
+
+Laws: values are what the point-in-time join gives for the same instant, bit for bit, while the lanes keep their
+promises; where one does not, each value says how old and how good it is, and no state of a store makes a read fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from trilane.clock import format_duration
+from trilane.errors import TrilaneError
+from trilane.features.algebra import Array, Floats, Ints
+from trilane.features.entity import Entity, encode_key
+from trilane.features.fallback import BATCH, DEFAULT, FRESH, MISSING, STALE
+from trilane.features.plan import FeaturePlan
+from trilane.features.request import as_column, compute
+from trilane.features.tile import TileLayout
+from trilane.features.view import LastBatch, Stale, View, entity_of
+from trilane.lanes.progress import LANES, lane_key, lane_state
+from trilane.sources.event import EventSource
+from trilane.stores.online import versions
+from trilane.stores.online.protocol import OnlineStore
+from trilane.stores.online.versions import Version
+
+__all__ = ["FeatureReader", "Reading", "Rows"]
+
+_log = logging.getLogger(__name__)
+
+Rows: TypeAlias = Sequence[msgspec.Struct]
+Statuses: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Values [rows, columns], their statuses, their ages in microseconds, and why any is worse than promised."""
+
+    values: Floats
+    statuses: Statuses
+    ages: Ints
+    why: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Answer:
+    values: Floats
+    statuses: Statuses
+    ages: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """What a stored view can answer with at an instant: its age (None: not at all), and the rows to read."""
+
+    age: int | None
+    space: str
+
+
+class _Keys:
+    """Distinct keys of one entity among the rows, and which of them each row has."""
+
+    def __init__(self, entity: Entity) -> None:
+        self._get = attrgetter(*entity.key_names)
+        self._single = len(entity.keys) == 1
+
+    def of(self, rows: Rows) -> tuple[list[bytes], Ints]:
+        """Distinct encoded keys, and the position of each row's key among them."""
+        places: dict[Any, int] = {}
+        codes = [places.setdefault(value, len(places)) for value in map(self._get, rows)]
+        # No stored key is empty, so the key of a row whose entity is null finds nothing.
+        keys = [encode_key((v,) if self._single else v) or b"" for v in places]
+        return keys, np.array(codes, np.int64)
+
+
+class FeatureReader:
+    """Reads the features of one plan from the online store.
+
+    `failed` is called with a view's name whenever its author's function fails.
+    """
+
+    def __init__(self, plan: FeaturePlan, store: OnlineStore, *, failed: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self._store = store
+        self._failed = failed
+        self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
+        self._layouts = {view.name: TileLayout(view) for view in self._stored}
+        self._entities = {entity_of(view).name: _Keys(entity_of(view)) for view in self._stored}
+        self._lane_keys = {
+            view.name: [lane_key(view.source.name, p) for p in range(view.source.partitions)]
+            for view in self._stored
+            if isinstance(view.source, EventSource) and view.lane == "nearline"
+        }
+        self._batch = [view for view in self._stored if view.lane == "batch"]
+        self._positions = [(view.name, position) for view, position in plan.columns]
+        self._pointers: dict[bytes, tuple[Version, ...]] = {}
+
+    def read(self, rows: Rows, now: int) -> Reading:
+        """The features of `rows` as known at instant `now`. No lane, store or author's function makes it raise."""
+        why: list[str] = []
+        answers: dict[str, _Answer] = {}
+        stored = self._read_stored(rows, now, why)
+        for view in self.plan.views:
+            if view.lane == "request":
+                answers[view.name] = self._compute(view, rows, answers, why)
+            else:
+                answers[view.name] = self._cascade(view, len(rows), now, stored, why)
+        size = len(rows)
+        columns = len(self._positions)
+        values, ages = np.empty((size, columns)), np.empty((size, columns), np.int64)
+        statuses = np.empty((size, columns), np.uint8)
+        for column, (name, position) in enumerate(self._positions):
+            answer = answers[name]
+            values[:, column] = answer.values[:, position]
+            statuses[:, column] = answer.statuses[:, position]
+            ages[:, column] = answer.ages[:, position]
+        return Reading(values, statuses, ages, tuple(why))
+
+    # -- stored lanes -------------------------------------------------------------------------------------------
+
+    def _read_stored(self, rows: Rows, now: int, why: list[str]) -> dict[str, tuple[int, Floats]]:
+        """Age and values [rows, features] of each stored view that can answer at all."""
+        if not self._stored:
+            return {}
+        try:
+            lanes = self._lanes(now)
+            return self._fetch(rows, now, lanes)
+        except TrilaneError as error:
+            _log.error("online store: %s", error)
+            why.append(f"online store: {error.what}")
+            return {}
+
+    def _lanes(self, now: int) -> dict[str, _Lane]:
+        names = list(self._lane_keys)
+        requests = [(LANES, self._lane_keys[name]) for name in names]
+        requests.append((versions.SPACE, [versions.key_of(view.space) for view in self._batch]))
+        found = self._store.read(requests)
+        spaces = {view.name: view.space for view in self._stored}
+        lanes = {}
+        for name, progress in zip(names, found, strict=False):
+            moment = lane_state(progress, spaces[name])
+            lanes[name] = _Lane(None if moment is None else max(now - moment, 0), spaces[name])
+        for view, pointer in zip(self._batch, found[-1], strict=True):
+            version = versions.visible(self._decoded(pointer), now)
+            lanes[view.name] = _Lane(now - version.boundary, version.space) if version else _Lane(None, "")
+        return lanes
+
+    def _decoded(self, pointer: bytes | None) -> tuple[Version, ...]:
+        if pointer is None:
+            return ()
+        known = self._pointers.get(pointer)
+        if known is None:
+            known = versions.decode(pointer)
+            if len(self._pointers) > 4 * len(self._batch):
+                self._pointers.clear()
+            self._pointers[pointer] = known
+        return known
+
+    def _fetch(self, rows: Rows, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
+        wanted = [view for view in self._stored if lanes[view.name].age is not None]
+        keys = {name: entity.of(rows) for name, entity in self._entities.items()}
+        found = self._store.read([(lanes[view.name].space, keys[entity_of(view).name][0]) for view in wanted])
+        answers = {}
+        for view, stored in zip(wanted, found, strict=True):
+            age = lanes[view.name].age
+            if age is not None:
+                values = self._layouts[view.name].read(stored, np.full(len(stored), now, np.int64))
+                answers[view.name] = (age, values[keys[entity_of(view).name][1]])
+        return answers
+
+    def _cascade(
+        self, view: View, size: int, now: int, stored: Mapping[str, tuple[int, Floats]], why: list[str]
+    ) -> _Answer:
+        own = stored.get(view.name)
+        shape = (size, len(view.features))
+        if own is not None and own[0] <= view.freshness:
+            statuses = np.where(np.isnan(own[1]), MISSING, FRESH).astype(np.uint8)
+            return _Answer(own[1], statuses, np.full(shape, own[0], np.int64))
+        lag = f"{own[0] / 1e6:.0f} s behind, {format_duration(view.freshness)} promised" if own else "no values yet"
+        why.append(f"{view.name}: {lag}")
+        answer = _Answer(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64))
+        for step in view.fallback:
+            if isinstance(step, Stale):
+                if own is not None and own[0] <= step.max_age:
+                    statuses = np.where(np.isnan(own[1]), MISSING, STALE).astype(np.uint8)
+                    return _Answer(own[1], statuses, np.full(shape, own[0], np.int64))
+            elif isinstance(step, LastBatch):
+                self._stand_in(view, step, stored, answer)
+            else:
+                for column, feature in enumerate(view.features):
+                    if feature.default is not None:
+                        _fill(answer, column, np.full(size, feature.default), DEFAULT, 0)
+        return answer
+
+    def _stand_in(self, view: View, step: LastBatch, stored: Mapping[str, tuple[int, Floats]], answer: _Answer) -> None:
+        batch = stored.get(step.view.name)
+        if batch is None or batch[0] > step.max_age:
+            return
+        names = step.view.feature_names
+        for column, name in enumerate(view.feature_names):
+            source = step.source_of(name)
+            if source in names:
+                _fill(answer, column, batch[1][:, names.index(source)], BATCH, batch[0])
+
+    # -- request lane -------------------------------------------------------------------------------------------
+
+    def _compute(self, view: View, rows: Rows, answers: Mapping[str, _Answer], why: list[str]) -> _Answer:
+        size = len(rows)
+        columns: dict[str, Array] = {f.name: as_column(f, [getattr(r, f.name) for r in rows]) for f in view.inputs}
+        worst = np.zeros(size, np.uint8)
+        for used in view.uses:
+            answer = answers[used.name]
+            columns.update(zip(used.output_names, answer.values.T, strict=True))
+            worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
+        values = self._call(view, columns, size, why)
+        statuses = np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8)
+        return _Answer(values, statuses, np.zeros(values.shape, np.int64))
+
+    def _call(self, view: View, columns: Mapping[str, Array], size: int, why: list[str]) -> Floats:
+        try:
+            return compute(view, columns, size)
+        except TrilaneError as error:
+            reason = error
+        # One bad row must not spoil the answers of others that came in the same tick.
+        _log.error("%s", reason)
+        if self._failed is not None:
+            self._failed(view.name)
+        why.append(f"{view.name}: {reason.what}")
+        values = np.full((size, len(view.features)), np.nan)
+        for row in range(size):
+            try:
+                values[row] = compute(view, {name: column[row : row + 1] for name, column in columns.items()}, 1)[0]
+            except TrilaneError:
+                continue  # said above; this row's values are missing
+        return values
+
+
+def _fill(answer: _Answer, column: int, values: Floats, status: int, age: int) -> None:
+    """Gives `values` to the rows of a column that have none yet."""
+    open_rows = np.isnan(answer.values[:, column]) & ~np.isnan(values)
+    answer.values[open_rows, column] = values[open_rows]
+    answer.statuses[open_rows, column] = status
+    answer.ages[open_rows, column] = age
