@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 from trilane.errors import DefinitionError
 from trilane.features.algebra import Array, Floats, Ints
 from trilane.features.entity import Entity, encode_key
+from trilane.types import Field
 
-__all__ = ["entity_codes", "event_times", "state_columns"]
+__all__ = ["entity_codes", "event_times", "request_column", "state_columns"]
 
 
 def event_times(table: pa.Table, name: str) -> Ints:
     """The instants of column `name`, which holds no null, in microseconds."""
-    return _flat(table, name).cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    column = _flat(table, name).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
 
 
 def state_columns(table: pa.Table, names: Sequence[str]) -> Mapping[str, tuple[Array, npt.NDArray[np.bool_]]]:
@@ -49,6 +51,21 @@ def entity_codes(table: pa.Table, entity: Entity) -> tuple[Ints, list[bytes]]:
     chosen = pa.array(rows[firsts])
     parts = [column.dictionary.take(column.indices.take(chosen)).to_pylist() for column in encoded]
     return answer, [_encoded(values) for values in zip(*parts, strict=True)]
+
+
+def request_column(field: Field, column: pa.Array) -> Array:
+    """What `trilane.features.request.as_column` makes of the same values, many at a time."""
+    if field.dtype.name == "string":
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
+    if field.dtype.name == "timestamp":
+        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        as_float = column.null_count > 0
+    else:
+        as_float = field.nullable or field.dtype.name == "float64"
+    empty = np.asarray(column.is_null().to_numpy(zero_copy_only=False), bool)
+    blank = False if pa.types.is_boolean(column.type) else 0
+    values = pc.fill_null(column, blank).to_numpy(zero_copy_only=False)
+    return np.where(empty, np.nan, values.astype(np.float64)) if as_float else values.astype(field.dtype.numpy)
 
 
 def _encoded(values: Sequence[object]) -> bytes:

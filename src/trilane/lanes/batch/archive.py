@@ -1,0 +1,120 @@
+"""From the event log to the archive: what the contract, the future rule and the ids admit, in files of offset ranges.
+
+Laws: what a file holds depends on the log alone, so archiving again, or after a kill at any instruction, changes
+nothing; an event that is delivered again is archived once. Late events are kept and marked: serving never saw them,
+but they happened. What is refused is told by the nearline lane, which keeps it as dead letters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trilane.features.algebra import Ints
+from trilane.features.columns import event_times
+from trilane.sources.event import EventSource
+from trilane.sources.log.protocol import EventLog
+from trilane.sources.watermark import Watermark
+from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted
+
+__all__ = ["archive"]
+
+
+def archive(log: EventLog, warehouse: Warehouse, source: EventSource, *, limit: int = 200_000) -> int:
+    """Archives all that the log has beyond the archive; how many events were kept.
+
+    A file holds at most `limit` offsets, which bounds the memory.
+    """
+    kept = 0
+    with warehouse.archiving(source):
+        for partition in range(source.partitions):
+            while (offset := warehouse.archived(source, partition)) < log.end(source.name, partition):
+                batch = log.read(source.name, partition, offset, limit)
+                kept += _archive_batch(batch, warehouse, source, partition)
+    return kept
+
+
+def _archive_batch(batch: pa.RecordBatch, warehouse: Warehouse, source: EventSource, partition: int) -> int:
+    offsets = batch.column("offset").to_numpy()
+    payloads, passed, _ = source.contract.decode_many(batch.column("value").to_pylist())
+    indexes = np.asarray(passed, np.int64)
+    table = source.as_table(payloads)
+    times = event_times(table, source.event_time)
+    arrived = batch.column("arrived_at").to_numpy()[indexes]
+    newest = warehouse.newest(source, partition)
+    mark = Watermark(disorder=source.disorder, future=source.future)
+    verdicts = (mark if newest is None else replace(mark, latest=newest)).judge(times, arrived)
+    table = (
+        table.append_column("_arrived_at", pa.array(arrived))
+        .append_column("_offset", pa.array(offsets[indexes]))
+        .append_column("_late", pa.array(verdicts.late))
+    )
+    table = table.filter(pa.array(~verdicts.from_future))
+    table = table.filter(pa.array(~_repeated(table, warehouse, source, partition)))
+    after = verdicts.after
+    warehouse.append_events(
+        source,
+        table,
+        partition=partition,
+        first=int(offsets[0]),
+        last=int(offsets[-1]),
+        newest=None if after.complete_until is None else after.latest,
+    )
+    return int(table.num_rows)
+
+
+def _repeated(
+    table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int
+) -> npt.NDArray[np.bool_]:
+    """Rows whose id occurred before, in the archive or in the table, at an event time within the disorder."""
+    times = event_times(table, source.event_time)
+    codes = _codes(table.column(source.event_id))
+    repeated = np.zeros(table.num_rows, bool)
+    order = np.lexsort((np.arange(len(codes)), codes))
+    same = codes[order][1:] == codes[order][:-1]
+    if same.any():
+        repeated[order[1:][same]] = _near_an_earlier(codes, times, order, source.disorder)[1:][same]
+    if table.num_rows:
+        with warehouse.connect() as connection:
+            repeated[_known(connection, table, times, warehouse.events_sql(source), source, partition)] = True
+    return repeated
+
+
+def _codes(ids: pa.ChunkedArray) -> Ints:
+    encoded = ids.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), np.int64)
+
+
+def _near_an_earlier(codes: Ints, times: Ints, order: Ints, disorder: int) -> npt.NDArray[np.bool_]:
+    """In the given order: whether a kept earlier row with the same id lies within `disorder`."""
+    found = np.zeros(len(order), bool)
+    kept: list[int] = []
+    previous = -1
+    for place, row in enumerate(order.tolist()):
+        if codes[row] != previous:
+            kept, previous = [], int(codes[row])
+        if any(abs(int(times[row]) - time) <= disorder for time in kept):
+            found[place] = True
+        else:
+            kept.append(int(times[row]))
+    return found
+
+
+def _known(
+    connection: Connection, table: pa.Table, times: Ints, events: str, source: EventSource, partition: int
+) -> Ints:
+    """Positions of the rows that are archived already; only files that reach into their time span are read."""
+    event_id, event_time = quoted([source.event_id]), quoted([source.event_time])
+    fresh = pa.table({"place": np.arange(len(times)), "id": table.column(source.event_id), "moment": times})
+    connection.register("fresh", fresh)
+    low, high = int(times.min()) - source.disorder, int(times.max()) + source.disorder
+    found = connection.query(
+        f"SELECT DISTINCT fresh.place FROM fresh JOIN (SELECT {event_id} AS id, epoch_us({event_time}) AS moment "
+        f"FROM {events} WHERE _partition = {partition} AND {event_time} BETWEEN {instant_sql(low)} "
+        f"AND {instant_sql(high)}) AS old ON old.id = fresh.id AND abs(old.moment - fresh.moment) <= {source.disorder}"
+    ).to_arrow_table()
+    return np.asarray(pc.cast(found.column("place"), pa.int64()).to_numpy(), np.int64)

@@ -1,0 +1,103 @@
+"""From the archive and the landed tables to a batch version: the windows that end at a boundary, loaded at once.
+
+Laws: what a version holds depends on the source's rows before its boundary alone; a load that fails leaves the old
+version serving. Late events count: here the archive is read as it is, unlike in the nearline lane, which drops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from trilane.errors import DefinitionError
+from trilane.features.columns import entity_codes, event_times, state_columns
+from trilane.features.tile import Events, TileLayout
+from trilane.features.transform import INPUT
+from trilane.features.view import View, entity_of
+from trilane.sources.event import EventSource
+from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted, relation_sql
+from trilane.stores.online.protocol import Writer
+from trilane.stores.online.versions import Version, land
+
+__all__ = ["Progress", "due", "materialize"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def due(view: View, now: int) -> int:
+    """The boundary whose version should have been computed by `now`: the last one after which events had settled."""
+    _check(view)
+    settle = min(view.source.disorder, view.landing) if isinstance(view.source, EventSource) else 0
+    return (now - settle) // view.schedule * view.schedule
+
+
+def materialize(
+    view: View,
+    boundary: int,
+    *,
+    warehouse: Warehouse,
+    root: Path,
+    writer: Writer,
+    memory_limit: str = "2GiB",
+    slice_events: int = 400_000,
+    progress: Progress | None = None,
+) -> Version | None:
+    """Computes and lands the version of `view` at `boundary`; None if later versions have driven it out already.
+
+    `root`: where the paths of tables begin. Rows are sliced by key into portions of about `slice_events`, so memory
+    stays bounded; `progress` hears ("rows", done, all). Raises ContractError if the source does not fit.
+    """
+    _check(view)
+    with warehouse.connect(memory_limit=memory_limit) as connection:
+        count = _load(view, boundary, connection, relation_sql(warehouse, view.source, root))  # type: ignore[arg-type]
+        slices = max(1, -(-count // slice_events))
+        return land(
+            writer,
+            view.space,
+            boundary=boundary,
+            visible_from=boundary + view.landing,
+            rows=_rows(view, boundary, connection, slices, count, progress),
+        )
+
+
+def _check(view: View) -> None:
+    if view.lane != "batch":
+        raise DefinitionError(
+            f"{view.name!r} is a {view.lane} view", where="materialize", remedy="Materialize batch views"
+        )
+
+
+def _load(view: View, boundary: int, connection: Connection, relation: str) -> int:
+    """Runs the transform over the rows that some window sees; how many rows it gave."""
+    layout = TileLayout(view)
+    left = min(window.left(boundary) for window in layout.windows)
+    keys = entity_of(view).key_names
+    wanted = tuple(dict.fromkeys((*keys, _time(view), *layout.columns)))
+    connection.run(
+        f"CREATE TABLE moments AS WITH {INPUT} AS NOT MATERIALIZED (SELECT * FROM {relation} "
+        f"WHERE {quoted([_time(view)])} >= {instant_sql(left)} AND {quoted([_time(view)])} < {instant_sql(boundary)}) "
+        f"SELECT {quoted(wanted)} FROM ({view.sql}) WHERE {' AND '.join(f'{quoted([k])} IS NOT NULL' for k in keys)}"
+    )
+    [(count,)] = connection.query("SELECT count(*) FROM moments").fetchall()
+    return int(str(count))
+
+
+def _time(view: View) -> str:
+    return view.source.event_time if view.source else ""
+
+
+def _rows(
+    view: View, boundary: int, connection: Connection, slices: int, count: int, progress: Progress | None
+) -> Iterator[tuple[bytes, bytes]]:
+    layout, entity = TileLayout(view), entity_of(view)
+    done = 0
+    for number in range(slices):
+        where = f" WHERE hash({quoted(entity.key_names)}) % {slices} = {number}" if slices > 1 else ""
+        table = connection.query(f"SELECT * FROM moments{where}").to_arrow_table()
+        codes, keys = entity_codes(table, entity)
+        events = Events(codes, event_times(table, _time(view)), state_columns(table, layout.columns))
+        yield from zip(keys, layout.boundary_rows(events, len(keys), boundary), strict=True)
+        done += table.num_rows
+        if progress is not None:
+            progress("rows", done, count)

@@ -1,0 +1,134 @@
+"""The promise of a warehouse: archived events and landed tables, as relations that one SQL engine reads.
+
+Events lie in immutable files, one for a range of offsets of a partition. A file is there whole or not at all, ranges
+follow one another without gap, and what was archived is never changed. The SQL is DuckDB's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from trilane.sources.event import EventSource
+from trilane.sources.table import TableSource
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Connection", "MicroBatch", "Relation", "Warehouse", "instant_sql", "quoted", "relation_sql"]
+
+
+class Relation(Protocol):
+    """The rows of a query, not yet computed."""
+
+    def to_arrow_table(self) -> pa.Table:
+        """All rows."""
+        ...
+
+    def to_arrow_reader(self, batch_size: int) -> pa.RecordBatchReader:
+        """The rows in portions, in order."""
+        ...
+
+    def fetchall(self) -> list[tuple[object, ...]]:
+        """All rows, as Python values."""
+        ...
+
+
+class Connection(Protocol):
+    """A working place of the engine: it sees the warehouse's relations and keeps tables of its own on disk."""
+
+    def run(self, sql: str) -> None:
+        """Runs a statement that gives no rows. Raises ContractError for rows that it cannot compute."""
+        ...
+
+    def query(self, sql: str) -> Relation:
+        """The rows of a SELECT; what the engine refuses while they are read comes as it does from `run`."""
+        ...
+
+    def register(self, name: str, table: pa.Table) -> None:
+        """Lets SQL see `table` under `name`."""
+        ...
+
+
+class MicroBatch(Protocol):
+    """Runs compiled transforms on tables in memory, fast; for one thread."""
+
+    def run(self, sql: str, table: pa.Table) -> pa.Table:
+        """The rows of `sql` over a relation `events` made of `table`, in its order. Raises ContractError."""
+        ...
+
+
+class Warehouse(Protocol):
+    """Events by source and partition, and tables by their files."""
+
+    def append_events(
+        self, source: EventSource, table: pa.Table, *, partition: int, first: int, last: int, newest: int | None
+    ) -> None:
+        """Archives what was kept of offsets `first` to `last`, both included; durable when it returns.
+
+        `table`: the source's fields, `_arrived_at`, `_offset` (int64) and `_late` (bool); `newest`: the latest event
+        time seen in the partition so far. Archiving the same range again changes nothing; a range that does not
+        begin where the archive ends raises ConflictError.
+        """
+        ...
+
+    def archived(self, source: EventSource, partition: int) -> int:
+        """The first offset that is not archived yet."""
+        ...
+
+    def newest(self, source: EventSource, partition: int) -> int | None:
+        """The latest event time (microseconds) seen in the archived offsets, also of events not kept."""
+        ...
+
+    def archiving(self, source: EventSource) -> AbstractContextManager[None]:
+        """Excludes other processes from archiving `source`; waits for them."""
+        ...
+
+    def connect(
+        self, *, memory_limit: str = "2GiB", threads: int | None = None, temp: Path | None = None
+    ) -> AbstractContextManager[Connection]:
+        """A connection; what does not fit `memory_limit` goes to a folder below `temp` that is removed at the end."""
+        ...
+
+    def micro_batch(self) -> MicroBatch:
+        """An engine for the transforms of a stream."""
+        ...
+
+    def events_sql(self, source: EventSource) -> str:
+        """What to write after FROM: the fields, `_arrived_at`, `_partition`, `_offset` (int64), `_late` (bool).
+
+        It names the files of this moment, so what is archived later changes no result.
+        """
+        ...
+
+    def table_sql(self, source: TableSource, root: Path) -> str:
+        """What to write after FROM: the table's fields, typed as declared; without files no rows.
+
+        Raises ContractError naming the file and the column that does not fit.
+        """
+        ...
+
+
+def relation_sql(warehouse: Warehouse, source: EventSource | TableSource, root: Path) -> str:
+    """What to write after FROM to read a source of either kind."""
+    return warehouse.events_sql(source) if isinstance(source, EventSource) else warehouse.table_sql(source, root)
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Column names as SQL.
+
+    >>> quoted(["a", 'b"c'])
+    '"a", "b""c"'
+    """
+    return ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+def instant_sql(microseconds: int) -> str:
+    """An instant as SQL, without a detour over floats or text.
+
+    >>> instant_sql(1_000_000)
+    'make_timestamptz(1000000)'
+    """
+    return f"make_timestamptz({microseconds})"

@@ -1,0 +1,247 @@
+"""Builds training sets, and answers what any ask should have been served.
+
+Law: the same definitions, rows and period give the same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trilane import clock
+from trilane.errors import ContractError, SetupError
+from trilane.features.algebra import Floats
+from trilane.features.plan import FeaturePlan
+from trilane.plugins import make_folder
+from trilane.sources.table import TableSource
+from trilane.stores.offline.protocol import Connection, Warehouse, quoted
+from trilane.training.point_in_time import Progress, join, places_of
+from trilane.training.spine import ROW, SPINE, number_asks, number_spine
+from trilane.training.training_set import LABEL, MANIFEST, MATRIX, TABLE, Manifest, Statistics, TrainingSet
+
+__all__ = ["build", "values_at"]
+
+_CHUNK = 65_536
+
+
+def build(
+    plan: FeaturePlan,
+    spine: TableSource,
+    *,
+    label: str,
+    warehouse: Warehouse,
+    root: Path,
+    out: Path,
+    since: int | str | None = None,
+    until: int | str | None = None,
+    memory_limit: str = "2GiB",
+    slice_rows: int = 400_000,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Joins the labelled rows of `spine` from `since` to before `until`; freezes them in `out`/<digest>.
+
+    `root`: where the paths of tables begin; `memory_limit` bounds the engine, `slice_rows` the events and asks
+    that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
+    """
+    begin, end = (None if at is None else clock.instant(at) for at in (since, until))
+    with (
+        tempfile.TemporaryDirectory(prefix=".building-", dir=make_folder(out)) as temporary,
+        warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
+    ):
+        rows = number_spine(
+            connection, plan, spine, warehouse=warehouse, root=root, label=label, since=begin, until=end
+        )
+        if not rows:
+            raise ContractError("no row is labelled", where=f"spine {spine.name!r}", remedy="Widen the period")
+        values = join(
+            plan,
+            connection,
+            rows,
+            warehouse=warehouse,
+            root=root,
+            folder=Path(temporary),
+            slice_rows=slice_rows,
+            progress=progress,
+        )
+        unnamed = Manifest(
+            digest="",
+            rows=rows,
+            columns=plan.names,
+            label=label,
+            event_time=spine.event_time,
+            views=plan.versions,
+            spine=spine.name,
+            since=begin,
+            until=end,
+            statistics={},
+        )
+        folder = make_folder(Path(temporary) / "set")
+        manifest = _write(folder, unnamed, plan, spine, connection, values, progress)
+        return _freeze(folder, out / manifest.digest[:16], manifest)
+
+
+def values_at(
+    plan: FeaturePlan,
+    asks: pa.Table,
+    *,
+    event_time: str,
+    warehouse: Warehouse,
+    root: Path,
+    memory_limit: str = "2GiB",
+    slice_rows: int = 400_000,
+    progress: Progress | None = None,
+) -> Floats:
+    """The point-in-time values [rows of `asks`, `plan.names`], NaN where there is none.
+
+    `asks` holds the plan's inputs and, in column `event_time`, the instant of each row.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
+        warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
+    ):
+        rows = number_asks(connection, plan, asks, event_time=event_time)
+        values = join(
+            plan,
+            connection,
+            rows,
+            warehouse=warehouse,
+            root=root,
+            folder=Path(temporary),
+            slice_rows=slice_rows,
+            progress=progress,
+        )
+        return np.array(values[:, _chosen(plan)])
+
+
+def _chosen(plan: FeaturePlan) -> list[int]:
+    places = places_of(plan)
+    return [places[view.name].start + position for view, position in plan.columns]
+
+
+def _write(
+    folder: Path,
+    manifest: Manifest,
+    plan: FeaturePlan,
+    spine: TableSource,
+    connection: Connection,
+    values: Floats,
+    progress: Progress | None,
+) -> Manifest:
+    """Writes all files, chunk by chunk in row order; the manifest with digest and statistics."""
+    rows, width = len(values), len(manifest.columns)
+    matrix = np.lib.format.open_memmap(folder / MATRIX, "w+", np.float32, (rows, width))
+    labels = np.lib.format.open_memmap(folder / LABEL, "w+", np.float64, (rows,))
+    tally = _Tally(width)
+    digest = hashlib.sha256(_identity(manifest, spine))
+    writer = None
+    for start, table in _chunks(connection, spine, rows):
+        stop = start + table.num_rows
+        features = np.array(values[start:stop, _chosen(plan)])
+        label = table.column(manifest.label).cast(pa.float64()).to_numpy()
+        matrix[start:stop], labels[start:stop] = features, label
+        tally.add(features)
+        _update(digest, table, features)
+        columns = [*table.columns, *(pa.array(column) for column in np.ascontiguousarray(features.T))]
+        whole = pa.table(columns, names=[*table.schema.names, *manifest.columns])
+        writer = writer or pq.ParquetWriter(folder / TABLE, whole.schema, compression="zstd")
+        writer.write_table(whole)
+        if progress is not None:
+            progress("write", stop, rows)
+    if writer is not None:
+        writer.close()
+    matrix.flush()
+    labels.flush()
+    statistics = dict(zip(manifest.columns, tally.statistics(), strict=True))
+    complete = msgspec.structs.replace(manifest, digest=digest.hexdigest(), statistics=statistics)
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=2))
+    return complete
+
+
+def _chunks(connection: Connection, spine: TableSource, rows: int) -> Iterator[tuple[int, pa.Table]]:
+    names = quoted([field.name for field in spine.fields])
+    for start in range(0, rows, _CHUNK):
+        yield (
+            start,
+            connection.query(
+                f"SELECT {names} FROM {SPINE} WHERE {ROW} >= {start} AND {ROW} < {start + _CHUNK} ORDER BY {ROW}"
+            ).to_arrow_table(),
+        )
+
+
+def _identity(manifest: Manifest, spine: TableSource) -> bytes:
+    facts = {"columns": manifest.columns, "label": manifest.label, "views": manifest.views, "rows": manifest.rows}
+    return json.dumps({**facts, "fields": [f.spec() for f in spine.fields]}, sort_keys=True).encode()
+
+
+def _update(digest: hashlib._Hash, table: pa.Table, features: Floats) -> None:
+    """Adds a chunk by its values, for the bytes of files and of Arrow buffers change with the library."""
+    for column in table.columns:
+        flat = column.combine_chunks()
+        digest.update(np.packbits(flat.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+        if pa.types.is_string(flat.type):
+            flat = pc.fill_null(flat, "")
+            digest.update(pc.binary_length(flat).to_numpy().astype("<i8").tobytes())
+            digest.update("".join(flat.to_pylist()).encode())
+            continue
+        number = flat.cast(pa.int64()) if pa.types.is_timestamp(flat.type) else flat
+        blank = False if pa.types.is_boolean(number.type) else 0
+        digest.update(pc.fill_null(number, blank).to_numpy(zero_copy_only=False).tobytes())
+    # One pattern of bits for all NaN.
+    digest.update(np.where(np.isnan(features), np.nan, features).tobytes())
+
+
+class _Tally:
+    """Running statistics of columns, merged chunk by chunk (Chan et al. 1983)."""
+
+    def __init__(self, width: int) -> None:
+        self._rows = 0
+        self._count = np.zeros(width)
+        self._mean = np.zeros(width)
+        self._spread = np.zeros(width)
+        self._low = np.full(width, np.inf)
+        self._high = np.full(width, -np.inf)
+
+    def add(self, values: Floats) -> None:
+        there = np.isfinite(values)
+        count = there.sum(axis=0).astype(np.float64)
+        known = np.where(there, values, 0.0)
+        mean = known.sum(axis=0) / np.maximum(count, 1)
+        spread = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0)
+        total = np.maximum(self._count + count, 1)
+        apart = mean - self._mean
+        self._spread += spread + apart**2 * self._count * count / total
+        self._mean += apart * count / total
+        self._count += count
+        self._rows += len(values)
+        self._low = np.minimum(self._low, np.where(there, values, np.inf).min(axis=0))
+        self._high = np.maximum(self._high, np.where(there, values, -np.inf).max(axis=0))
+
+    def statistics(self) -> Iterator[Statistics]:
+        for i, count in enumerate(self._count.astype(int).tolist()):
+            yield Statistics(
+                rows=self._rows,
+                missing=self._rows - count,
+                mean=float(self._mean[i]) if count else None,
+                std=float(np.sqrt(self._spread[i] / count)) if count else None,
+                low=float(self._low[i]) if count else None,
+                high=float(self._high[i]) if count else None,
+            )
+
+
+def _freeze(folder: Path, place: Path, manifest: Manifest) -> TrainingSet:
+    if not place.exists():
+        try:
+            folder.rename(place)
+        except OSError as error:
+            if not (place / MANIFEST).exists():  # else another process was faster, with the same contents
+                raise SetupError(f"the training set cannot be kept: {error}", where=str(place)) from error
+    return TrainingSet(place, manifest)
