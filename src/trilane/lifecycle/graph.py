@@ -56,9 +56,7 @@ def parse_uri(text: str) -> Node:
     """
     found = _URI.fullmatch(text)
     if not found:
-        raise DefinitionError(
-            "this is no URI of Trilane", where=text, remedy="Write trilane://<kind>/<name>[@version]"
-        )
+        raise DefinitionError("this is no URI of Trilane", where=text, remedy="Write trilane://<kind>/<name>[@version]")
     return Node(found[1], found[2], found[3])
 
 
@@ -67,9 +65,7 @@ class Graph:
 
     >>> seen = [("source/s", "view/v"), ("view/v", "model/m@1"), ("model/m@1", "endpoint/e")]
     >>> graph = Graph(
-    ...     EdgeRecord(
-    ...         source=f"trilane://{a}", target=f"trilane://{b}", relation="r", first_seen=0, last_seen=0
-    ...     )
+    ...     EdgeRecord(source=f"trilane://{a}", target=f"trilane://{b}", relation="r", first_seen=0, last_seen=0)
     ...     for a, b in seen
     ... )
     >>> graph.upstream("trilane://model/m@1")

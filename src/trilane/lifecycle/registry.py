@@ -50,9 +50,7 @@ class Registry:
         """Makes these definitions the present ones; says whether they differ from those before."""
         plain = _plain(specs)
         _by_name(plain)
-        record = DefinitionsRecord(
-            digest=digest, applied_at=self._clock.now(), path=str(path), specs=tuple(plain)
-        )
+        record = DefinitionsRecord(digest=digest, applied_at=self._clock.now(), path=str(path), specs=tuple(plain))
         return self.store.add_definitions(record)
 
     def applied(self) -> DefinitionsRecord | None:
@@ -88,9 +86,7 @@ class Registry:
 
     def deploy(self, endpoint: str, bundle: str, facts: Mapping[str, Any] | None = None) -> None:
         """From now on `endpoint` answers with `bundle`."""
-        record = DeploymentRecord(
-            endpoint=endpoint, bundle=bundle, facts=dict(facts or {}), at=self._clock.now()
-        )
+        record = DeploymentRecord(endpoint=endpoint, bundle=bundle, facts=dict(facts or {}), at=self._clock.now())
         self.store.add_deployment(record)
 
     def deployed(self, endpoint: str) -> DeploymentRecord | None:
@@ -118,9 +114,7 @@ class Registry:
 def compare(before: _Specs, after: _Specs) -> list[Change]:
     """The changes from one state of definitions to another, in order of kind and name.
 
-    >>> compare(
-    ...     [{"kind": "entity", "name": "a", "keys": ["x"]}], [{"kind": "entity", "name": "a", "keys": ["y"]}]
-    ... )
+    >>> compare([{"kind": "entity", "name": "a", "keys": ["x"]}], [{"kind": "entity", "name": "a", "keys": ["y"]}])
     [Change(kind='entity', name='a', what='changed', details=('keys',))]
     """
     old, new = _by_name(_plain(before)), _by_name(_plain(after))

@@ -48,9 +48,7 @@ class Run:
     def edges(self, now: int) -> list[EdgeRecord]:
         """What was read and written, as seen at instant `now`."""
         return [
-            EdgeRecord(
-                source=source, target=target, relation=relation, first_seen=now, last_seen=now, run=self.id
-            )
+            EdgeRecord(source=source, target=target, relation=relation, first_seen=now, last_seen=now, run=self.id)
             for source, target, relation in self._edges
         ]
 
@@ -68,9 +66,7 @@ def run(
     """Records the body as a run of job `kind` on `subject`; what it raises is recorded, and raised on."""
     begun = clock.now()
     present = Run(new_id(begun), facts or {})
-    store.start_run(
-        RunRecord(id=present.id, kind=kind, subject=subject, facts=dict(present.facts), started_at=begun)
-    )
+    store.start_run(RunRecord(id=present.id, kind=kind, subject=subject, facts=dict(present.facts), started_at=begun))
     try:
         yield present
     except BaseException as error:

@@ -75,9 +75,7 @@ def test_specs_without_names_of_their_own_are_refused(
     assert registry.applied() is None
 
 
-def test_the_latest_artifact_is_found_and_an_older_one_by_its_digest(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_the_latest_artifact_is_found_and_an_older_one_by_its_digest(registry: Registry, tmp_path: Path) -> None:
     assert registry.record_artifact("model", "m", "1", tmp_path, {"auc": 0.5})
     assert registry.record_artifact("model", "m", "2", tmp_path)
     assert not registry.record_artifact("model", "m", "1", tmp_path)
@@ -96,9 +94,7 @@ def test_a_rollback_is_one_more_deployment(registry: Registry) -> None:
     assert (deployed.bundle, deployed.at) == ("x", 1_000)
 
 
-def test_a_run_whose_process_died_is_found_by_age_and_abandoned_once(
-    registry: Registry, clock: SimulatedClock
-) -> None:
+def test_a_run_whose_process_died_is_found_by_age_and_abandoned_once(registry: Registry, clock: SimulatedClock) -> None:
     left = RunRecord(id="r1", kind="train", subject="m", facts={"rows": 3}, started_at=clock.now())
     registry.store.start_run(left)
     assert registry.stale_runs(older_than=10) == []

@@ -309,9 +309,7 @@ def _meaning(error: sa.exc.DBAPIError, where: str) -> TrilaneError:
     """Who must act on what the driver said."""
     said = str(error.orig)
     if isinstance(error, sa.exc.IntegrityError):
-        return ConflictError(
-            f"this record is there already: {said}", where=where, remedy="Read it, then decide again"
-        )
+        return ConflictError(f"this record is there already: {said}", where=where, remedy="Read it, then decide again")
     if "locked" in said or "busy" in said or error.connection_invalidated:
         return UnavailableError(f"the metadata store is busy: {said}", where=where, remedy="Try again")
     return SetupError(

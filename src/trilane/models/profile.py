@@ -1,0 +1,109 @@
+"""The measured deployment profile of an artifact: its size, how long it loads, how long it takes for how many rows.
+
+Law: figures come from the timer that is passed in, on this machine, and are no part of the artifact's digest. The rows
+are drawn anew for each call: a processor that sees the same few rows again learns their ways through the trees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from trilane.errors import SetupError
+from trilane.models.artifact import Artifact, machine
+from trilane.models.runtime.protocol import Runtime
+from trilane.models.signature import Matrix
+
+__all__ = ["Profile", "measure", "read_profile", "write_profile"]
+
+BATCHES = (1, 8, 64, 256)
+_FILE = "profile.json"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artifact costs on `machine`.
+
+    `latency_us` is the median by number of rows; `alpha_us + beta_us * rows` the line with the least relative error
+    through them.
+    """
+
+    machine: str
+    model_bytes: int
+    load_s: float
+    latency_us: dict[int, float]
+    alpha_us: float
+    beta_us: float
+
+
+def measure(
+    artifact: Artifact,
+    *,
+    open_runtime: Callable[[Artifact], Runtime],
+    timer: Callable[[], float],
+    rows: Matrix | None = None,
+    calls: int = 200,
+    seed: int = 0,
+) -> Profile:
+    """Measures with `timer` (seconds) `calls` calls of each batch size, of `rows` or else of the golden rows."""
+    start = timer()
+    runtime = open_runtime(artifact)
+    load = timer() - start
+    pool = artifact.golden().matrix() if rows is None else rows
+    random = np.random.default_rng(seed)
+    latency = {size: _median_us(runtime, pool, size, calls, timer, random) for size in BATCHES}
+    runtime.close()
+    alpha, beta = _line(latency)
+    return Profile(
+        machine=machine(),
+        model_bytes=artifact.model_path.stat().st_size,
+        load_s=load,
+        latency_us=latency,
+        alpha_us=alpha,
+        beta_us=beta,
+    )
+
+
+def write_profile(artifact: Artifact, profile: Profile) -> Path:
+    """Puts the profile beside the artifact, in place of an older one."""
+    path = artifact.path / _FILE
+    draft = path.with_name(f".{_FILE}.{os.urandom(4).hex()}")
+    try:
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(profile)))
+        draft.replace(path)
+    except OSError as error:
+        remedy = "Make the folder writable or free space"
+        raise SetupError(f"the profile cannot be written: {error}", where=str(path), remedy=remedy) from error
+    return path
+
+
+def read_profile(artifact: Artifact) -> Profile | None:
+    """The profile beside the artifact; None if nobody measured it, or what lies there is none."""
+    try:
+        return msgspec.json.decode((artifact.path / _FILE).read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _median_us(
+    runtime: Runtime, pool: Matrix, size: int, calls: int, timer: Callable[[], float], random: np.random.Generator
+) -> float:
+    times = []
+    for _ in range(calls):
+        matrix = pool[random.integers(0, len(pool), size)]
+        start = timer()
+        runtime.predict(matrix)
+        times.append(timer() - start)
+    return float(np.median(times) * 1e6)
+
+
+def _line(latency: dict[int, float]) -> tuple[float, float]:
+    sizes, times = np.array(list(latency)), np.array(list(latency.values()))
+    # Each point counts by its relative error; else the largest batch alone would decide.
+    weights = 1.0 / np.maximum(times, 1e-9)
+    columns = np.stack([np.ones(len(sizes)), sizes], axis=1) * weights[:, None]
+    (alpha, beta), *_ = np.linalg.lstsq(columns, times * weights, rcond=None)
+    return float(max(alpha, 0.0)), float(max(beta, 0.0))

@@ -1,0 +1,114 @@
+"""ONNX Runtime on the CPU, one thread, as a runtime.
+
+Laws: a graph that its exporter marked as row-wise (trees and what is exactly rounded) runs a whole batch at once; any
+other runs row by row, because the kernels of linear algebra and of vectorised functions give other bits to the same row
+at another place or in a batch of another size. One thread, in sequence, without spinning: a server has one process per
+core, and its batches are its parallelism.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+
+from trilane.errors import ModelError
+from trilane.models.artifact import Artifact, library_versions, machine
+from trilane.models.export import ROW_WISE
+from trilane.models.signature import Matrix, Scores, Signature
+
+__all__ = ["OnnxRuntime", "open_onnx", "verify_golden"]
+
+_TOLERANCE = 1e-5
+
+
+class OnnxRuntime:
+    """An opened ONNX model (the bytes, or the path of the file) that keeps the contract of models.export."""
+
+    def __init__(self, model: bytes | str, signature: Signature) -> None:
+        self.signature = signature
+        session = _session(model)
+        try:
+            (given,), (answer,) = session.get_inputs(), session.get_outputs()
+            fits = given.name == "features" and answer.name == "score" and given.shape[1] == signature.width
+        except (ValueError, IndexError):
+            fits = False
+        if not fits:
+            raise ModelError(
+                f"the model does not take `features` [n, {signature.width}] and give `score`",
+                where=_place(model),
+                remedy="Export it with trilane.models.export.to_onnx",
+            )
+        self.row_wise = session.get_modelmeta().custom_metadata_map.get(ROW_WISE) == "1"
+        self._session: ort.InferenceSession | None = session
+
+    def predict(self, matrix: Matrix) -> Scores:
+        self.signature.check(matrix)
+        session = self._session
+        if session is None:
+            raise ModelError("the runtime is closed", where="features", remedy="Open the artifact again")
+        if self.row_wise and len(matrix):
+            return np.asarray(session.run(None, {"features": matrix})[0], np.float64).reshape(-1)
+        scores = np.empty(len(matrix), np.float64)
+        for row in range(len(matrix)):
+            scores[row] = session.run(None, {"features": matrix[row : row + 1]})[0].reshape(-1)[0]
+        return scores
+
+    def close(self) -> None:
+        self._session = None
+
+
+def open_onnx(artifact: Artifact, *, verify: bool = True) -> OnnxRuntime:
+    """Opens the model of an artifact; with `verify`, it must first give the golden answers.
+
+    Raises ModelError if ONNX Runtime does not take it or its answers differ.
+    """
+    runtime = OnnxRuntime(str(artifact.model_path), artifact.manifest.signature)
+    if verify:
+        verify_golden(runtime, artifact)
+    return runtime
+
+
+def verify_golden(runtime: OnnxRuntime, artifact: Artifact) -> bool:
+    """Whether the golden rows get the golden scores to the last bit.
+
+    On the machine and library version that made them they must; elsewhere they may differ by 1e-5 of their size, since
+    another processor takes other kernels. Raises ModelError if they differ more.
+    """
+    golden = artifact.golden()
+    expected, found = golden.expected(), runtime.predict(golden.matrix())
+    if np.array_equal(found.view(np.int64), expected.view(np.int64)):
+        return True
+    here = {"onnxruntime": library_versions().get("onnxruntime", "")}
+    same_place = golden.machine == machine() and golden.libraries == here
+    close = np.isclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    if same_place or not close.all():
+        differing = found.view(np.int64) != expected.view(np.int64) if same_place else ~close
+        row = int(np.argmax(differing))
+        raise ModelError(
+            f"golden row {row} scores {float(found[row])!r} instead of {float(expected[row])!r}"
+            + (", on the machine that packed it" if same_place else f"; it was packed on {golden.machine}"),
+            where=str(artifact.path),
+            remedy="Train and pack the model again with the installed libraries",
+        )
+    return False
+
+
+def _session(model: bytes | str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; what it warns of is how others wrote their graphs
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot open the model: {error}",
+            where=_place(model),
+            remedy="Export it again with trilane.models.export.to_onnx",
+        ) from error
+
+
+def _place(model: bytes | str) -> str:
+    return model if isinstance(model, str) else f"model of {len(model)} bytes"

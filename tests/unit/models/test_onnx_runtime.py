@@ -1,0 +1,62 @@
+"""The ONNX runtime refuses what is no model, and what does not answer as it did when it was packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from trilane.errors import ModelError
+from trilane.models.artifact import Golden, pack
+from trilane.models.runtime.onnx import OnnxRuntime, open_onnx, verify_golden
+from trilane.models.signature import Matrix, Signature
+
+
+def golden_that_is_off_by(error: float, golden: Golden, **changes: Any) -> Golden:
+    scores = golden.expected()
+    scores[3] += error
+    return msgspec.structs.replace(golden, scores=scores.tobytes(), **changes)
+
+
+def test_an_artifact_opens_and_answers(root: Path, parts: dict[str, Any], rows: Matrix) -> None:
+    artifact = pack(root, **parts)
+    runtime = open_onnx(artifact)
+    assert verify_golden(runtime, artifact)
+    np.testing.assert_array_equal(runtime.predict(rows[:31]), artifact.golden().expected()[:31])
+
+
+def test_another_answer_on_the_same_machine_is_refused_to_the_last_bit(root: Path, parts: dict[str, Any]) -> None:
+    golden = golden_that_is_off_by(1e-15, parts["golden"])
+    with pytest.raises(ModelError, match=r"golden row 3 scores .* on the machine that packed it.*Train and pack"):
+        open_onnx(pack(root, **{**parts, "golden": golden}))
+
+
+@pytest.mark.parametrize("elsewhere", [{"machine": "a museum"}, {"libraries": {"onnxruntime": "0.1"}}])
+def test_elsewhere_the_last_digits_may_differ_but_no_more(
+    root: Path, parts: dict[str, Any], elsewhere: dict[str, Any]
+) -> None:
+    near = pack(root, **{**parts, "golden": golden_that_is_off_by(1e-7, parts["golden"], **elsewhere)})
+    assert not verify_golden(open_onnx(near), near)
+    far = pack(root, **{**parts, "golden": golden_that_is_off_by(1e-3, parts["golden"], **elsewhere)})
+    with pytest.raises(ModelError, match=r"golden row 3 scores .* it was packed on"):
+        open_onnx(far)
+    open_onnx(far, verify=False)
+
+
+@pytest.mark.parametrize("model", [b"", b"this is no model"])
+def test_what_is_no_model_is_refused(model: bytes) -> None:
+    with pytest.raises(ModelError, match="cannot open the model"):
+        OnnxRuntime(model, Signature.of(["a"]))
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"gone\.onnx"):
+        OnnxRuntime(str(tmp_path / "gone.onnx"), Signature.of(["a"]))
+
+
+def test_a_model_of_another_width_is_refused(parts: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"does not take `features` \[n, 2\]"):
+        OnnxRuntime(parts["onnx"], Signature.of(["a", "b"]))
