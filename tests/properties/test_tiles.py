@@ -1,0 +1,148 @@
+"""Tiles read by a window give what a brute-force look at all events gives, however the events came."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+import ibis
+import numpy as np
+import pytest
+import trilane as tl
+from hypothesis import given
+from hypothesis import strategies as st
+from trilane.features.algebra import Ints
+from trilane.features.tile import Events, TileLayout
+from trilane.features.view import View
+from trilane.features.window import LADDER, Window
+
+SECOND = 1_000_000
+T0 = 1_380_000_000 * SECOND
+
+
+class Trade:
+    trade_id: tl.String
+    key: tl.String
+    at: tl.Timestamp
+    price: tl.Float64 | None
+
+
+trades = tl.EventSource("trades", schema=Trade, event_time="at", event_id="trade_id")
+thing = tl.Entity("thing", key=tl.String)
+OPS: dict[str, Callable[..., object]] = {
+    "sum": tl.sum, "mean": tl.mean, "min": tl.min, "max": tl.max, "first": tl.first, "last": tl.last,
+    "variance": tl.variance, "stddev": tl.stddev,
+}  # fmt: skip
+LENGTHS = ("5s", "30s", "1m", "10m", "1h", "3h", "12h")
+
+Event = tuple[int, float | None]
+
+
+def _view(lengths: list[str]) -> View:
+    features = {f"count_{w}": tl.count(window=w) for w in lengths}
+    features |= {f"{op}_{w}": declare("price", window=w) for op, declare in OPS.items() for w in lengths}  # type: ignore[misc]
+
+    @tl.nearline(trades, thing, freshness="1m", features=features)
+    def view(events: ibis.Table) -> ibis.Table:
+        return events
+
+    return view
+
+
+def _events(events: list[Event]) -> Events:
+    values = np.array([0.0 if v is None else v for _, v in events])
+    valid = np.array([v is not None for _, v in events], bool)
+    times = np.array([t for t, _ in events], np.int64)
+    return Events(np.zeros(len(events), np.int64), times, {"price": (values, valid)})
+
+
+def _oracle(op: str, window: Window, events: list[Event], q: int) -> float:
+    inside = sorted((e for e in events if window.left(q) <= e[0] < q), key=lambda e: e[0])
+    values = [v for _, v in inside if v is not None]
+    if op == "count":
+        return len(inside)
+    if not values:
+        return math.nan
+    known = [e for e in inside if e[1] is not None]
+    answers: dict[str, Callable[[], float]] = {
+        "sum": lambda: math.fsum(values),
+        "mean": lambda: math.fsum(values) / len(values),
+        "min": lambda: min(values),
+        "max": lambda: max(values),
+        "first": lambda: min(v for t, v in known if v is not None and t == known[0][0]),
+        "last": lambda: max(v for t, v in known if v is not None and t == known[-1][0]),
+        "variance": lambda: float(statistics.pvariance(values)),
+        "stddev": lambda: math.sqrt(statistics.pvariance(values)),
+    }
+    return answers[op]()
+
+
+PRICES = st.none() | st.floats(-1e6, 1e6).map(lambda x: round(x, 3) + 0.0)
+SPANS = st.sampled_from([10, 100, 5_000, 40_000])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Event], int]:
+    span = draw(SPANS) * SECOND
+    events = draw(st.lists(st.tuples(st.integers(0, span).map(lambda t: T0 + t), PRICES), min_size=1, max_size=25))
+    latest = max(t for t, _ in events)
+    return events, latest + 1 + draw(st.integers(0, span))
+
+
+@given(histories(), st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=3, unique=True), st.data())
+def test_served_tiles_equal_brute_force_and_the_training_join(
+    history: tuple[list[Event], int], lengths: list[str], data: st.DataObject
+) -> None:
+    events, q = history
+    layout = TileLayout(_view(lengths))
+    rows: list[bytes | None] = [None]
+    arriving = data.draw(st.permutations(events))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    newest = max(t for t, _ in events)
+    for low, high in zip([0, *cuts], [*cuts, len(events)], strict=True):
+        codes, records = layout.tiles(_events(arriving[low:high]))
+        rows = [*layout.merge(rows, codes, records, newest=newest, slack=0)]
+    served = layout.read(rows, np.array([q]))[0]
+    joined = layout.windows_of(_events(events), np.array([0]), np.array([q]))[0]
+    np.testing.assert_array_equal(served, joined)
+    for feature, value in zip(layout.view.features, served.tolist(), strict=True):
+        op = feature.name.split("_")[0]
+        assert feature.aggregation is not None
+        expected = _oracle(op, feature.aggregation.window, events, q)
+        exact = op in ("count", "min", "max", "first", "last")
+        assert value == pytest.approx(expected, rel=0 if exact else 1e-9, abs=0 if exact else 1e-6, nan_ok=True)
+
+
+@given(histories(), st.lists(st.tuples(st.integers(0, 10**12), PRICES), max_size=5))
+def test_no_window_sees_an_event_at_or_after_the_question(history: tuple[list[Event], int], later: list[Event]) -> None:
+    events, q = history
+    layout = TileLayout(_view(["10m", "1h"]))
+    asked: Ints = np.array([q])
+    with_future = [*events, *((q + t, v) for t, v in later)]
+    before = layout.windows_of(_events(events), np.array([0]), asked)
+    np.testing.assert_array_equal(before, layout.windows_of(_events(with_future), np.array([0]), asked))
+
+
+@given(st.integers(1, 2_000), st.sampled_from([1, 5, 15, 60, 300, 3_600]), st.integers(0, 10**10))
+def test_the_window_rule_holds(number: int, unit: int, offset: int) -> None:
+    length = number * unit * SECOND
+    hop = next((h for h in LADDER if h * 12 <= length), SECOND)
+    if length % hop:
+        with pytest.raises(tl.DefinitionError, match="no multiple of its hop"):
+            Window.of(length)
+        return
+    window = Window.of(length)
+    q = T0 + offset
+    left = window.left(q)
+    assert left % window.hop == 0
+    assert left <= q - length < left + window.hop
+    assert window.hop == SECOND or window.hop * 12 <= length
+
+
+def test_a_silent_key_decays() -> None:
+    layout = TileLayout(_view(["10m"]))
+    codes, records = layout.tiles(_events([(T0, 1.0), (T0 + SECOND, 2.0)]))
+    rows = layout.merge([None], codes, records, newest=T0, slack=0)
+    counts = [layout.read(rows, np.array([T0 + minutes * 60 * SECOND]))[0, 0] for minutes in (1, 9, 12, 1_000)]
+    assert counts == [2, 2, 0, 0]
