@@ -1,0 +1,1 @@
+"""Whole stories told with Trilane, each a folder that runs."""
