@@ -54,7 +54,7 @@ def land_version(
             )
         if view.source is not None:
             present.reads(uri("source", view.source.name))
-        present.writes(uri("batch_version", view.space, format_instant(boundary)))
+        present.writes(uri("batch_version", view.name, f"{view.version[:16]}/{format_instant(boundary)}"))
         present.note(rows=version.rows if version else None, landed=version is not None)
     return version
 

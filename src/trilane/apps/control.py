@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from trilane.apps.batch_job import archive_sources, land_version
-from trilane.apps.processes import stop_flag
+from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
 from trilane.clock import format_instant
 from trilane.errors import TrilaneError
@@ -32,6 +32,7 @@ _KEPT = 3  # how many versions of a view a landing keeps
 
 def run(project: Project) -> None:
     """Keeps the batch lane up to date until SIGTERM or SIGINT."""
+    die_with_parent()
     scheduler = Scheduler(project)
     pause = _REPLAY_POLL if project.config.replay else _POLL
     with stop_flag() as stop:

@@ -143,14 +143,24 @@ class Project:
             return None
 
     @property
+    def artifacts_folder(self) -> Path:
+        """The folder of everything that is content-addressed."""
+        return self.config.state / "artifacts"
+
+    @property
     def definitions_folder(self) -> Path:
         """Where frozen definitions lie, each in a folder named by 16 digits of its digest."""
-        return self.config.state / "artifacts" / "definitions"
+        return self.artifacts_folder / "definitions"
 
     @property
     def models_folder(self) -> Path:
         """Where model artifacts lie: `<name>/<digest16>/`."""
-        return self.config.state / "artifacts" / "models"
+        return self.artifacts_folder / "models"
+
+    @property
+    def training_folder(self) -> Path:
+        """Where training sets lie: `<model>/<digest16>/`."""
+        return self.artifacts_folder / "training_sets"
 
     def close(self) -> None:
         """Closes what was opened."""

@@ -1,0 +1,26 @@
+"""The list of commands, in the order in which a newcomer needs them."""
+
+from __future__ import annotations
+
+import typer
+
+from trilane.apps.cli.change import apply, plan
+from trilane.apps.cli.fill import ingest, materialize, train
+from trilane.apps.cli.look import explain, status
+from trilane.apps.cli.roles import control, serve, up, worker
+from trilane.apps.cli.start import init
+from trilane.apps.cli.terminal import command
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="trilane",
+    help="Real-time ML decisions from live events: features over three lanes, trained as served.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for function in (init, plan, apply, ingest, materialize, train, up, status, explain):
+    app.command()(command(function))
+for function in (serve, worker, control):
+    app.command(rich_help_panel="Single roles, as a fleet runs them")(command(function))

@@ -1,0 +1,166 @@
+"""`trilane status` and `trilane explain`: what runs, and why it answered so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, open_project
+from trilane.clock import format_instant
+from trilane.errors import ContractError, UnavailableError
+
+if TYPE_CHECKING:
+    from trilane.apps.config import Config
+    from trilane.apps.project import Project
+    from trilane.lifecycle.metadata.protocol import RunRecord
+
+__all__ = ["explain", "status"]
+
+_RUNS = 8
+
+
+def status(*, project: ProjectOption = None, json: JsonOption = False) -> None:
+    """Show exactly what is running: bundles, models, view versions, lanes, batch versions, dead letters, runs."""
+    terminal = Terminal(json=json)
+    with open_project(project) as opened:
+        try:
+            server: dict[str, Any] | None = _get(opened.config, "/v1/status")
+        except UnavailableError:
+            server = None
+        facts = {**_registered(opened), "server": server}
+    terminal.answer(facts)
+    _tell_status(terminal, facts)
+
+
+def explain(
+    *,
+    decision: Annotated[str, typer.Argument(metavar="ID", help="The `id` of a decision.")],
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Rebuild a decision from its id: its features, their statuses, its score."""
+    terminal = Terminal(json=json)
+    with open_project(project) as opened:
+        try:
+            facts = _get(opened.config, f"/v1/explain/{decision}")
+        except UnavailableError:
+            facts = _recorded(opened, decision)
+    terminal.answer(facts)
+    _tell_decision(terminal, facts)
+
+
+def _get(config: Config, path: str) -> dict[str, Any]:
+    """The answer of the running server. Raises UnavailableError if none runs, ContractError for what it refuses."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{config.url}{path}", timeout=30.0)
+        found: dict[str, Any] = answer.json()
+    except (httpx.TransportError, ValueError) as error:
+        raise UnavailableError(
+            f"no server answers: {error}", where=config.url, remedy="Start one with `trilane up`"
+        ) from None
+    if answer.is_error:
+        facts = found.get("error", {})
+        raise ContractError(
+            str(facts.get("what", answer.text)),
+            where=str(facts.get("where", path)),
+            remedy=str(facts.get("remedy", "")),
+        )
+    return found
+
+
+def _recorded(project: Project, decision: str) -> dict[str, Any]:
+    """The decision as it was recorded, without a server that could rebuild it."""
+    from trilane.feedback.record import Records
+
+    records = Records(project.config.state / "records.db")
+    try:
+        found = records.find(decision)
+    finally:
+        records.close()
+    if found is None:
+        raise ContractError(
+            f"there is no record of decision {decision!r}", where="id", remedy="Check the id, or start the server"
+        )
+    facts: dict[str, Any] = msgspec.to_builtins(found)
+    return {**facts, "at": format_instant(found.at), "rebuilt": None, "identical": None}
+
+
+def _registered(project: Project) -> dict[str, Any]:
+    """What the registry knows, whether or not anything runs."""
+    applied = project.registry.applied()
+    deployments = {name: project.registry.deployed(name) for name in project.definitions.endpoints} if applied else {}
+    return {
+        "project": project.config.name,
+        "definitions": applied.digest if applied else None,
+        "applied_at": format_instant(applied.applied_at) if applied else None,
+        "endpoints": {
+            name: {"bundle": found.bundle, "since": format_instant(found.at), **found.facts} if found else None
+            for name, found in deployments.items()
+        },
+        "processes": _processes(project),
+        "dead_letters": {f"{source}/{code}": n for (source, code), n in project.dead_letters.count().items()},
+        "runs": [_run_facts(run) for run in project.metadata.runs(limit=_RUNS)],
+    }
+
+
+def _processes(project: Project) -> dict[str, int]:
+    from trilane.apps.supervisor import PIDS_FILE
+
+    try:
+        return msgspec.json.decode((project.config.state / PIDS_FILE).read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def _run_facts(run: RunRecord) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "kind": run.kind,
+        "subject": run.subject,
+        "status": run.status,
+        "started_at": format_instant(run.started_at),
+        "ended_at": None if run.ended_at is None else format_instant(run.ended_at),
+        "error": run.error,
+    }
+
+
+def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
+    applied = str(facts["definitions"] or "none applied yet")[:16]
+    running = "running" if facts["server"] else "no server answers"
+    terminal.tell(f"[bold]{facts['project']}[/]: definitions {applied}, {running}")
+    for name, found in facts["endpoints"].items():
+        made = f"bundle {found['bundle'][:16]}, model {found['model_digest'][:16]}" if found else "not deployed"
+        terminal.tell(f"endpoint [bold]{name}[/]: {made}")
+    server = facts["server"] or {}
+    for title in ("lanes", "batch"):
+        rows = [[name, *_pairs(found)] for name, found in server.get(title, {}).items()]
+        terminal.table(title.capitalize(), ["name", "state"], rows)
+    letters = [[name, str(number)] for name, number in facts["dead_letters"].items()]
+    terminal.table("Dead letters", ["source/code", "events"], letters)
+    runs = [
+        [r["started_at"], r["kind"], r["subject"], r["status"], (r["error"] or {}).get("what", "")]
+        for r in facts["runs"]
+    ]
+    terminal.table("Last runs", ["started", "kind", "subject", "status", "error"], runs)
+
+
+def _pairs(found: dict[str, Any]) -> list[str]:
+    return [", ".join(f"{name} {value}" for name, value in found.items() if value is not None)]
+
+
+def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:
+    same = {True: ", rebuilt bit for bit", False: ", [red]rebuilt otherwise[/]", None: ""}[facts.get("identical")]
+    terminal.tell(f"[bold]{facts['id']}[/]: {facts['score']!r} at {facts['at']}{same}")
+    terminal.tell(f"endpoint {facts['endpoint']}, bundle {str(facts['bundle'])[:16]}")
+    if facts.get("degraded"):
+        terminal.tell(f"degraded: {', '.join(facts.get('why', ()))}")
+    statuses, ages = facts.get("statuses", {}), facts.get("ages", {})
+    rows = [
+        [name, "" if value is None else f"{value:g}", str(statuses.get(name, "")), str(ages.get(name, ""))]
+        for name, value in facts.get("features", {}).items()
+    ]
+    terminal.table("Features", ["feature", "value", "status", "age µs"], rows)

@@ -1,0 +1,163 @@
+"""`trilane up`, and the roles that it keeps: `serve`, `worker`, `control`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, moment, open_project
+from trilane.errors import ConflictError, DefinitionError
+
+if TYPE_CHECKING:
+    from trilane.apps.config import Config
+    from trilane.apps.supervisor import Event, Role
+
+__all__ = ["control", "serve", "up", "worker"]
+
+_Workers = Annotated[int | None, typer.Option(min=1, help="Server processes.")]
+_Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Where the server listens.")]
+_Replay = Annotated[bool, typer.Option("--replay", help="Run on a clock that stands until it is moved over the API.")]
+_COLOURS = {"ready": "green", "died": "red", "killed": "red", "stopped": "dim"}
+
+
+def up(
+    *,
+    replay: _Replay = False,
+    replay_start: Annotated[
+        str | None, typer.Option(metavar="INSTANT", help="Where the clock of a replay stands at first.")
+    ] = None,
+    workers: _Workers = None,
+    port: _Port = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run everything this machine needs, and bring back what dies."""
+    from trilane.apps.processes import check_port
+    from trilane.apps.supervisor import supervise
+
+    if replay_start is not None and not replay:
+        raise DefinitionError(
+            "--replay-start needs --replay", where="--replay-start", remedy="Add --replay, or leave it away", file=""
+        )
+    terminal = Terminal(json=json)
+    config = _configured(project, replay=replay, workers=workers, port=port)
+    _set_clock(config, moment(replay_start, option="--replay-start"))
+    _check_applied(config)
+    check_port(config.host, config.port)
+    terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")
+    supervise(_roles(config), state=config.state, say=_speaker(terminal), environment=_environment(config))
+
+
+def serve(
+    *,
+    replay: _Replay = False,
+    workers: _Workers = None,
+    port: _Port = None,
+    project: ProjectOption = None,
+    json: JsonOption = False,  # noqa: ARG001 - `command` reads it
+) -> None:
+    """Answer decisions over HTTP."""
+    from trilane.apps.processes import die_with_parent
+    from trilane.apps.serve import serve as become_server
+
+    die_with_parent()
+    become_server(_configured(project, replay=replay, workers=workers, port=port))
+
+
+def worker(
+    *,
+    replay: _Replay = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,  # noqa: ARG001 - `command` reads it
+) -> None:
+    """Turn events into nearline features."""
+    from trilane.apps.project import Project
+    from trilane.apps.worker import run
+
+    with Project(_configured(project, replay=replay)) as opened:
+        run(opened)
+
+
+def control(
+    *,
+    replay: _Replay = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,  # noqa: ARG001 - `command` reads it
+) -> None:
+    """Compute batch features when they are due."""
+    from trilane.apps.control import run
+    from trilane.apps.project import Project
+
+    with Project(_configured(project, replay=replay)) as opened:
+        run(opened)
+
+
+def _configured(
+    project: ProjectOption, *, replay: bool = False, workers: int | None = None, port: int | None = None
+) -> Config:
+    config = open_project(project).config
+    return dataclasses.replace(
+        config, replay=config.replay or replay, workers=workers or config.workers, port=port or config.port
+    )
+
+
+def _set_clock(config: Config, start: int | None) -> None:
+    """Makes the clock of a replay, so that all roles begin at one instant."""
+    from trilane.apps.project import Project
+    from trilane.clock import SharedClock
+
+    clock = Project(config).clock
+    if start is not None and isinstance(clock, SharedClock):
+        clock.move_to(start)
+
+
+def _check_applied(config: Config) -> None:
+    from trilane.apps.project import Project
+
+    with Project(config) as opened:
+        if opened.applied_digest() is None:
+            raise ConflictError("no definitions were applied yet", where=config.name, remedy="Run `trilane apply`")
+
+
+def _roles(config: Config) -> list[Role]:
+    from trilane.apps.supervisor import Role
+
+    base = [sys.executable, "-m", "trilane"]
+    options = ["--project", str(config.root), *(["--replay"] if config.replay else [])]
+    listen = ["--port", str(config.port), "--workers", str(config.workers)]
+    return [
+        Role(name="serve", command=[*base, "serve", *options, *listen], ready=_ready(config)),
+        Role(name="worker", command=[*base, "worker", *options]),
+        Role(name="control", command=[*base, "control", *options]),
+    ]
+
+
+def _ready(config: Config) -> Callable[[], bool]:
+    """Whether the server answers at all; which endpoints it has is another question."""
+    import httpx
+
+    def ask() -> bool:
+        try:
+            return httpx.get(f"{config.url}/health/live", timeout=0.5).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    return ask
+
+
+def _environment(config: Config) -> dict[str, str]:
+    return {"TRILANE_REPLAY": str(config.replay).lower(), "PYTHONUNBUFFERED": "1"}
+
+
+def _speaker(terminal: Terminal) -> Callable[[Event], None]:
+    def say(event: Event) -> None:
+        terminal.answer(dataclasses.asdict(event))
+        colour = _COLOURS.get(event.what, "default")
+        detail = f": {event.detail}" if event.detail else ""
+        terminal.tell(f"{event.role:8} [{colour}]{event.what}[/] (process {event.pid}){detail}")
+
+    return say

@@ -1,0 +1,206 @@
+"""The training job: from the applied definitions and the log to a packed, checked and recorded artifact.
+
+Laws: a model is trained on what is applied, never on the working tree alone; the same definitions, rows and period
+give the same artifact; what the job read, wrote, or failed with is recorded as a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from trilane.apps.batch_job import archive_sources
+from trilane.apps.definitions import Definitions
+from trilane.apps.module_files import authors_line
+from trilane.apps.project import Project
+from trilane.clock import format_instant
+from trilane.errors import ConflictError, DefinitionError, ModelError, TrilaneError
+from trilane.lifecycle.graph import uri
+from trilane.lifecycle.run import Run, run
+from trilane.models.model import Model
+
+if TYPE_CHECKING:
+    from trilane.models.artifact import Artifact
+    from trilane.models.profile import Profile
+    from trilane.training.training_set import TrainingSet
+
+__all__ = ["Trained", "model_named", "train"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training job made; `is_new` is false if the very same artifact was there before."""
+
+    artifact: Artifact
+    training_set: TrainingSet
+    profile: Profile
+    is_new: bool
+
+
+def train(
+    project: Project,
+    name: str,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Trains model `name` on the labelled rows of its spine from `since` to before `until` (microseconds).
+
+    Raises ConflictError if the working tree is not what is applied, ModelError if the author's function fails.
+    """
+    definitions = _applied(project)
+    model = model_named(definitions, name)
+    tell = progress or _silent
+    period = {key: format_instant(at) for key, at in (("since", since), ("until", until)) if at is not None}
+    with run(project.metadata, "train", name, clock=project.clock, facts=period) as present:
+        tell("archive the log", 0, 0)
+        archive_sources(project, [*model.plan.views, *model.plan.stand_ins])
+        training_set = _build(project, model, since, until, tell)
+        tell("fit the model", 0, 0)
+        fitted = _fit(project, definitions, model, training_set)
+        tell("pack and check the artifact", 0, 0)
+        artifact = _pack(project, definitions, model, training_set, fitted)
+        profile = _measure(artifact, training_set)
+        is_new = _record(project, definitions, model, training_set, artifact, present)
+    return Trained(artifact=artifact, training_set=training_set, profile=profile, is_new=is_new)
+
+
+def model_named(definitions: Definitions, name: str) -> Model:
+    """The model called `name`. Raises DefinitionError that tells which there are."""
+    if name not in definitions.models:
+        known = ", ".join(sorted(definitions.models)) or "none"
+        raise DefinitionError(f"there is no model {name!r}", where=name, remedy=f"Models: {known}", file="")
+    return definitions.models[name]
+
+
+def _applied(project: Project) -> Definitions:
+    if project.applied_digest() != project.working.digest:
+        raise ConflictError(
+            "the definitions differ from the applied ones", where=project.config.name, remedy="Run `trilane apply`"
+        )
+    return project.definitions
+
+
+def _build(project: Project, model: Model, since: int | None, until: int | None, progress: Progress) -> TrainingSet:
+    from trilane.training.build import build
+
+    return build(
+        model.plan,
+        model.spine,
+        label=model.label,
+        warehouse=project.warehouse,
+        root=project.config.root,
+        out=project.training_folder / model.name,
+        since=since,
+        until=until,
+        progress=progress,
+    )
+
+
+def _fit(project: Project, definitions: Definitions, model: Model, training_set: TrainingSet) -> object:
+    try:
+        return model.train(training_set)
+    except TrilaneError:
+        raise
+    except Exception as error:
+        frozen = project.definitions_folder / definitions.digest[:16]
+        line = authors_line(error, frozen).replace(str(frozen.resolve()), str(project.config.definitions.parent))
+        raise ModelError(
+            f"the train function raised {type(error).__name__}: {error}",
+            where=f"model {model.name!r}" + (f", {line}" if line else ""),
+            remedy="Mend it, run `trilane apply`, then train again; import what it needs at the top of its file",
+            file=line,
+        ) from error
+
+
+def _pack(
+    project: Project, definitions: Definitions, model: Model, training_set: TrainingSet, fitted: object
+) -> Artifact:
+    from trilane.models.artifact import FeatureColumn, make_golden, pack
+    from trilane.models.export import to_onnx
+    from trilane.models.runtime.onnx import OnnxRuntime
+    from trilane.models.signature import Signature
+
+    signature = Signature.of(model.feature_names)
+    onnx = to_onnx(fitted, signature)
+    columns = [
+        FeatureColumn(name=name, view=view.name, version=view.version)
+        for name, (view, _) in zip(model.feature_names, model.plan.columns, strict=True)
+    ]
+    return pack(
+        project.artifacts_folder,
+        name=model.name,
+        onnx=onnx,
+        signature=signature,
+        features=columns,
+        training_set=training_set.digest,
+        code=definitions.digest,
+        metrics={"rows": float(len(training_set)), "label_mean": float(training_set.label.mean())},
+        golden=make_golden(training_set.matrix, OnnxRuntime(onnx, signature).predict),
+    )
+
+
+def _measure(artifact: Artifact, training_set: TrainingSet) -> Profile:
+    """Opens the artifact as a server would, which checks its golden rows, and measures it."""
+    import numpy as np
+
+    from trilane.models.profile import measure, write_profile
+    from trilane.models.runtime.onnx import open_onnx
+
+    rows = np.ascontiguousarray(training_set.matrix[:4096], np.float32)
+    profile = measure(artifact, open_runtime=open_onnx, timer=time.perf_counter, rows=rows)
+    write_profile(artifact, profile)
+    return profile
+
+
+def _record(
+    project: Project,
+    definitions: Definitions,
+    model: Model,
+    training_set: TrainingSet,
+    artifact: Artifact,
+    present: Run,
+) -> bool:
+    for view in model.plan.views:
+        present.reads(uri("view", view.name, view.version[:16]))
+    present.reads(uri("source", model.spine.name))
+    present.reads(uri("definitions", project.config.name.replace(" ", "_"), definitions.digest[:16]))
+    present.writes(uri("training_set", model.name, training_set.digest[:16]))
+    present.writes(uri("model", model.name, artifact.digest[:16]))
+    present.note(model=artifact.digest, training_set=training_set.digest, rows=len(training_set))
+    _record_training_set(project, model, training_set)
+    return project.registry.record_artifact(
+        "model",
+        model.name,
+        artifact.digest,
+        _relative(artifact.path, project),
+        {
+            "features": list(model.feature_names),
+            "views": model.plan.versions,
+            "definitions": definitions.digest,
+            "training_set": training_set.digest,
+            "metrics": dict(artifact.manifest.metrics),
+        },
+    )
+
+
+def _record_training_set(project: Project, model: Model, training_set: TrainingSet) -> None:
+    facts = {"rows": len(training_set), "views": training_set.views, "columns": list(training_set.columns)}
+    path = _relative(training_set.folder, project)
+    project.registry.record_artifact("training_set", model.name, training_set.digest, path, facts)
+
+
+def _relative(path: Path, project: Project) -> Path:
+    """A path that stays true when the project moves, if it lies in the state folder."""
+    state = project.config.state
+    return path.relative_to(state) if path.is_relative_to(state) else path
+
+
+def _silent(_stage: str, _done: int, _all: int) -> None:
+    """Nobody listens."""
