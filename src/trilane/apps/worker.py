@@ -62,6 +62,10 @@ class Worker:
                 _log.error("the nearline lane stands, next try in %.1f s: %s", pause, error)
             if pause:
                 stop.wait(pause)
+        self.close()
+
+    def close(self) -> None:
+        """Gives the region free."""
         self._tools.writer.close()
 
     @property
