@@ -188,9 +188,7 @@ def asks_table(asks: Sequence[Ask]) -> pa.Table:
 def trained(view: View, folder: Path, events: Sequence[Happening], asks: Sequence[Ask]) -> npt.NDArray[np.float64]:
     plan = FeaturePlan.of([view], where="test")
     warehouse = warehouse_of(folder, events)
-    return values_at(
-        plan, asks_table(asks), event_time="asked_at", warehouse=warehouse, root=folder, slice_rows=7
-    )
+    return values_at(plan, asks_table(asks), event_time="asked_at", warehouse=warehouse, root=folder, slice_rows=7)
 
 
 def served(
@@ -223,9 +221,7 @@ def cut(events: list[Happening], chance: random.Random) -> Iterator[list[Happeni
         start = stop
 
 
-def apply(
-    view: View, layout: TileLayout, rows: dict[bytes, bytes], batch: list[Happening], newest: int
-) -> None:
+def apply(view: View, layout: TileLayout, rows: dict[bytes, bytes], batch: list[Happening], newest: int) -> None:
     result = ENGINE.run(view.sql, table_of(batch))
     assert view.entity is not None
     codes, keys = entity_codes(result, view.entity)
@@ -255,7 +251,13 @@ def answer(aggregation: Aggregation, events: Sequence[Happening], right: int) ->
         return len(inside)
     rows = [(e.at, v) for e in inside if (v := getattr(e, aggregation.column)) is not None]
     value = value_of(aggregation.op, [v for _, v in rows], rows)
-    return aggregation.default if value is None and aggregation.default is not None else math.nan if value is None else value
+    return (
+        aggregation.default
+        if value is None and aggregation.default is not None
+        else math.nan
+        if value is None
+        else value
+    )
 
 
 def value_of(op: str, values: list[float], rows: list[tuple[int, float]]) -> float | None:

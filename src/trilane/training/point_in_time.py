@@ -71,9 +71,7 @@ def join(
 def places_of(plan: FeaturePlan) -> dict[str, slice]:
     """Where each view's features stand in the result of `join`."""
     ends = np.cumsum([len(view.features) for view in plan.views]).tolist()
-    return {
-        view.name: slice(end - len(view.features), end) for view, end in zip(plan.views, ends, strict=True)
-    }
+    return {view.name: slice(end - len(view.features), end) for view, end in zip(plan.views, ends, strict=True)}
 
 
 def _sort_asks(connection: Connection, keys: tuple[str, ...], number: int) -> str:

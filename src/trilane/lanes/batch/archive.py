@@ -67,9 +67,7 @@ def _archive_batch(batch: pa.RecordBatch, warehouse: Warehouse, source: EventSou
     return int(table.num_rows)
 
 
-def _repeated(
-    table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int
-) -> npt.NDArray[np.bool_]:
+def _repeated(table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int) -> npt.NDArray[np.bool_]:
     """Rows whose id occurred before, in the archive or in the table, at an event time within the disorder."""
     times = event_times(table, source.event_time)
     codes = _codes(table.column(source.event_id))
