@@ -49,9 +49,12 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     statuses: bytes
     ages: bytes
     scores: bytes
-    degraded: bytes
-    why: tuple[str, ...]
+    faults: tuple[tuple[str, tuple[int, ...] | None], ...]
     by_model: bool
+
+    def why(self, row: int) -> tuple[str, ...]:
+        """Why the answer to `row` is worse than promised."""
+        return tuple(reason for reason, rows in self.faults if rows is None or row in rows)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -133,8 +136,7 @@ def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[objec
         reading.statuses.tobytes(),
         reading.ages.astype("<i8").tobytes(),
         answers.scores.astype("<f8").tobytes(),
-        answers.degraded.tobytes(),
-        answers.why,
+        tuple((fault.reason, None if fault.rows is None else tuple(sorted(fault.rows))) for fault in answers.faults),
         answers.by_model,
     )
     return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
@@ -194,8 +196,8 @@ def _decision(decision: str, endpoint: str, bundle: str, at: int, size: int, pac
         dict(zip(payload.names, values, strict=True)),
         {name: STATUSES[code] for name, code in zip(payload.names, statuses, strict=True)},
         dict(zip(payload.names, ages, strict=True)),
-        bool(payload.degraded[number]),
-        payload.why,
+        bool(payload.why(number)),
+        payload.why(number),
         payload.by_model,
     )
 
@@ -208,7 +210,7 @@ def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.Re
         "bundle": [bundle] * size,
         "at": pa.array([at] * size, pa.int64()),
         "score": np.frombuffer(payload.scores, "<f8"),
-        "degraded": pa.array(np.frombuffer(payload.degraded, bool)),
+        "degraded": [bool(payload.why(row)) for row in range(size)],
         "by_model": [payload.by_model] * size,
     }
     for position, name in enumerate(payload.names):

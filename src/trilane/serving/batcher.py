@@ -7,6 +7,7 @@ stay together. A full queue refuses at once, so that waiting requests keep their
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class _Waiting(Generic[Row, Result]):
 class Batcher(Generic[Row, Result]):
     """Collects requests and answers them by `run`; those past their deadline by `expire`, with no work done.
 
-    `max_rows`: the largest batch; `queue_rows`: how many rows may wait; `time`: monotonic seconds, as the deadlines.
+    `max_rows`: the largest batch; `queue_rows`: how many rows may wait; deadlines are instants of `time.perf_counter`.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Batcher(Generic[Row, Result]):
         self._due = bool(self._waiting)
         if self._due:
             self._loop.call_soon(self._flush)
-        now = self._loop.time()
+        now = time.perf_counter()
         self._settle([r for r in batch if r.deadline >= now], self._run)
         self._settle([r for r in batch if r.deadline < now], self._expire)
 

@@ -6,23 +6,19 @@ answer depends on that row, the instant and the stores alone, not on the rows th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from trilane.errors import ModelError, TrilaneError, UnavailableError
 from trilane.features.algebra import Floats
-from trilane.features.fallback import BATCH, DEFAULT, MISSING, STALE
+from trilane.features.fallback import MISSING
 from trilane.models.runtime.protocol import Runtime
 from trilane.serving.endpoint import Endpoint
-from trilane.serving.reading import FeatureReader, Reading, Rows
+from trilane.serving.reading import Fault, FeatureReader, Reading, Rows, Throttle
 
-__all__ = ["Answers", "Engine"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Answers", "Engine", "rebuild"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,45 +31,45 @@ class Answers:
     rows: Rows
     scores: Floats
     reading: Reading
-    degraded: npt.NDArray[np.bool_]
-    why: tuple[str, ...]
+    faults: tuple[Fault, ...]
     by_model: bool
+
+    def why(self, row: int) -> tuple[str, ...]:
+        """Why the answer to `row` is worse than promised; empty if it is not."""
+        return tuple(fault.reason for fault in self.faults if fault.rows is None or row in fault.rows)
+
+    @property
+    def degraded(self) -> int:
+        """How many answers are worse than promised."""
+        if any(fault.rows is None for fault in self.faults):
+            return len(self.scores)
+        return len(frozenset[int]().union(*(fault.rows for fault in self.faults if fault.rows is not None)))
 
 
 class Engine:
-    """Answers for one bundle of an endpoint. `columns` maps the model's input order; it is the plan's."""
+    """Answers for one bundle of an endpoint."""
 
     def __init__(self, endpoint: Endpoint, *, bundle: str, reader: FeatureReader, runtime: Runtime) -> None:
         self.endpoint = endpoint
         self.bundle = bundle
         self.reader = reader
         self.runtime = runtime
+        self._throttle = Throttle(__name__)
 
     def answer(self, rows: Rows, *, now: int, id: str) -> Answers:
         """Answers `rows` as of instant `now`. Raises UnavailableError if the ladder has no rung left."""
         reading = self.reader.read(rows, now)
-        degraded = ((reading.statuses == STALE) | (reading.statuses == BATCH) | (reading.statuses == DEFAULT)).any(
-            axis=1
-        )
-        if reading.why:
-            degraded |= (reading.statuses == MISSING).any(axis=1)
         try:
             scores = self._score(reading)
         except TrilaneError as error:
-            _log.error("endpoint %s: %s", self.endpoint.name, error)
+            self._throttle.tell(f"endpoint {self.endpoint.name}", error)
             return self._ladder(rows, now, id, reading, f"model: {error.what}")
-        why = reading.why if degraded.any() else ()
-        return Answers(id, self.bundle, now, rows, scores, reading, degraded, why, by_model=True)
+        return Answers(id, self.bundle, now, rows, scores, reading, reading.faults, by_model=True)
 
     def answer_without_model(self, rows: Rows, *, now: int, id: str, reason: str) -> Answers:
         """The next rung of the ladder, with no work done, for rows whose time is up."""
-        columns = len(self.reader.plan.columns)
-        nothing = Reading(
-            np.full((len(rows), columns), np.nan),
-            np.full((len(rows), columns), MISSING, np.uint8),
-            np.zeros((len(rows), columns), np.int64),
-            (),
-        )
+        shape = len(rows), len(self.reader.plan.columns)
+        nothing = Reading(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64), ())
         return self._ladder(rows, now, id, nothing, reason)
 
     def _score(self, reading: Reading) -> Floats:
@@ -94,11 +90,10 @@ class Engine:
                 remedy="Try again, or declare fallback=[tl.constant(...)]",
             )
         scores = np.full(len(rows), self.endpoint.fallback[0].score)
-        everything = np.ones(len(rows), bool)
-        return Answers(id, self.bundle, now, rows, scores, reading, everything, (*reading.why, reason), by_model=False)
+        return Answers(id, self.bundle, now, rows, scores, reading, (*reading.faults, Fault(reason)), by_model=False)
 
 
 def rebuild(engine: Engine, features: Mapping[str, float]) -> float:
-    """The score that the engine's model gives to recorded features (as float64, by name)."""
+    """The score that the engine's model gives to recorded features (float64, by name)."""
     row = np.array([[features[name] for name in engine.reader.plan.names]])
     return float(engine.runtime.predict(row.astype(np.float32))[0])

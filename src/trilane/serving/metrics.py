@@ -58,7 +58,7 @@ class Metrics:
     def count(self, endpoint: str, answers: Answers) -> None:
         """Counts one batch of decisions."""
         size = len(answers.scores)
-        worse = int(answers.degraded.sum())
+        worse = answers.degraded
         self.batch_rows.labels(endpoint).observe(size)
         self.decisions.labels(endpoint, "false").inc(size - worse)
         if worse:

@@ -31,22 +31,28 @@ from trilane.stores.online import versions
 from trilane.stores.online.protocol import OnlineStore
 from trilane.stores.online.versions import Version
 
-__all__ = ["FeatureReader", "Reading", "Rows"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
 
 Rows: TypeAlias = Sequence[msgspec.Struct]
 Statuses: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Why values are worse than promised: of all rows, or of those in `rows`."""
+
+    reason: str
+    rows: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
-    """Values [rows, columns], their statuses, their ages in microseconds, and why any is worse than promised."""
+    """Values [rows, columns], their statuses, their ages in microseconds, and what made any worse than promised."""
 
     values: Floats
     statuses: Statuses
     ages: Ints
-    why: tuple[str, ...]
+    faults: tuple[Fault, ...]
 
 
 @dataclass(slots=True)
@@ -62,6 +68,20 @@ class _Lane:
 
     age: int | None
     space: str
+
+
+class Throttle:
+    """Logs a fault the 1st, 2nd, 4th, 8th ... time, so that a storm of them does not slow the answers."""
+
+    def __init__(self, name: str) -> None:
+        self._log = logging.getLogger(name)
+        self._counts: dict[str, int] = {}
+
+    def tell(self, what: str, error: TrilaneError) -> None:
+        """Counts a fault of `what`, and logs it if its count is a power of two."""
+        self._counts[what] = count = self._counts.get(what, 0) + 1
+        if count & (count - 1) == 0:
+            self._log.error("%s (%d times): %s", what, count, error)
 
 
 class _Keys:
@@ -101,17 +121,18 @@ class FeatureReader:
         self._batch = [view for view in self._stored if view.lane == "batch"]
         self._positions = [(view.name, position) for view, position in plan.columns]
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
+        self._throttle = Throttle(__name__)
 
     def read(self, rows: Rows, now: int) -> Reading:
         """The features of `rows` as known at instant `now`. No lane, store or author's function makes it raise."""
-        why: list[str] = []
+        faults: list[Fault] = []
         answers: dict[str, _Answer] = {}
-        stored = self._read_stored(rows, now, why)
+        stored = self._read_stored(rows, now, faults)
         for view in self.plan.views:
             if view.lane == "request":
-                answers[view.name] = self._compute(view, rows, answers, why)
+                answers[view.name] = self._compute(view, rows, answers, faults)
             else:
-                answers[view.name] = self._cascade(view, len(rows), now, stored, why)
+                answers[view.name] = self._cascade(view, len(rows), stored, faults)
         size = len(rows)
         columns = len(self._positions)
         values, ages = np.empty((size, columns)), np.empty((size, columns), np.int64)
@@ -121,11 +142,11 @@ class FeatureReader:
             values[:, column] = answer.values[:, position]
             statuses[:, column] = answer.statuses[:, position]
             ages[:, column] = answer.ages[:, position]
-        return Reading(values, statuses, ages, tuple(why))
+        return Reading(values, statuses, ages, tuple(faults))
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
-    def _read_stored(self, rows: Rows, now: int, why: list[str]) -> dict[str, tuple[int, Floats]]:
+    def _read_stored(self, rows: Rows, now: int, faults: list[Fault]) -> dict[str, tuple[int, Floats]]:
         """Age and values [rows, features] of each stored view that can answer at all."""
         if not self._stored:
             return {}
@@ -133,8 +154,8 @@ class FeatureReader:
             lanes = self._lanes(now)
             return self._fetch(rows, now, lanes)
         except TrilaneError as error:
-            _log.error("online store: %s", error)
-            why.append(f"online store: {error.what}")
+            self._throttle.tell("online store", error)
+            faults.append(Fault(f"online store: {error.what}"))
             return {}
 
     def _lanes(self, now: int) -> dict[str, _Lane]:
@@ -175,16 +196,14 @@ class FeatureReader:
                 answers[view.name] = (age, values[keys[entity_of(view).name][1]])
         return answers
 
-    def _cascade(
-        self, view: View, size: int, now: int, stored: Mapping[str, tuple[int, Floats]], why: list[str]
-    ) -> _Answer:
+    def _cascade(self, view: View, size: int, stored: Mapping[str, tuple[int, Floats]], faults: list[Fault]) -> _Answer:
         own = stored.get(view.name)
         shape = (size, len(view.features))
         if own is not None and own[0] <= view.freshness:
             statuses = np.where(np.isnan(own[1]), MISSING, FRESH).astype(np.uint8)
             return _Answer(own[1], statuses, np.full(shape, own[0], np.int64))
         lag = f"{own[0] / 1e6:.0f} s behind, {format_duration(view.freshness)} promised" if own else "no values yet"
-        why.append(f"{view.name}: {lag}")
+        faults.append(Fault(f"{view.name}: {lag}"))
         answer = _Answer(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64))
         for step in view.fallback:
             if isinstance(step, Stale):
@@ -211,7 +230,7 @@ class FeatureReader:
 
     # -- request lane -------------------------------------------------------------------------------------------
 
-    def _compute(self, view: View, rows: Rows, answers: Mapping[str, _Answer], why: list[str]) -> _Answer:
+    def _compute(self, view: View, rows: Rows, answers: Mapping[str, _Answer], faults: list[Fault]) -> _Answer:
         size = len(rows)
         columns: dict[str, Array] = {f.name: as_column(f, [getattr(r, f.name) for r in rows]) for f in view.inputs}
         worst = np.zeros(size, np.uint8)
@@ -219,26 +238,27 @@ class FeatureReader:
             answer = answers[used.name]
             columns.update(zip(used.output_names, answer.values.T, strict=True))
             worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
-        values = self._call(view, columns, size, why)
+        values = self._call(view, columns, size, faults)
         statuses = np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8)
         return _Answer(values, statuses, np.zeros(values.shape, np.int64))
 
-    def _call(self, view: View, columns: Mapping[str, Array], size: int, why: list[str]) -> Floats:
+    def _call(self, view: View, columns: Mapping[str, Array], size: int, faults: list[Fault]) -> Floats:
         try:
             return compute(view, columns, size)
         except TrilaneError as error:
             reason = error
         # One bad row must not spoil the answers of others that came in the same tick.
-        _log.error("%s", reason)
+        self._throttle.tell(view.name, reason)
         if self._failed is not None:
             self._failed(view.name)
-        why.append(f"{view.name}: {reason.what}")
         values = np.full((size, len(view.features)), np.nan)
+        bad: dict[str, set[int]] = {}
         for row in range(size):
             try:
                 values[row] = compute(view, {name: column[row : row + 1] for name, column in columns.items()}, 1)[0]
-            except TrilaneError:
-                continue  # said above; this row's values are missing
+            except TrilaneError as error:
+                bad.setdefault(error.what, set()).add(row)
+        faults.extend(Fault(f"{view.name}: {what}", frozenset(at)) for what, at in bad.items())
         return values
 
 

@@ -71,13 +71,12 @@ class DecisionFormat:
     def encode(self, answers: Answers, start: int, stop: int) -> bytes:
         """The response body for rows `start` up to `stop`."""
         all_fresh = b"{}" if not answers.reading.statuses[start:stop].any() else b""
-        why = self._why(answers.why)
+        faults = answers.faults
         parts = []
         scores = answers.scores[start:stop].tolist()
-        degraded = answers.degraded[start:stop].tolist()
         for offset, score in enumerate(scores):
             row = start + offset
-            worse = degraded[offset]
+            why = answers.why(row) if faults else ()
             positive = (
                 "" if self._threshold is None else f',"positive":{"true" if score >= self._threshold else "false"}'
             )
@@ -88,8 +87,8 @@ class DecisionFormat:
                     row,
                     repr(score).encode(),
                     positive.encode(),
-                    b"true" if worse else b"false",
-                    why if worse else b"[]",
+                    b"true" if why else b"false",
+                    self._why(why) if why else b"[]",
                     all_fresh or self._statuses(answers.reading.statuses[row].tobytes()),
                 )
             )
@@ -115,7 +114,7 @@ def encode_features(names: tuple[str, ...], reading: Reading) -> bytes:
             reading.values.tolist(), reading.statuses.tolist(), _seconds(reading).tolist(), strict=True
         )
     ]
-    return _encode({"names": names, "rows": rows, "why": reading.why})
+    return _encode({"names": names, "rows": rows, "why": [fault.reason for fault in reading.faults]})
 
 
 def _seconds(reading: Reading) -> Floats:
