@@ -1,6 +1,6 @@
 """Served values, training values and a brute-force oracle agree, for definitions, events and cuts that nobody chose.
 
-The oracle walks lists of events and knows nothing of tiles: a window W asked at q sees the events in [floor(q-W, h), q).
+The oracle walks lists of events and knows nothing of tiles: a window W asked at q sees [floor(q - W, h), q).
 """
 
 from __future__ import annotations

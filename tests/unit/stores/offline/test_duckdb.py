@@ -78,7 +78,7 @@ def test_an_unknown_option_of_the_url_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_transform_that_fails_on_a_row_is_a_contract_error() -> None:
-    with pytest.raises(ContractError, match="Could not convert|Conversion"):
+    with pytest.raises(ContractError, match="Could not convert"):
         DuckdbMicroBatch().run("SELECT CAST(x AS INTEGER) AS y FROM events", pa.table({"x": ["1", "one"]}))
 
 
