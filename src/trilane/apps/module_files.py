@@ -43,13 +43,15 @@ def import_files(path: Path) -> ModuleFiles:
     with _lock, _isolated(path.parent) as fresh:
         module = _import(path)
         files = {path.name: path.read_bytes()}
-        for name, found in fresh():
+        for name, found in sorted(fresh(), key=lambda own: -len(own[0])):
             relative = found.relative_to(path.parent)
             if _dotted(relative) != name:
                 raise DefinitionError(
                     f"the module {name!r} belongs to the definitions' folder, but is not imported from there",
                     where=str(relative),
-                    remedy=f"Import it as {_dotted(relative)!r}",
+                    remedy=f"Import it as {_dotted(relative)!r}"
+                    if _dotted(relative)
+                    else "Import the modules of the folder by their own names",
                     file=str(found),
                 )
             files[relative.as_posix()] = found.read_bytes()

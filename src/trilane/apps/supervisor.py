@@ -72,13 +72,16 @@ def supervise(
     say: Callable[[Event], None],
     environment: Mapping[str, str] | None = None,
     grace: float = 15.0,
+    prepare: Callable[[], None] | None = None,
 ) -> None:
     """Keeps `roles` running until SIGTERM, SIGINT or SIGHUP; `grace` is how many seconds they get to end.
 
-    While it runs, `state`/pids.json maps each role to its process id. Raises ConflictError if another supervisor
-    holds this state.
+    `prepare` is called once the state is ours and before anything starts. While it runs, `state`/pids.json maps
+    each role to its process id. Raises ConflictError if another supervisor holds this state.
     """
     with _owned(state), _wakeups() as wakeup:
+        if prepare is not None:
+            prepare()
         family = _Family(roles, state=state, say=say, environment=environment)
         try:
             while not wakeup.stopping:
@@ -109,15 +112,16 @@ class _Family:
                 self._bury(child, child.process)
             if child.process is None and time.monotonic() >= child.restart_at:
                 self._start(child)
-            elif child.process is not None and not child.ready and (child.role.ready or _always)():
-                child.ready = True
-                self._say(Event(role=child.role.name, what="ready", pid=child.process.pid))
+            elif child.process is not None and not child.ready and child.role.ready is not None:
+                child.ready = child.role.ready()
+                if child.ready:
+                    self._say(Event(role=child.role.name, what="ready", pid=child.process.pid))
 
     def next_turn(self) -> float | None:
         """Seconds until `tend` has something to do though no signal comes."""
         now = time.monotonic()
         waits = [child.restart_at - now for child in self._children if child.process is None]
-        waits += [_READY_POLL for child in self._children if child.process is not None and not child.ready]
+        waits += [_READY_POLL for child in self._children if child.process and child.role.ready and not child.ready]
         return max(min(waits), 0.0) if waits else None
 
     def end(self, grace: float) -> None:
@@ -174,10 +178,6 @@ class _Family:
         draft = self._pids.with_suffix(".draft")
         draft.write_bytes(msgspec.json.encode({"supervisor": os.getpid(), **pids}))
         draft.replace(self._pids)
-
-
-def _always() -> bool:
-    return True
 
 
 def _cause(code: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -45,11 +46,16 @@ def up(
         )
     terminal = Terminal(json=json)
     config = _configured(project, replay=replay, workers=workers, port=port)
-    _set_clock(config, moment(replay_start, option="--replay-start"))
     _check_applied(config)
-    check_port(config.host, config.port)
-    terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")
-    supervise(_roles(config), state=config.state, say=_speaker(terminal), environment=_environment(config))
+    start = moment(replay_start, option="--replay-start")
+
+    def prepare() -> None:
+        check_port(config.host, config.port)
+        _set_clock(config, start)
+        terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")
+
+    environment = {"TRILANE_REPLAY": str(config.replay).lower(), "PYTHONUNBUFFERED": "1"}
+    supervise(_roles(config), state=config.state, say=_speaker(terminal), environment=environment, prepare=prepare)
 
 
 def serve(
@@ -100,6 +106,7 @@ def _configured(
     project: ProjectOption, *, replay: bool = False, workers: int | None = None, port: int | None = None
 ) -> Config:
     config = open_project(project).config
+    logging.getLogger("trilane").setLevel(config.log_level.upper())
     return dataclasses.replace(
         config, replay=config.replay or replay, workers=workers or config.workers, port=port or config.port
     )
@@ -147,10 +154,6 @@ def _ready(config: Config) -> Callable[[], bool]:
             return False
 
     return ask
-
-
-def _environment(config: Config) -> dict[str, str]:
-    return {"TRILANE_REPLAY": str(config.replay).lower(), "PYTHONUNBUFFERED": "1"}
 
 
 def _speaker(terminal: Terminal) -> Callable[[Event], None]:
