@@ -59,9 +59,7 @@ def request_column(field: Field, column: pa.Array) -> Array:
         return np.asarray(column.to_numpy(zero_copy_only=False), object)
     if field.dtype.name == "timestamp":
         column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-        as_float = column.null_count > 0
-    else:
-        as_float = field.nullable or field.dtype.name == "float64"
+    as_float = field.nullable or field.dtype.name == "float64"
     empty = np.asarray(column.is_null().to_numpy(zero_copy_only=False), bool)
     blank = False if pa.types.is_boolean(column.type) else 0
     values = pc.fill_null(column, blank).to_numpy(zero_copy_only=False)

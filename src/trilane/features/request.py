@@ -1,6 +1,7 @@
 """Request views computed on columns: the same function on the rows of a request and on a training set.
 
-Law: rows are independent. The function sees NumPy columns and must return, for each declared feature, as many values.
+Laws: rows are independent, also in the type of a column, which follows from the declaration and not from the rows that
+happen to be there. The function sees NumPy columns of its own and must return, for each declared feature, as many values.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trilane.clock import instant
 from trilane.errors import DefinitionError
 from trilane.features.algebra import Array, Floats
 from trilane.features.view import View
@@ -18,20 +20,18 @@ __all__ = ["as_column", "compute"]
 
 
 def as_column(field: Field, values: Sequence[object]) -> Array:
-    """The NumPy column of a request input: strings as objects, instants as int64 microseconds, null as NaN."""
+    """The NumPy column of a request input: strings as objects, instants as int64 microseconds.
+
+    What may be null is float64 with NaN for null, strings aside.
+    """
     if field.dtype.name == "string":
         return np.array(values, dtype=object)
     if field.dtype.name == "timestamp":
-        if any(v is None for v in values):
-            return np.array([np.nan if v is None else _microseconds(v) for v in values], np.float64)
-        return np.array([_microseconds(v) for v in values], np.int64)
+        kind = np.float64 if field.nullable else np.int64
+        return np.array([np.nan if v is None else instant(v) for v in values], kind)  # type: ignore[arg-type]
     if field.nullable or field.dtype.name == "float64":
         return np.array([np.nan if v is None else v for v in values], np.float64)
     return np.array(values, field.dtype.numpy)
-
-
-def _microseconds(value: object) -> int:
-    return value if isinstance(value, int) else round(value.timestamp() * 1e6)  # type: ignore[attr-defined]
 
 
 def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
@@ -42,8 +42,9 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
     where = f"request view {view.name!r}"
     try:
         with np.errstate(all="ignore"):
-            result = view.function(columns)
-    except Exception as error:
+            # Copies, for an author may well write into them, and others read these columns too.
+            result = view.function({name: column.copy() for name, column in columns.items()})
+    except (Exception, SystemExit) as error:
         raise DefinitionError(
             f"the function raised {type(error).__name__}: {error}",
             where=where,
@@ -51,7 +52,7 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
             file=view.place,
         ) from error
     if not isinstance(result, Mapping) or set(result) != set(view.feature_names):
-        returned = ", ".join(sorted(result)) if isinstance(result, Mapping) else type(result).__name__
+        returned = ", ".join(sorted(map(str, result))) if isinstance(result, Mapping) else type(result).__name__
         raise DefinitionError(
             f"the function returned {returned}",
             where=where,
@@ -60,7 +61,7 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
         )
     answers = np.empty((size, len(view.features)))
     for position, name in enumerate(view.feature_names):
-        values = np.asarray(result[name])
+        values = _as_array(view, name, result[name])
         if values.shape not in ((size,), ()):
             raise DefinitionError(
                 f"feature {name!r} has shape {values.shape}, not ({size},)",
@@ -68,13 +69,20 @@ def compute(view: View, columns: Mapping[str, Array], size: int) -> Floats:
                 remedy="Return one value for each row",
                 file=view.place,
             )
-        try:
-            answers[:, position] = values
-        except (TypeError, ValueError) as error:
-            raise DefinitionError(
-                f"feature {name!r} is no number: {error}",
-                where=where,
-                remedy="Return numbers",
-                file=view.place,
-            ) from error
+        answers[:, position] = values
     return answers
+
+
+def _as_array(view: View, name: str, returned: object) -> Floats:
+    try:
+        values = np.asarray(returned)
+        if values.dtype.kind not in "biufO":
+            raise TypeError(f"it is of type {values.dtype}")
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(
+            f"feature {name!r} is no number: {error}",
+            where=f"request view {view.name!r}",
+            remedy="Return numbers",
+            file=view.place,
+        ) from error
