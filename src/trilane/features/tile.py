@@ -197,6 +197,8 @@ class TileLayout:
 
     def read(self, rows: Sequence[bytes | None], instants: Ints) -> Floats:
         """Feature values [rows, features] of stored rows, each asked at its instant; NaN where there is none."""
+        if not rows:
+            return np.empty((0, len(self.view.features)))
         codes, records = self._join(rows)
         places = records["slot"] | (codes << _ROW_BITS)
         levels = self._levels | (np.arange(len(rows)) << _ROW_BITS)

@@ -1,7 +1,8 @@
 """Greedy late binding: what came in one tick of the event loop is answered together, as late as possible.
 
-Law: a request waits for the executor, never for company; a batch grows until the instant it starts. Rows of one request
-stay together. A full queue refuses at once, so that waiting requests keep their deadlines.
+Laws: a request waits for the executor, never for company; a batch grows until the instant it starts. Rows of one
+request stay together. A full queue refuses at once, so that waiting requests keep their deadlines. Every request is
+answered or told why not, and never because of its company.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from trilane.errors import TrilaneError, UnavailableError
+from trilane.errors import UnavailableError
 
 __all__ = ["Batcher", "Share"]
 
@@ -102,9 +103,8 @@ class Batcher(Generic[Row, Result]):
             return
         try:
             result = answer([row for request in batch for row in request.rows])
-        except TrilaneError as error:
-            for request in batch:
-                request.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            self._fail(batch, answer, error)
             return
         start = 0
         for request in batch:
@@ -112,3 +112,13 @@ class Batcher(Generic[Row, Result]):
             if not request.future.done():
                 request.future.set_result(Share(result, start, stop))
             start = stop
+
+    def _fail(
+        self, batch: list[_Waiting[Row, Result]], answer: Callable[[list[Row]], Result], error: Exception
+    ) -> None:
+        """Tells a lone request of the error; asks for each of many alone, so that one cannot spoil the others."""
+        if len(batch) > 1:
+            for request in batch:
+                self._settle([request], answer)
+        elif not batch[0].future.done():
+            batch[0].future.set_exception(error)

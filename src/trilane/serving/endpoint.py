@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,16 @@ class Endpoint:
         if not name.isidentifier():
             raise DefinitionError(
                 f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
+            )
+        if threshold is not None and not math.isfinite(threshold):
+            raise DefinitionError(
+                f"{threshold} is no threshold", where=f"endpoint {name!r}", remedy="Give a finite score, such as 0.5"
+            )
+        if any(field.name == "rows" for field in model.plan.inputs):
+            raise DefinitionError(
+                "an input is called 'rows', the word by which a request holds many rows",
+                where=f"endpoint {name!r}",
+                remedy="Rename the input",
             )
         if self.deadline <= 0:
             raise DefinitionError(

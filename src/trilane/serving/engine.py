@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from trilane.errors import ModelError, TrilaneError, UnavailableError
 from trilane.features.algebra import Floats
@@ -23,7 +24,10 @@ __all__ = ["Answers", "Engine", "rebuild"]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers to `rows`, made together: scores [rows] with what they were made of."""
+    """The answers to `rows`, made together: scores [rows] with what they were made of.
+
+    `by_model` [rows] says which are the model's own.
+    """
 
     id: str
     bundle: str
@@ -32,7 +36,7 @@ class Answers:
     scores: Floats
     reading: Reading
     faults: tuple[Fault, ...]
-    by_model: bool
+    by_model: npt.NDArray[np.bool_]
 
     def why(self, row: int) -> tuple[str, ...]:
         """Why the answer to `row` is worse than promised; empty if it is not."""
@@ -64,7 +68,11 @@ class Engine:
         except TrilaneError as error:
             self._throttle.tell(f"endpoint {self.endpoint.name}", error)
             return self._ladder(rows, now, id, reading, f"model: {error.what}")
-        return Answers(id, self.bundle, now, rows, scores, reading, reading.faults, by_model=True)
+        finite = np.isfinite(scores)
+        if finite.all():
+            return Answers(id, self.bundle, now, rows, scores, reading, reading.faults, finite)
+        self._throttle.tell(f"endpoint {self.endpoint.name}", _not_finite(self.endpoint))
+        return self._ladder(rows, now, id, reading, "model: a score is not a finite number", scores)
 
     def answer_without_model(self, rows: Rows, *, now: int, id: str, reason: str) -> Answers:
         """The next rung of the ladder, with no work done, for rows whose time is up."""
@@ -73,24 +81,42 @@ class Engine:
         return self._ladder(rows, now, id, nothing, reason)
 
     def _score(self, reading: Reading) -> Floats:
-        scores = self.runtime.predict(reading.values.astype(np.float32))
-        if not np.isfinite(scores).all():
+        try:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, in training too
+                matrix = reading.values.astype(np.float32)
+            return self.runtime.predict(matrix)
+        except TrilaneError:
+            raise
+        except Exception as error:
             raise ModelError(
-                "a score is not a finite number",
+                f"{type(error).__name__}: {error}",
                 where=f"model {self.endpoint.model.name!r}",
-                remedy="Check the model's output on rows with missing features",
-            )
-        return scores
+                remedy="Train and pack the model again with the installed libraries",
+            ) from error
 
-    def _ladder(self, rows: Rows, now: int, id: str, reading: Reading, reason: str) -> Answers:
+    def _ladder(
+        self, rows: Rows, now: int, id: str, reading: Reading, reason: str, scores: Floats | None = None
+    ) -> Answers:
+        """Answers by the ladder where `scores` has no finite one; everywhere if there are none."""
         if not self.endpoint.fallback:
             raise UnavailableError(
                 f"no answer: {reason}",
                 where=f"endpoint {self.endpoint.name!r}",
                 remedy="Try again, or declare fallback=[tl.constant(...)]",
             )
-        scores = np.full(len(rows), self.endpoint.fallback[0].score)
-        return Answers(id, self.bundle, now, rows, scores, reading, (*reading.faults, Fault(reason)), by_model=False)
+        good = np.zeros(len(rows), bool) if scores is None else np.isfinite(scores)
+        worse = self.endpoint.fallback[0].score
+        answers = np.full(len(rows), worse) if scores is None else np.where(good, scores, worse)
+        fault = Fault(reason, frozenset(np.flatnonzero(~good).tolist()) if good.any() else None)
+        return Answers(id, self.bundle, now, rows, answers, reading, (*reading.faults, fault), good)
+
+
+def _not_finite(endpoint: Endpoint) -> ModelError:
+    return ModelError(
+        "a score is not a finite number",
+        where=f"model {endpoint.model.name!r}",
+        remedy="Check the model's output on rows with missing features",
+    )
 
 
 def rebuild(engine: Engine, features: Mapping[str, float]) -> float:

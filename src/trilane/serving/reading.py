@@ -24,7 +24,7 @@ from trilane.features.fallback import BATCH, DEFAULT, FRESH, MISSING, STALE
 from trilane.features.plan import FeaturePlan
 from trilane.features.request import as_column, compute
 from trilane.features.tile import TileLayout
-from trilane.features.view import LastBatch, Stale, View, entity_of
+from trilane.features.view import LastBatch, Stale, View, entity_of, stand_ins
 from trilane.lanes.progress import LANES, lane_key, lane_state
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
@@ -35,6 +35,8 @@ __all__ = ["Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
 
 Rows: TypeAlias = Sequence[msgspec.Struct]
 Statuses: TypeAlias = npt.NDArray[np.uint8]
+
+_CACHED_KEYS = 100_000  # of each batch view
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Throttle:
         self._log = logging.getLogger(name)
         self._counts: dict[str, int] = {}
 
-    def tell(self, what: str, error: TrilaneError) -> None:
+    def tell(self, what: str, error: Exception) -> None:
         """Counts a fault of `what`, and logs it if its count is a power of two."""
         self._counts[what] = count = self._counts.get(what, 0) + 1
         if count & (count - 1) == 0:
@@ -121,6 +123,7 @@ class FeatureReader:
         self._batch = [view for view in self._stored if view.lane == "batch"]
         self._positions = [(view.name, position) for view, position in plan.columns]
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
+        self._landed: dict[str, tuple[str, dict[bytes, Floats]]] = {}
         self._throttle = Throttle(__name__)
 
     def read(self, rows: Rows, now: int) -> Reading:
@@ -153,9 +156,9 @@ class FeatureReader:
         try:
             lanes = self._lanes(now)
             return self._fetch(rows, now, lanes)
-        except TrilaneError as error:
+        except Exception as error:  # noqa: BLE001 - a driver's own error, or bytes that are no rows of ours
             self._throttle.tell("online store", error)
-            faults.append(Fault(f"online store: {error.what}"))
+            faults.append(Fault(f"online store: {_what(error)}"))
             return {}
 
     def _lanes(self, now: int) -> dict[str, _Lane]:
@@ -185,16 +188,44 @@ class FeatureReader:
         return known
 
     def _fetch(self, rows: Rows, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
-        wanted = [view for view in self._stored if lanes[view.name].age is not None]
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
-        found = self._store.read([(lanes[view.name].space, keys[entity_of(view).name][0]) for view in wanted])
+        wanted = []
+        for view in self._wanted(lanes):
+            distinct, codes = keys[entity_of(view).name]
+            landed = self._cache(view, lanes[view.name].space)
+            missing = distinct if landed is None else [key for key in distinct if key not in landed]
+            wanted.append((view, distinct, codes, landed, missing))
+        found = self._store.read([(lanes[view.name].space, missing) for view, _, _, _, missing in wanted])
         answers = {}
-        for view, stored in zip(wanted, found, strict=True):
-            age = lanes[view.name].age
-            if age is not None:
+        for (view, distinct, codes, landed, missing), stored in zip(wanted, found, strict=True):
+            try:
                 values = self._layouts[view.name].read(stored, np.full(len(stored), now, np.int64))
-                answers[view.name] = (age, values[keys[entity_of(view).name][1]])
+            except ValueError as error:  # bytes that are no tiles: the cascade answers for this view
+                self._throttle.tell(view.name, error)
+                continue
+            if landed is not None:
+                landed.update(zip(missing, values, strict=True))
+                values = np.array([landed[key] for key in distinct])
+            answers[view.name] = (lanes[view.name].age or 0, values[codes])
         return answers
+
+    def _wanted(self, lanes: Mapping[str, _Lane]) -> list[View]:
+        """The views to read: those of the plan, and the stand-ins of those that are not fresh."""
+        views = {view.name: view for view in self.plan.views if view.lane != "request"}
+        for view in [*views.values()]:
+            age = lanes[view.name].age
+            if view.fallback and (age is None or age > view.freshness):
+                views.update({stand_in.name: stand_in for stand_in in stand_ins(view)})
+        return [view for view in views.values() if lanes[view.name].age is not None]
+
+    def _cache(self, view: View, space: str) -> dict[bytes, Floats] | None:
+        """Of a batch view, the values by key that were read of its version, which never changes."""
+        if view.lane != "batch":
+            return None
+        known = self._landed.get(view.name)
+        if known is None or known[0] != space or len(known[1]) > _CACHED_KEYS:
+            known = self._landed[view.name] = (space, {})
+        return known[1]
 
     def _cascade(self, view: View, size: int, stored: Mapping[str, tuple[int, Floats]], faults: list[Fault]) -> _Answer:
         own = stored.get(view.name)
@@ -260,6 +291,10 @@ class FeatureReader:
                 bad.setdefault(error.what, set()).add(row)
         faults.extend(Fault(f"{view.name}: {what}", frozenset(at)) for what, at in bad.items())
         return values
+
+
+def _what(error: Exception) -> str:
+    return error.what if isinstance(error, TrilaneError) else f"{type(error).__name__}: {error}"
 
 
 def _fill(answer: _Answer, column: int, values: Floats, status: int, age: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trilane.contract import Contract, split_message
+from trilane.contract import NOT_JSON, Contract, split_message
 from trilane.errors import ContractError
 from trilane.features.algebra import Floats
 from trilane.features.fallback import FRESH, STATUSES
@@ -22,6 +22,7 @@ from trilane.serving.reading import Reading
 __all__ = ["DecisionFormat", "RowFormat", "encode_features"]
 
 _encode = msgspec.json.Encoder().encode
+_NO_ROWS = "Object missing required field `rows`"
 
 
 class RowFormat:
@@ -37,15 +38,7 @@ class RowFormat:
 
     def decode(self, body: bytes) -> list[msgspec.Struct]:
         """The rows of a body. Raises ContractError with the JSON path to what is wrong."""
-        many = b'"rows"' in body
-        try:
-            rows: list[msgspec.Struct] = self._many.decode(body).rows if many else [self._one.decode(body)]
-        except msgspec.ValidationError as error:
-            reason, path = split_message(str(error))
-            names = ", ".join(f.name for f in self._contract.fields)
-            raise ContractError(reason, where=path, remedy=f"A row of {self._contract.name!r} has {names}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", status=400) from None
+        many, rows = self._rows(body)
         if not 0 < len(rows) <= self._max_rows:
             raise ContractError(
                 f"{len(rows)} rows", where="$.rows", remedy=f"Send 1 to {self._max_rows} rows in a request"
@@ -57,6 +50,23 @@ class RowFormat:
                     path = f"$.rows[{number}].{name}" if many else f"$.{name}"
                     raise ContractError(f"{value} is not a finite number", where=path, remedy="Send a finite number")
         return rows
+
+    def _rows(self, body: bytes) -> tuple[bool, list[msgspec.Struct]]:
+        """Whether the body has the form of many rows, and the rows."""
+        try:
+            if b'"rows"' in body:
+                try:
+                    return True, self._many.decode(body).rows
+                except msgspec.ValidationError as error:
+                    if str(error) != _NO_ROWS:  # else the text "rows" stands elsewhere in a single row
+                        raise
+            return False, [self._one.decode(body)]
+        except msgspec.ValidationError as error:
+            reason, path = split_message(str(error))
+            names = ", ".join(f.name for f in self._contract.fields)
+            raise ContractError(reason, where=path, remedy=f"A row of {self._contract.name!r} has {names}") from None
+        except NOT_JSON as error:
+            raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", status=400) from None
 
 
 class DecisionFormat:
