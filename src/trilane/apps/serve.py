@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trilane.apps.config import Config
@@ -39,7 +40,8 @@ def create() -> Server:
 
 def _command(config: Config) -> list[str]:
     return [
-        *("-m", "granian", f"{__name__}:create", "--factory"),
+        # By file: granian takes a bare module name for a path below the working directory if that is a package.
+        *("-m", "granian", f"{Path(__file__)}:create", "--factory"),
         *("--interface", "rsgi", "--loop", "uvloop", "--http", "1", "--no-ws"),
         *("--host", config.host, "--port", str(config.port)),
         *("--workers", str(config.workers), "--backlog", str(_BACKLOG)),

@@ -154,8 +154,8 @@ class _Family:
             what = f"the role {child.role.name!r} cannot be started: {error}"
             raise SetupError(what, where=child.role.command[0]) from error
         child.started, child.ready = time.monotonic(), False
+        self._write_pids()  # before anybody is told, so that whoever is told may read it
         self._tell(child, "started")
-        self._write_pids()
 
     def _bury(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         _kill_group(process)  # what it started must not outlive it

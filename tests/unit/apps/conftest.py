@@ -32,8 +32,8 @@ def recent(visits: Any) -> Any:
     return visits
 
 def train(rows: Any) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    return LogisticRegression().fit(rows.matrix, rows.label)
+    from sklearn.tree import DecisionTreeClassifier
+    return DecisionTreeClassifier(max_depth=2, random_state=0).fit(rows.matrix, rows.label)
 
 stays = tl.Model("stays", features=[daily, recent], spine=labels, label="stays", train=train)
 tl_endpoint = tl.Endpoint("ask", model=stays, deadline="50ms", fallback=[tl.constant(0.5)])

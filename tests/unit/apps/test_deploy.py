@@ -114,9 +114,13 @@ def test_an_unknown_model_is_refused_with_those_there_are(opened: Opener) -> Non
 
 
 def test_a_fault_of_the_train_function_names_the_authors_line_and_is_recorded(opened: Opener, folder: Path) -> None:
-    _edit(folder, "return LogisticRegression()", "return 1 / 0 or LogisticRegression()")
+    _edit(
+        folder,
+        "return DecisionTreeClassifier(max_depth=2, random_state=0)",
+        "return 1 / 0 or DecisionTreeClassifier(max_depth=2, random_state=0)",
+    )
     line = (folder / "definitions.py").read_text().splitlines().index(
-        "    return 1 / 0 or LogisticRegression().fit(rows.matrix, rows.label)"
+        "    return 1 / 0 or DecisionTreeClassifier(max_depth=2, random_state=0).fit(rows.matrix, rows.label)"
     ) + 1
     deploy.apply(opened())
     with pytest.raises(ModelError, match="ZeroDivisionError") as caught:
