@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from harness import BENCH, ROOT, Load, Result, arguments, load, report, serving
 
-from benchmarks.harness import BENCH, ROOT, Load, Result, arguments, load, report, serving
 from examples.flights.prepare import prepare
 from examples.flights.running import Up, caught_up, command, free_port
 from trilane.errors import SetupError

@@ -87,7 +87,8 @@ def train(training_set):
     from sklearn.pipeline import make_pipeline
     from sklearn.impute import SimpleImputer
 
-    model = make_pipeline(SimpleImputer(strategy="constant", fill_value=-1.0), LogisticRegression(max_iter=500))
+    imputer = SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)
+    model = make_pipeline(imputer, LogisticRegression(max_iter=500))
     return model.fit(training_set.matrix, training_set.label)
 
 

@@ -107,7 +107,7 @@ def duration(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    found = re.fullmatch(r"\s*(\d+)\s*(us|ms|s|m|h|d)\s*", text)
+    found = re.fullmatch(r"\s*(\d+)\s*(us|ms|s|m|h|d)\s*", str(text))
     if not found:
         raise DefinitionError(
             f"{text!r} is not a duration", remedy="Write it as '50ms', '60s', '15m', '36h' or '28d'"

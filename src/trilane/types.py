@@ -88,11 +88,11 @@ def as_field(name: str, annotation: object) -> Field:
     Raises DefinitionError for any other type.
     """
     bare, nullable = _without_none(annotation)
-    bare = _ALIASES.get(bare, bare)
+    bare = next((full for short, full in _ALIASES.items() if short is bare), bare)
     if typing.get_origin(bare) is Annotated and not any(isinstance(m, DataType) for m in _metadata(bare)):
         alias = _ALIASES.get(typing.get_args(bare)[0])
         if alias is not None:
-            bare = Annotated[(alias, *_metadata(bare))]  
+            bare = Annotated[(alias, *_metadata(bare))]
     for meta in _metadata(bare):
         if isinstance(meta, DataType):
             return Field(name, meta, nullable, bare)

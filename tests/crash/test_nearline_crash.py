@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.shop import MINUTE, T0, append, event, make_project
 from trilane.apps.project import Project
 from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
-
-from tests.shop import MINUTE, T0, append, event, make_project
 
 EVENTS = 3_000
 KILLS = 12

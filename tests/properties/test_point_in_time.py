@@ -125,6 +125,7 @@ BATCH = st.builds(
     ENTITIES,
 )
 
+TRIES = settings().max_examples  # of the profile; these tests write files, so they try a part of it
 PLACES = ("", "EWR", "é" * 200, None)
 NUMBERS = (None, -0.0, 0.0, 0.1, -1e-3, 3.0, -7.25, 1e6, 123456.789)
 
@@ -324,6 +325,7 @@ def same_bits(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
     return np.where(np.isnan(a), np.nan, a).tobytes() == np.where(np.isnan(b), np.nan, b).tobytes()
 
 
+@settings(max_examples=TRIES // 2)
 @given(declare=NEARLINE, story=STORIES)
 def test_served_values_equal_training_values_and_the_oracle(declare: Declare, story: Story) -> None:
     view, events, asks = declare(), story.events(), story.asks()
@@ -333,7 +335,7 @@ def test_served_values_equal_training_values_and_the_oracle(declare: Declare, st
     check(view, learnt, [oracle(view, events, ask, ask.at) for ask in asks])
 
 
-@settings(max_examples=30)
+@settings(max_examples=TRIES // 5)
 @given(declare=BATCH, story=STORIES)
 def test_batch_versions_equal_training_values_and_the_oracle(declare: Declare, story: Story) -> None:
     view, events, asks = declare(), story.events(), story.asks()
@@ -364,7 +366,7 @@ def test_batch_versions_equal_training_values_and_the_oracle(declare: Declare, s
     check(view, learnt, [oracle(view, events, ask, view.boundary(ask.at)) for ask in asks])
 
 
-@settings(max_examples=40)
+@settings(max_examples=TRIES // 4)
 @given(declare=st.one_of(NEARLINE, BATCH), story=STORIES)
 def test_no_join_sees_the_future(declare: Declare, story: Story) -> None:
     """What happens at or after the latest ask changes nothing."""

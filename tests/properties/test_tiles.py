@@ -9,9 +9,10 @@ from collections.abc import Callable
 import ibis
 import numpy as np
 import pytest
-import trilane as tl
 from hypothesis import given
 from hypothesis import strategies as st
+
+import trilane as tl
 from trilane.features.algebra import Ints
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View

@@ -1,7 +1,7 @@
 """Request views computed on columns: the same function on the rows of a request and on a training set.
 
 Laws: rows are independent, also in the type of a column, which follows from the declaration and not from the rows that
-happen to be there. The function sees NumPy columns of its own and must return, for each declared feature, as many values.
+happen to be there. The function sees NumPy columns of its own, and must return a value of each feature for each row.
 """
 
 from __future__ import annotations

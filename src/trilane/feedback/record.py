@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from trilane.errors import ContractError, TrilaneError
+from trilane.errors import ContractError
 from trilane.features.fallback import STATUSES
 from trilane.serving.engine import Answers
 from trilane.sources.sqlite import SqliteFile
@@ -26,6 +26,7 @@ from trilane.sources.sqlite import SqliteFile
 __all__ = ["Decision", "Recorder", "Records"]
 
 _log = logging.getLogger(__name__)
+_LONGEST_NUMBER = 9  # digits of a row's number
 
 _SCHEMA = """
 CREATE TABLE block (
@@ -50,7 +51,7 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     ages: bytes
     scores: bytes
     faults: tuple[tuple[str, tuple[int, ...] | None], ...]
-    by_model: bool
+    by_model: bytes
 
     def why(self, row: int) -> tuple[str, ...]:
         """Why the answer to `row` is worse than promised."""
@@ -82,13 +83,21 @@ class Decision:
 class Recorder:
     """Writes blocks from a thread of its own.
 
-    `capacity`: blocks that may wait; beyond it the newest is dropped and counted. `period`: seconds between writes.
+    `capacity`: blocks that may wait; beyond it the newest is dropped and counted. `period`: seconds between writes;
+    `told` hears how many decisions were "written" or "dropped".
     """
 
-    def __init__(self, path: Path, *, capacity: int = 10_000, period: float = 0.05) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        capacity: int = 10_000,
+        period: float = 0.05,
+        told: Callable[[str, int], None] | None = None,
+    ) -> None:
         self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False)
         self._waiting: deque[tuple[str, tuple[str, ...], Answers]] = deque()
-        self._capacity, self._period = capacity, period
+        self._capacity, self._period, self._told = capacity, period, told
         self._stop = threading.Event()
         self.written = self.dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="decision-recorder", daemon=True)
@@ -97,7 +106,7 @@ class Recorder:
     def put(self, endpoint: str, names: tuple[str, ...], answers: Answers) -> None:
         """Takes a block to be written soon. Never blocks, never raises."""
         if len(self._waiting) >= self._capacity:
-            self.dropped += len(answers.scores)
+            self._drop(len(answers.scores))
         else:
             self._waiting.append((endpoint, names, answers))
 
@@ -121,10 +130,18 @@ class Recorder:
             rows = [_row(*block) for block in blocks]
             with self._file.transaction() as connection:
                 connection.executemany("INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self.written += size
-        except TrilaneError as error:
-            self.dropped += size
+        except Exception as error:  # noqa: BLE001 - whatever it is, the blocks after these can still be kept
+            self._drop(size)
             _log.error("%d decisions could not be recorded: %s", size, error)
+        else:
+            self.written += size
+            if self._told is not None:
+                self._told("written", size)
+
+    def _drop(self, size: int) -> None:
+        self.dropped += size
+        if self._told is not None:
+            self._told("dropped", size)
 
 
 def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[object, ...]:
@@ -137,7 +154,7 @@ def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[objec
         reading.ages.astype("<i8").tobytes(),
         answers.scores.astype("<f8").tobytes(),
         tuple((fault.reason, None if fault.rows is None else tuple(sorted(fault.rows))) for fault in answers.faults),
-        answers.by_model,
+        answers.by_model.tobytes(),
     )
     return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
 
@@ -151,7 +168,7 @@ class Records:
     def find(self, decision: str) -> Decision | None:
         """The decision with this id; None if it is not, or not yet, recorded. Raises ContractError for no id."""
         block, _, number = decision.rpartition("-")
-        if not block or not number.isdecimal():
+        if not block or not number.isdecimal() or len(number) > _LONGEST_NUMBER:
             raise ContractError(f"{decision!r} is no decision id", where="id", remedy="Take the `id` of an answer")
         found = self._file.row("SELECT endpoint, bundle, at, rows, payload FROM block WHERE id = ?", (block,))
         if found is None or int(number) >= int(str(found[3])):
@@ -198,7 +215,7 @@ def _decision(decision: str, endpoint: str, bundle: str, at: int, size: int, pac
         dict(zip(payload.names, ages, strict=True)),
         bool(payload.why(number)),
         payload.why(number),
-        payload.by_model,
+        bool(payload.by_model[number]),
     )
 
 
@@ -211,7 +228,7 @@ def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.Re
         "at": pa.array([at] * size, pa.int64()),
         "score": np.frombuffer(payload.scores, "<f8"),
         "degraded": [bool(payload.why(row)) for row in range(size)],
-        "by_model": [payload.by_model] * size,
+        "by_model": np.frombuffer(payload.by_model, bool),
     }
     for position, name in enumerate(payload.names):
         columns[name] = np.ascontiguousarray(values[:, position])

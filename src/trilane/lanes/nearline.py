@@ -120,9 +120,7 @@ class Consumer:
         # All that had arrived when the step began is applied if it reaches what was then the end of the log.
         drained = int(batch.column("offset")[-1].as_py()) + 1 >= end
         admitted = self._admit(batch)
-        poison = self._commit(batch, admitted, caught_up_at=began if drained else None)
-        if poison:
-            self._tools.dead_letters.add(poison)
+        self._commit(batch, admitted, caught_up_at=began if drained else None)
         return Step(batch.num_rows, drained)
 
     def _beat(self, now: int) -> None:
@@ -202,7 +200,7 @@ class Consumer:
 
     # -- application --------------------------------------------------------------------------------------------
 
-    def _commit(self, batch: pa.RecordBatch, admitted: _Admitted, *, caught_up_at: int | None) -> list[DeadLetter]:
+    def _commit(self, batch: pa.RecordBatch, admitted: _Admitted, *, caught_up_at: int | None) -> None:
         # Letters first: they are idempotent, so a crash between the two commits repeats them without effect.
         if admitted.letters:
             self._tools.dead_letters.add(admitted.letters)
@@ -223,9 +221,9 @@ class Consumer:
                     poison += self._apply(transaction, view, admitted, progress.newest)
             seen = self._remember(transaction, admitted, progress)
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+            self._tools.dead_letters.add(poison)
         self.progress = progress
         self._forget(*seen)
-        return poison
 
     def _apply(self, transaction: Transaction, view: View, admitted: _Admitted, newest: int) -> list[DeadLetter]:
         result, failed = self._transform(view, admitted.table)

@@ -55,6 +55,15 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
 
+        self._routes: dict[tuple[str, int], Counter] = {}
+
+    def count_request(self, route: str, status: int) -> None:
+        """Counts a request that was answered."""
+        counter = self._routes.get((route, status))
+        if counter is None:
+            counter = self._routes[route, status] = self.requests.labels(route, str(status))
+        counter.inc()
+
     def count(self, endpoint: str, answers: Answers) -> None:
         """Counts one batch of decisions."""
         size = len(answers.scores)

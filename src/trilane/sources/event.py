@@ -64,6 +64,9 @@ class EventSource:
     def _check(self) -> None:
         where = f"event source {self.name!r}"
         kinds = {f.name: f for f in self.fields}
+        for name in (self.name, *kinds):
+            if not name.isidentifier():
+                raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
         for role in ("event_time", "event_id", "partition_by"):
             named = getattr(self, role)
             if named not in kinds:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from trilane.clock import instant
-from trilane.contract import Rejection
+from trilane.contract import NOT_JSON, Rejection
 from trilane.errors import ContractError
 from trilane.sources.event import EventSource
 
@@ -41,7 +41,7 @@ def split_body(body: bytes, *, ndjson: bool) -> list[bytes]:
                 return [bytes(part) for part in _list_of_texts.decode(text)]
             _text.decode(text)
             return [text]
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             if b"\n" not in text:
                 remedy = "Send an object, an array of objects, or one object a line"
                 raise ContractError(f"malformed JSON: {error}", where="$", remedy=remedy, status=400) from None

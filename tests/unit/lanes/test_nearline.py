@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.shop import MINUTE, T0, append, event, make_project
 from trilane.apps.project import Project
 from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
 from trilane.features.entity import encode_key
 from trilane.features.tile import TileLayout
 from trilane.lanes.progress import LANES, Progress, decode, lane_key
-
-from tests.shop import MINUTE, T0, append, event, make_project
 
 
 @pytest.fixture

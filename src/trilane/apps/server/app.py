@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
@@ -19,8 +19,9 @@ from trilane.apps.project import Project
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
 from trilane.apps.server.http import error_body, read_body, send, status_of
-from trilane.apps.server.status import behind, status
+from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SharedClock, format_instant, instant
+from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
 from trilane.feedback.record import Decision, Recorder, Records
 from trilane.serving.engine import rebuild
@@ -33,7 +34,8 @@ __all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_Route: TypeAlias = Callable[["Server", Scope, HTTPProtocol, str], Awaitable[None]]
+_Route: TypeAlias = Callable[["Server", Scope, HTTPProtocol, str], Awaitable[int]]
+_DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 
 
@@ -41,7 +43,7 @@ class _Clock(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /v1/clock`."""
 
     now: str
-    wait_ms: int = 0
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 0
 
 
 class Server:
@@ -55,7 +57,9 @@ class Server:
         project = self.project
         self._loop = loop
         self.metrics = Metrics(shared="PROMETHEUS_MULTIPROC_DIR" in os.environ)
-        self.recorder = Recorder(project.config.state / "records.db")
+        self.recorder = Recorder(
+            project.config.state / "records.db", told=lambda fate, number: self.metrics.records.labels(fate).inc(number)
+        )
         self.records = Records(project.config.state / "records.db")
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
         self.appender = Appender(project.log, project.clock, loop)
@@ -70,35 +74,38 @@ class Server:
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         if scope.proto != "http":
             return
-        kind, _, name = scope.path.rpartition("/")
-        route = _ROUTES.get((scope.method, kind)) or _ROUTES.get((scope.method, scope.path))
+        path, name = scope.path, ""
+        route = _ROUTES.get((scope.method, path))
+        if route is None:
+            path, _, name = path.rpartition("/")
+            route = _NAMED.get((scope.method, path)) if name else None
         try:
             if route is None:
                 raise _no_route(scope)
-            await route(self, scope, protocol, name)
+            code = await route(self, scope, protocol, name)
         except TrilaneError as error:
-            code = status_of(error)
-            self.metrics.requests.labels(kind or scope.path if route else "unknown", str(code)).inc()
-            send(protocol, code, error_body(error))
+            code = send(protocol, status_of(error), error_body(error))
         except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
             _log.exception("request %s %s", scope.method, scope.path)
-            send(protocol, 500, b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}')
+            code = send(protocol, 500, _DEFECT)
+        self.metrics.count_request(path if route else "unknown", code)
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
-    async def decide(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def decide(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         began = time.perf_counter()
         deployed = self._deployed(name)
         rows = deployed.row_format.decode(await read_body(scope, protocol))
         share = await deployed.batcher.submit(rows, deadline=began + deployed.bundle.deadline / 1e6)
-        send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
+        code = send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
         self.metrics.latency.labels(name).observe(time.perf_counter() - began)
+        return code
 
-    async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         deployed = self._deployed(name)
         rows = deployed.row_format.decode(await read_body(scope, protocol))
         reader = deployed.engine.reader
-        send(protocol, 200, encode_features(reader.plan.names, reader.read(rows, self.project.clock.now())))
+        return send(protocol, 200, encode_features(reader.plan.names, reader.read(rows, self.project.clock.now())))
 
     def _deployed(self, name: str) -> Deployed:
         try:
@@ -107,7 +114,7 @@ class Server:
             reason = self.deployments.errors.get(name)
             raise DefinitionError(reason or error.what, where=name, remedy=error.remedy, status=404) from None
 
-    async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         decision = self.records.find(name)
         if decision is None:
             raise ContractError(
@@ -117,7 +124,7 @@ class Server:
                 status=404,
             )
         facts = await asyncio.get_running_loop().run_in_executor(None, self._explained, decision)
-        send(protocol, 200, _encode(facts))
+        return send(protocol, 200, _encode(facts))
 
     def _explained(self, decision: Decision) -> dict[str, Any]:
         facts: dict[str, Any] = msgspec.to_builtins(decision)
@@ -139,7 +146,7 @@ class Server:
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    async def events(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def events(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         sources = self.deployments.definitions.sources if self.deployments.definitions else {}
         source = sources.get(name)
         if source is None:
@@ -151,14 +158,16 @@ class Server:
         texts = split_body(body, ndjson="ndjson" in (scope.headers.get("content-type") or ""))
         found = sort_events(source, texts, now=self.project.clock.now())
         if found.rejected:
-            self._bury(name, texts, found.rejected)
-        futures = {p: self.appender.append(name, p, values) for p, values in found.accepted.items()}
-        offsets = {str(partition): await future for partition, future in futures.items()}
+            # Not here: it waits for the disk, and decisions must not.
+            await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)
+        futures = [self.appender.append(name, p, values) for p, values in found.accepted.items()]
+        ends = await asyncio.gather(*futures)
+        offsets = {str(partition): end for partition, end in zip(found.accepted, ends, strict=True)}
         accepted = sum(map(len, found.accepted.values()))
         self.metrics.events.labels(name, "accepted").inc(accepted)
         self.metrics.events.labels(name, "rejected").inc(len(found.rejected))
         answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
-        send(protocol, 202 if accepted else 422, _encode(answer))
+        return send(protocol, 202 if accepted else 422, _encode(answer))
 
     def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
         now = self.project.clock.now()
@@ -169,7 +178,7 @@ class Server:
 
     # -- operation ----------------------------------------------------------------------------------------------
 
-    async def clock(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def clock(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         clock = self.project.clock
         if not isinstance(clock, SharedClock):
             raise ConflictError(
@@ -177,8 +186,14 @@ class Server:
             )
         try:
             asked = msgspec.json.decode(await read_body(scope, protocol), type=_Clock)
-        except msgspec.DecodeError as error:
-            raise ContractError(str(error), where="$", remedy='Send {"now": "2013-10-01T00:00:00Z"}') from None
+        except NOT_JSON as error:
+            reason, path = split_message(str(error))
+            raise ContractError(
+                reason,
+                where=path,
+                remedy='Send {"now": "2013-10-01T00:00:00Z"}',
+                status=422 if isinstance(error, msgspec.ValidationError) else 400,
+            ) from None
         now = instant(asked.now)
         clock.move_to(now)
         loop = asyncio.get_running_loop()
@@ -188,28 +203,44 @@ class Server:
             await asyncio.sleep(0.001)
             waiting = behind(self.project, self.deployments.views, now)
         answer = {"now": format_instant(clock.now()), "caught_up": asked.wait_ms > 0 and not waiting}
-        send(protocol, 200, _encode({**answer, "waiting_for": waiting}))
+        return send(protocol, 200, _encode({**answer, "waiting_for": waiting}))
 
-    async def status(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
+    async def status(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
-        send(protocol, 200, _encode(status(self.project, self.deployments, written)))
+        return send(protocol, 200, _encode(status(self.project, self.deployments, written)))
 
-    async def live(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
-        send(protocol, 200, b'{"live":true}')
+    async def live(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+        return send(protocol, 200, b'{"live":true}')
 
-    async def ready(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
-        serving = sorted(self.deployments.router.routes())
-        ready = bool(serving) and not self.deployments.errors
-        body = {"ready": ready, "endpoints": serving, "errors": self.deployments.errors}
-        send(protocol, 200 if ready else 503, _encode(body))
+    async def ready(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+        serving, errors = sorted(self.deployments.router.routes()), dict(self.deployments.errors)
+        reason = None
+        if self.deployments.definitions is None:
+            reason = "no definitions were applied yet: run `trilane apply`"
+        elif errors:
+            reason = "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))
+        elif not serving:
+            reason = "no endpoint is deployed yet: train a model, then run `trilane apply`"
+        body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": errors}
+        return send(protocol, 503 if reason else 200, _encode(body))
 
-    async def scrape(self, scope: Scope, protocol: HTTPProtocol, name: str) -> None:
-        send(protocol, 200, self.metrics.text(), _TEXT)
+    async def scrape(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+        try:
+            found = lanes(self.project, self.deployments.views)
+        except TrilaneError as error:
+            _log.warning("the age of the lanes cannot be told: %s", error)
+            found = {}
+        for source, partitions in found.items():
+            caught_up = min(progress.caught_up_at for progress in partitions.values())
+            if caught_up:
+                self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
+        return send(protocol, 200, self.metrics.text(), _TEXT)
 
 
 def _no_route(scope: Scope) -> DefinitionError:
-    paths = sorted({path for _, path in _ROUTES})
-    other = [method for method, path in _ROUTES if path in (scope.path, scope.path.rpartition("/")[0])]
+    paths = sorted([*{path for _, path in _ROUTES}, *{f"{path}/<name>" for _, path in _NAMED}])
+    other = [method for method, path in _ROUTES if path == scope.path]
+    other += [method for method, path in _NAMED if path == scope.path.rpartition("/")[0]]
     return DefinitionError(
         f"nothing answers {scope.method} {scope.path}",
         where=scope.path,
@@ -218,11 +249,13 @@ def _no_route(scope: Scope) -> DefinitionError:
     )
 
 
-_ROUTES: dict[tuple[str, str], _Route] = {
+_NAMED: dict[tuple[str, str], _Route] = {
     ("POST", "/v1/decide"): Server.decide,
     ("POST", "/v1/features"): Server.features,
     ("POST", "/v1/events"): Server.events,
     ("GET", "/v1/explain"): Server.explain,
+}
+_ROUTES: dict[tuple[str, str], _Route] = {
     ("POST", "/v1/clock"): Server.clock,
     ("GET", "/v1/status"): Server.status,
     ("GET", "/health/live"): Server.live,

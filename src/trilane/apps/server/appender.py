@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from trilane.clock import Clock
-from trilane.errors import TrilaneError, UnavailableError
+from trilane.errors import UnavailableError
 from trilane.sources.log.protocol import EventLog
 
 __all__ = ["Appender"]
@@ -83,7 +83,7 @@ class Appender:
         values = [value for request in requests for value in request.values]
         try:
             end = self._log.append(source, partition, values, self._clock.now()) + len(values)
-        except TrilaneError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._loop.call_soon_threadsafe(_fail, requests, error)
         else:
             self._loop.call_soon_threadsafe(_tell, requests, end)
@@ -95,7 +95,7 @@ def _tell(requests: list[_Waiting], end: int) -> None:
             request.future.set_result(end)
 
 
-def _fail(requests: list[_Waiting], error: TrilaneError) -> None:
+def _fail(requests: list[_Waiting], error: Exception) -> None:
     for request in requests:
         if not request.future.done():
             request.future.set_exception(error)

@@ -113,6 +113,7 @@ class Deployments:
         routes = dict(self.router.routes())
         for endpoint, bundle in bundles.items():
             if routes.get(endpoint) == bundle.digest:
+                self.errors.pop(endpoint, None)
                 continue
             try:
                 self._compiled.setdefault(bundle.digest, self._deployed(bundle))
@@ -124,9 +125,15 @@ class Deployments:
             self.errors.pop(endpoint, None)
             routes[endpoint] = bundle.digest
             _log.info("endpoint %s is answered by bundle %s", endpoint, bundle.digest[:16])
+        for endpoint in set(self.errors) - set(bundles):
+            del self.errors[endpoint]
         for endpoint in set(routes) - set(bundles):
             del routes[endpoint]
+        before = self.router.routes()
         self.router.switch(routes)
+        # Those of the routes before stay as well: a request may have read the route and not yet what it names.
+        used = {*routes.values(), *before.values()}
+        self._compiled = {digest: found for digest, found in self._compiled.items() if digest in used}
 
     def close(self) -> None:
         """Stops watching."""
@@ -135,7 +142,10 @@ class Deployments:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._period):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:  # noqa: BLE001 - of a state that no release of ours makes; the watch must outlive it
+                _log.exception("what is deployed cannot be read; the bundles before go on")
 
     def _deployed(self, bundle: Bundle) -> Deployed:
         engine = compile_bundle(self._project, bundle, self._metrics)

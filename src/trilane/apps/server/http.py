@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
@@ -55,9 +57,8 @@ def error_body(error: TrilaneError) -> bytes:
     return _encode({"error": payload})
 
 
-def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> None:
-    """Answers; a caller who has gone away is nobody's fault."""
-    try:
+def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> int:
+    """Answers, and gives back `status`; a caller who has gone away is nobody's fault."""
+    with contextlib.suppress(ProtocolClosed):
         protocol.response_bytes(status, _RETRY if status in (429, 503) else headers, body)
-    except ProtocolClosed:
-        return
+    return status

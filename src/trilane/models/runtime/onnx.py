@@ -46,11 +46,18 @@ class OnnxRuntime:
         session = self._session
         if session is None:
             raise ModelError("the runtime is closed", where="features", remedy="Open the artifact again")
-        if self.row_wise and len(matrix):
-            return np.asarray(session.run(None, {"features": matrix})[0], np.float64).reshape(-1)
-        scores = np.empty(len(matrix), np.float64)
-        for row in range(len(matrix)):
-            scores[row] = session.run(None, {"features": matrix[row : row + 1]})[0].reshape(-1)[0]
+        try:
+            if self.row_wise and len(matrix):
+                return np.asarray(session.run(None, {"features": matrix})[0], np.float64).reshape(-1)
+            scores = np.empty(len(matrix), np.float64)
+            for row in range(len(matrix)):
+                scores[row] = session.run(None, {"features": matrix[row : row + 1]})[0].reshape(-1)[0]
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime cannot run the model: {error}",
+                where="features",
+                remedy="Check that the estimator keeps all columns: an imputer drops those that are always missing",
+            ) from error
         return scores
 
     def close(self) -> None:
