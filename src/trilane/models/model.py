@@ -5,16 +5,36 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trilane.errors import DefinitionError
 from trilane.features.plan import FeaturePlan, Selection
 from trilane.sources.table import TableSource
 
 if TYPE_CHECKING:
-    from trilane.training.training_set import TrainingSet
+    import numpy as np
+    import numpy.typing as npt
 
-__all__ = ["Model"]
+__all__ = ["Examples", "Model"]
+
+
+class Examples(Protocol):
+    """What a `train` function gets: the training set, as far as learning needs it."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names, `view.feature`, of the columns of `matrix`."""
+        ...
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The features [rows, columns]; NaN where missing."""
+        ...
+
+    @property
+    def label(self) -> npt.NDArray[np.float64]:
+        """The label [rows]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -24,14 +44,14 @@ class Model:
     `features`: views, or single features by `view["name"]`, in the order of the model's input columns (float32);
     `spine`: the table whose rows (entity keys, request inputs, event time, label) ask for training examples;
     `label`: its column to learn; rows where it is null are left out;
-    `train`: gets a `TrainingSet`, returns a fitted scikit-learn or LightGBM estimator, or an ONNX model.
+    `train`: gets the training set (`Examples`), returns a fitted scikit-learn or LightGBM estimator, or an ONNX model.
     """
 
     name: str
     plan: FeaturePlan
     spine: TableSource
     label: str
-    train: Callable[[TrainingSet], Any]
+    train: Callable[[Examples], Any]
 
     def __init__(
         self,
@@ -40,7 +60,7 @@ class Model:
         features: Sequence[Selection],
         spine: TableSource,
         label: str,
-        train: Callable[[TrainingSet], Any],
+        train: Callable[[Examples], Any],
     ) -> None:
         put = object.__setattr__
         where = f"model {name!r}"
