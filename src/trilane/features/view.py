@@ -6,18 +6,16 @@ share stored tiles, and a change of a comment, a freshness or a fallback rebuild
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import inspect
 import json
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
+from trilane.features.code import code_text
 from trilane.features.entity import Entity
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
@@ -149,7 +147,7 @@ class View:
             "features": [feature.spec() for feature in self.features],
         }
         if self.lane == "request":
-            code = _code_of(self.function)
+            code = code_text(self.function)
             uses = {view.name: view.version for view in self.uses}
             return {**identity, "code": code, "inputs": [f.spec() for f in self.inputs], "uses": uses}
         if self.source is None or self.entity is None:
@@ -194,18 +192,3 @@ def entity_of(view: View) -> Entity:
 def stand_ins(view: View) -> tuple[View, ...]:
     """The batch views that a view's cascade may read."""
     return tuple(step.view for step in view.fallback if isinstance(step, LastBatch))
-
-
-def _code_of(function: Callable[..., Any]) -> str:
-    """The function's syntax tree without comments, layout and docstring, so that only real changes change it."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, SyntaxError, TypeError):
-        code = function.__code__
-        return f"{code.co_code.hex()}:{code.co_consts!r}:{code.co_names!r}"
-    node = tree.body[0]
-    if isinstance(node, ast.FunctionDef):
-        node.decorator_list = []
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree, include_attributes=False)

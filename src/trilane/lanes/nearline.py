@@ -113,8 +113,9 @@ class Consumer:
         """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
         began = self._tools.clock.now()
         end = self._tools.log.end(self.source.name, self.partition)
-        batch = self._tools.log.read(self.source.name, self.partition, self.progress.offset, self._tools.limit)
-        if batch.num_rows == 0:
+        offset, limit = self.progress.offset, self._tools.limit
+        batch = self._tools.log.read(self.source.name, self.partition, offset, limit) if end > offset else None
+        if batch is None or batch.num_rows == 0:
             self._beat(began)
             return Step(0, drained=True)
         # All that had arrived when the step began is applied if it reaches what was then the end of the log.
