@@ -6,6 +6,7 @@ Law: the process id stays, so whoever started it can signal and supervise it; it
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trilane.apps.config import Config
 from trilane.apps.processes import check_port, die_with_parent
+from trilane.plugins import make_folder
 
 if TYPE_CHECKING:
     from trilane.apps.server.app import Server
@@ -27,15 +29,24 @@ _BACKLOG = 2048
 def serve(config: Config) -> NoReturn:
     """Becomes the server. Raises SetupError if its port is taken."""
     check_port(config.host, config.port)
+    if config.workers > 1:
+        shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone
+        make_folder(_metrics(config))
     os.execve(sys.executable, [sys.executable, *_command(config)], {**os.environ, **_environment(config)})
 
 
 def create() -> Server:
     """The application of one worker process, for granian."""
-    from trilane.apps import server
+    from trilane.apps.config import load_config
+    from trilane.apps.logs import log_to_stderr
 
     die_with_parent(int(os.environ.get(_SERVER, "0")))
-    return server.create()
+    config = load_config(Path(os.environ[PROJECT]))
+    log_to_stderr(config.log_level)
+    from trilane.apps.project import Project
+    from trilane.apps.server.app import Server
+
+    return Server(Project(config))
 
 
 def _command(config: Config) -> list[str]:
@@ -59,4 +70,10 @@ def _environment(config: Config) -> Mapping[str, str]:
         "TRILANE_PORT": str(config.port),
         "TRILANE_WORKERS": str(config.workers),
         "PYTHONUNBUFFERED": "1",
+        # Without it each worker would tell only its own counts, whichever answers a scrape.
+        **({"PROMETHEUS_MULTIPROC_DIR": str(_metrics(config))} if config.workers > 1 else {}),
     }
+
+
+def _metrics(config: Config) -> Path:
+    return config.state / "metrics"

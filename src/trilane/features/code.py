@@ -1,6 +1,6 @@
 """What an author's function computes, as text: equal texts mean equal code, whatever the comments and the layout.
 
-Law: the text covers the function, the functions and the data of its own module that it names, and theirs in turn. What it
+Law: the text covers the function, the functions and data of its own module that it names, and theirs in turn. What it
 imports from elsewhere counts by name alone; library versions are the artifact's business.
 """
 

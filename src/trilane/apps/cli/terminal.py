@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from trilane.apps.logs import log_to_stderr
 from trilane.clock import instant
 from trilane.errors import DefinitionError, TrilaneError
 
@@ -119,7 +119,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*, debug: bool = False, **options: object) -> None:
         terminal = Terminal(json=bool(options.get("json", False)))
-        _log_to_stderr()
+        log_to_stderr()
         try:
             function(**options)
         except TrilaneError as error:
@@ -162,9 +162,3 @@ def moment(text: str | None, *, option: str) -> int | None:
 
 def _nobody_looks(_stage: str, _done: int, _all: int) -> None:
     """No bar."""
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
