@@ -20,7 +20,7 @@ __all__ = ["LAWS", "Law"]
 Law = Callable[[Warehouse], None]
 
 _SOURCE = EventSource(
-    "it's a source/1",
+    "some_events",
     schema={"id": Int64, "at": Timestamp, "who": String | None, "x": Float64 | None},
     event_time="at",
     event_id="id",
