@@ -124,7 +124,8 @@ def tell(show: Show, results: Results, *, folder: Path, until: str) -> None:
 
 def _rows(results: Results) -> Iterator[tuple[str, str, str]]:
     live, parity = results.live, results.proved.parity
-    replayed = "p50 {:.1f} ms, p99 {:.1f} ms a request".format(*_milliseconds(np.array(live.done.latencies)))
+    p50, p99 = _milliseconds(np.array(live.done.latencies))
+    replayed = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms; {parity.without_model} past their deadline"
     loaded = f"p50 {results.p50_ms:.2f} ms, p99 {results.p99_ms:.2f} ms"
     yield "AUC with batch and request features", f"{results.auc_batch_request:.3f}", "on flights after training"
     yield "AUC with all three lanes", f"{results.auc_three_lanes:.3f}", "on the same flights"

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from examples.flights import proof
-from examples.flights.client import Connection, Load, closed_loop
+from examples.flights.client import Load, closed_loop
 from examples.flights.closing import Live, Proved, Results, tell
 from examples.flights.prepare import prepare
 from examples.flights.replay import SOURCES, Outage, Replayed, Script, between, read_script, replay
@@ -123,10 +123,11 @@ class Demo:
         outage = Outage(at=killed_at, until=killed_at + DOWN_FOR)
         up = Up(self.folder, start=START, workers=self.size.workers)
         try:
-            connection, events_per_s = self._catch_up(up)
+            events_per_s = self._catch_up(up)
             done = self._replay(up, script, outage)
+            connection = up.connect()
             status = connection.ask("GET", "/v1/status")
-            explained = connection.ask("GET", f"/v1/explain/{done.ids[-1]}")
+            explained = up.explain(connection, done.ids[-1])
             load = self._load(up, script)
         finally:
             up.stop()
@@ -157,7 +158,7 @@ class Demo:
             parity=parity, lost=lost, three_lanes=unseen[MODELS[0]], baseline=unseen[MODELS[1]], served=served
         )
 
-    def _catch_up(self, up: Up) -> tuple[Connection, float]:
+    def _catch_up(self, up: Up) -> float:
         with self.show.phase("Start server, worker and control; catch up") as phase:
             connection = up.connect()
             samples: list[tuple[float, int]] = []
@@ -173,7 +174,7 @@ class Demo:
             took, applied = busy[-1][0] - busy[0][0], busy[-1][1] - busy[0][1]
             rate = applied / took if took else 0.0
             phase.told = f"{whole:,} events, {rate:,.0f} a second"
-        return connection, rate
+        return rate
 
     def _replay(self, up: Up, script: Script, outage: Outage) -> Replayed:
         days = f"{self.size.days} days" if self.size.days > 1 else "a day"

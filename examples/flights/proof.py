@@ -36,13 +36,15 @@ class Parity:
     """Served feature values against what the training set holds for the same asks.
 
     `checked` are the values that were served as promised, `mismatched` those of them with other bits; `degraded` are
-    those served while the lane was behind, which differ by design; `missing_records` are decisions without a record.
+    those served while the lane was behind, which differ by design; `missing_records` are decisions without a record,
+    `without_model` those that ran out of time and got the endpoint's constant.
     """
 
     checked: int
     mismatched: int
     degraded: int
     missing_records: int
+    without_model: int
     worst: tuple[str, ...]
 
 
@@ -80,6 +82,7 @@ def parity(project: Project, script: Script, done: Replayed) -> Parity:
         mismatched=mismatched,
         degraded=len(table) * len(plan.names) - checked,
         missing_records=int((~found).sum()),
+        without_model=int((~np.asarray(table["by_model"])).sum()),
         worst=tuple(wrong),
     )
 

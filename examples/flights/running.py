@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from examples.flights.client import HOST, Connection
-from trilane import ConflictError, SetupError, TrilaneError, UnavailableError
+from trilane import ConflictError, ContractError, SetupError, TrilaneError, UnavailableError
 
 __all__ = ["Up", "command", "free_port", "refuse_if_up"]
 
@@ -83,6 +83,14 @@ class Up:
                 connection = Connection(self.port)
                 connection.ask("GET", "/health/ready")
                 return connection
+        raise AssertionError  # _tries raises before it ends
+
+    def explain(self, connection: Connection, decision: str) -> dict[str, Any]:
+        """The record of a decision and its score made anew; records are written shortly after the answer."""
+        for _ in self._tries(f"decision {decision} was not recorded"):
+            with contextlib.suppress(ContractError):
+                explained: dict[str, Any] = connection.ask("GET", f"/v1/explain/{decision}")
+                return explained
         raise AssertionError  # _tries raises before it ends
 
     def processes(self) -> dict[str, int]:
