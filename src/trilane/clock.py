@@ -81,8 +81,8 @@ class SharedClock:
             if not path.exists() or path.stat().st_size < 8:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(struct.pack("<q", start or 0))
-            self._file = path.open("r+b")
-            self._map = mmap.mmap(self._file.fileno(), 8)
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), 8)  # it keeps a descriptor of its own
         except OSError as error:
             raise SetupError(f"the clock file cannot be opened: {error}", where=str(path)) from error
 

@@ -52,6 +52,8 @@ class DataType:
     numpy: str
 
 
+_RULES = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "tz")
+
 _BOOL = DataType("bool", bool, "bool")
 _INT64 = DataType("int64", int, "int64")
 _FLOAT64 = DataType("float64", float, "float64")
@@ -95,7 +97,7 @@ def as_field(name: str, annotation: object) -> Field:
             bare = Annotated[(alias, *_metadata(bare))]
     for meta in _metadata(bare):
         if isinstance(meta, DataType):
-            return Field(name, meta, nullable, bare)
+            return Field(name, meta, nullable, _with_one_rule(bare))
     raise DefinitionError(
         f"{annotation!r} is not a value type",
         where=name,
@@ -119,9 +121,7 @@ def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
     try:
         hints = typing.get_type_hints(schema, include_extras=True)
     except NameError as error:
-        raise DefinitionError(
-            str(error), where=schema.__name__, remedy="Import the name the annotation uses"
-        ) from None
+        raise DefinitionError(str(error), where=schema.__name__, remedy="Import the name the annotation uses") from None
     if not hints:
         raise DefinitionError(
             "a schema needs at least one annotated field",
@@ -129,6 +129,22 @@ def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
             remedy="Write `name: tl.String`",
         )
     return tuple(as_field(name, hint) for name, hint in hints.items())
+
+
+def _with_one_rule(annotation: object) -> object:
+    """The annotation with its rules in one Meta, for msgspec refuses a bound that is given twice; the inner is ours."""
+    metas = [part for part in _metadata(annotation) if isinstance(part, msgspec.Meta)]
+    if len(metas) < 2:
+        return annotation
+    rules: dict[str, object] = {}
+    for meta in metas:
+        given = {name: value for name in _RULES if (value := getattr(meta, name)) is not None}
+        for one, other in (("gt", "ge"), ("ge", "gt"), ("lt", "le"), ("le", "lt")):
+            if one in given:
+                rules.pop(other, None)
+        rules.update(given)
+    others = [part for part in _metadata(annotation) if not isinstance(part, msgspec.Meta)]
+    return Annotated[(typing.get_args(annotation)[0], *others, msgspec.Meta(**rules))]  # type: ignore[arg-type, return-value]
 
 
 def _metadata(annotation: object) -> tuple[object, ...]:

@@ -59,9 +59,27 @@ class Reading:
 
 @dataclass(slots=True)
 class _Answer:
+    """The values of a view; `statuses` is None where all is as promised: then they are fresh, or missing if NaN."""
+
+    values: Floats
+    statuses: Statuses | None
+    ages: Ints | int
+
+
+@dataclass(frozen=True, slots=True)
+class _Worse:
+    """Values that the steps of a cascade fill in, one after another."""
+
     values: Floats
     statuses: Statuses
     ages: Ints
+
+    def fill(self, column: int, values: Floats, status: int, age: int) -> None:
+        """Gives `values` to the rows of a column that have none yet."""
+        empty = np.isnan(self.values[:, column]) & ~np.isnan(values)
+        self.values[empty, column] = values[empty]
+        self.statuses[empty, column] = status
+        self.ages[empty, column] = age
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,9 @@ class FeatureReader:
             if isinstance(view.source, EventSource) and view.lane == "nearline"
         }
         self._batch = [view for view in self._stored if view.lane == "batch"]
-        self._positions = [(view.name, position) for view, position in plan.columns]
+        starts = np.cumsum([0, *(len(view.features) for view in plan.views)])
+        first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
+        self._columns = np.array([first[view.name] + position for view, position in plan.columns])
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
         self._landed: dict[str, tuple[str, dict[bytes, Floats]]] = {}
         self._throttle = Throttle(__name__)
@@ -136,16 +156,22 @@ class FeatureReader:
                 answers[view.name] = self._compute(view, rows, answers, faults)
             else:
                 answers[view.name] = self._cascade(view, len(rows), stored, faults)
-        size = len(rows)
-        columns = len(self._positions)
-        values, ages = np.empty((size, columns)), np.empty((size, columns), np.int64)
-        statuses = np.empty((size, columns), np.uint8)
-        for column, (name, position) in enumerate(self._positions):
-            answer = answers[name]
-            values[:, column] = answer.values[:, position]
-            statuses[:, column] = answer.statuses[:, position]
-            ages[:, column] = answer.ages[:, position]
-        return Reading(values, statuses, ages, tuple(faults))
+        return self._assembled([*answers.values()], faults)
+
+    def _assembled(self, answers: list[_Answer], faults: list[Fault]) -> Reading:
+        """The columns of the plan, out of the views' answers in their order."""
+        values = np.concatenate([answer.values for answer in answers], axis=1)
+        statuses = np.isnan(values).view(np.uint8) * np.uint8(MISSING)
+        ages = np.empty(values.shape, np.int64)
+        start = 0
+        for answer in answers:
+            stop = start + answer.values.shape[1]
+            ages[:, start:stop] = answer.ages
+            if answer.statuses is not None:
+                statuses[:, start:stop] = answer.statuses
+            start = stop
+        chosen = self._columns
+        return Reading(values[:, chosen], statuses[:, chosen], ages[:, chosen], tuple(faults))
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
@@ -231,25 +257,24 @@ class FeatureReader:
         own = stored.get(view.name)
         shape = (size, len(view.features))
         if own is not None and own[0] <= view.freshness:
-            statuses = np.where(np.isnan(own[1]), MISSING, FRESH).astype(np.uint8)
-            return _Answer(own[1], statuses, np.full(shape, own[0], np.int64))
+            return _Answer(own[1], None, own[0])
         lag = f"{own[0] / 1e6:.0f} s behind, {format_duration(view.freshness)} promised" if own else "no values yet"
         faults.append(Fault(f"{view.name}: {lag}"))
-        answer = _Answer(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64))
+        statuses, ages = np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64)
+        answer = _Worse(np.full(shape, np.nan), statuses, ages)
         for step in view.fallback:
             if isinstance(step, Stale):
                 if own is not None and own[0] <= step.max_age:
-                    statuses = np.where(np.isnan(own[1]), MISSING, STALE).astype(np.uint8)
-                    return _Answer(own[1], statuses, np.full(shape, own[0], np.int64))
+                    return _Answer(own[1], np.where(np.isnan(own[1]), MISSING, STALE).astype(np.uint8), own[0])
             elif isinstance(step, LastBatch):
                 self._stand_in(view, step, stored, answer)
             else:
                 for column, feature in enumerate(view.features):
                     if feature.default is not None:
-                        _fill(answer, column, np.full(size, feature.default), DEFAULT, 0)
-        return answer
+                        answer.fill(column, np.full(size, feature.default), DEFAULT, 0)
+        return _Answer(answer.values, answer.statuses, answer.ages)
 
-    def _stand_in(self, view: View, step: LastBatch, stored: Mapping[str, tuple[int, Floats]], answer: _Answer) -> None:
+    def _stand_in(self, view: View, step: LastBatch, stored: Mapping[str, tuple[int, Floats]], answer: _Worse) -> None:
         batch = stored.get(step.view.name)
         if batch is None or batch[0] > step.max_age:
             return
@@ -257,7 +282,7 @@ class FeatureReader:
         for column, name in enumerate(view.feature_names):
             source = step.source_of(name)
             if source in names:
-                _fill(answer, column, batch[1][:, names.index(source)], BATCH, batch[0])
+                answer.fill(column, batch[1][:, names.index(source)], BATCH, batch[0])
 
     # -- request lane -------------------------------------------------------------------------------------------
 
@@ -268,10 +293,12 @@ class FeatureReader:
         for used in view.uses:
             answer = answers[used.name]
             columns.update(zip(used.output_names, answer.values.T, strict=True))
-            worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
+            if answer.statuses is not None:
+                worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
         values = self._call(view, columns, size, faults)
-        statuses = np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8)
-        return _Answer(values, statuses, np.zeros(values.shape, np.int64))
+        if not worst.any():
+            return _Answer(values, None, 0)
+        return _Answer(values, np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8), 0)
 
     def _call(self, view: View, columns: Mapping[str, Array], size: int, faults: list[Fault]) -> Floats:
         try:
@@ -295,11 +322,3 @@ class FeatureReader:
 
 def _what(error: Exception) -> str:
     return error.what if isinstance(error, TrilaneError) else f"{type(error).__name__}: {error}"
-
-
-def _fill(answer: _Answer, column: int, values: Floats, status: int, age: int) -> None:
-    """Gives `values` to the rows of a column that have none yet."""
-    open_rows = np.isnan(answer.values[:, column]) & ~np.isnan(values)
-    answer.values[open_rows, column] = values[open_rows]
-    answer.statuses[open_rows, column] = status
-    answer.ages[open_rows, column] = age
