@@ -17,7 +17,7 @@ import types as pytypes
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import msgspec
 
@@ -136,7 +136,7 @@ def _with_one_rule(annotation: object) -> object:
     metas = [part for part in _metadata(annotation) if isinstance(part, msgspec.Meta)]
     if len(metas) < 2:
         return annotation
-    rules: dict[str, object] = {}
+    rules: dict[str, Any] = {}
     for meta in metas:
         given = {name: value for name in _RULES if (value := getattr(meta, name)) is not None}
         for one, other in (("gt", "ge"), ("ge", "gt"), ("lt", "le"), ("le", "lt")):
@@ -144,7 +144,7 @@ def _with_one_rule(annotation: object) -> object:
                 rules.pop(other, None)
         rules.update(given)
     others = [part for part in _metadata(annotation) if not isinstance(part, msgspec.Meta)]
-    return Annotated[(typing.get_args(annotation)[0], *others, msgspec.Meta(**rules))]  # type: ignore[arg-type, return-value]
+    return Annotated[(typing.get_args(annotation)[0], *others, msgspec.Meta(**rules))]
 
 
 def _metadata(annotation: object) -> tuple[object, ...]:

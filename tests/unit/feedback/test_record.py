@@ -1,0 +1,130 @@
+"""Decisions are recorded beside the answer's way, found again by their ids, and what cannot be kept is counted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from trilane.errors import ContractError, SetupError
+from trilane.feedback.record import Recorder, Records
+from trilane.serving.engine import Answers
+from trilane.serving.reading import Fault, Reading
+
+NAMES = ("v.a", "v.b")
+Row = msgspec.defstruct("Row", [("shop", str | None), ("n", int)])
+
+
+def _answers(id: str, *, at: int = 5, rows: int = 2, shop: str = "ä") -> Answers:
+    values = np.arange(rows * 2, dtype=np.float64).reshape(rows, 2)
+    values[0, 1] = np.nan
+    statuses = np.zeros((rows, 2), np.uint8)
+    statuses[0, 1] = 4
+    faults = (Fault("v: late"), Fault("model: odd", frozenset([1])))
+    reading = Reading(values, statuses, np.full((rows, 2), 9, np.int64), faults[:1])
+    by_model = np.arange(rows) != 1
+    asked = [Row(shop, number) for number in range(rows)]
+    return Answers(id, "b" * 64, at, asked, np.arange(rows) / 3, reading, faults, by_model)
+
+
+def _written(path: Path, *blocks: tuple[str, Answers]) -> Recorder:
+    recorder = Recorder(path, period=0.001)
+    for endpoint, answers in blocks:
+        recorder.put(endpoint, NAMES, answers)
+    recorder.close()
+    return recorder
+
+
+def test_a_decision_is_found_by_its_id_with_all_that_made_it(tmp_path: Path) -> None:
+    assert _written(tmp_path / "r.db", ("e", _answers("0f"))).written == 2
+    records = Records(tmp_path / "r.db")
+    found = records.find("0f-1")
+    assert found is not None
+    assert (found.id, found.endpoint, found.bundle, found.at) == ("0f-1", "e", "b" * 64, 5)
+    assert (found.inputs, found.score) == ({"shop": "ä", "n": 1}, 1 / 3)
+    assert (found.features, found.statuses) == ({"v.a": 2.0, "v.b": 3.0}, {"v.a": "fresh", "v.b": "fresh"})
+    assert (found.ages, found.degraded) == ({"v.a": 9, "v.b": 9}, True)
+    assert (found.why, found.by_model) == (("v: late", "model: odd"), False)
+    first = records.find("0f-0")
+    assert first is not None
+    assert np.isnan(first.features["v.b"])
+    assert (first.statuses["v.b"], first.why, first.by_model) == ("missing", ("v: late",), True)
+    records.close()
+
+
+@pytest.mark.parametrize("id", ["0f-2", "0e-0", "x-0", "-0-0"])
+def test_an_unknown_id_is_not_found(tmp_path: Path, id: str) -> None:
+    _written(tmp_path / "r.db", ("e", _answers("0f")))
+    assert Records(tmp_path / "r.db").find(id) is None
+
+
+@pytest.mark.parametrize("id", ["", "0f", "0f-", "-1", "0f-x", "0f--", "0f-1.0", "0f-²", "0f-" + "9" * 5_000])
+def test_what_is_no_id_is_refused(tmp_path: Path, id: str) -> None:
+    _written(tmp_path / "r.db", ("e", _answers("0f")))
+    with pytest.raises(ContractError, match="is no decision id"):
+        Records(tmp_path / "r.db").find(id)
+
+
+def test_before_anything_was_recorded_nothing_is_found(tmp_path: Path) -> None:
+    records = Records(tmp_path / "r.db")
+    assert records.find("0f-1") is None
+    assert list(records.read("e")) == []
+
+
+def test_decisions_are_read_by_endpoint_and_period_as_columns(tmp_path: Path) -> None:
+    blocks = [("e", _answers("c", at=30)), ("e", _answers("a", at=10)), ("other", _answers("b", at=20))]
+    _written(tmp_path / "r.db", *blocks, ("e", _answers("d", at=40)))
+    records = Records(tmp_path / "r.db")
+    batches = list(records.read("e", since=10, until=40))
+    assert [batch.column("id").to_pylist() for batch in batches] == [["a-0", "a-1"], ["c-0", "c-1"]]
+    one = batches[0].to_pydict()
+    assert one["score"] == [0, 1 / 3]
+    assert one["by_model"] == [True, False]
+    assert one["degraded"] == [True, True]
+    assert one["v.a"] == [0, 2]
+    assert one["status:v.b"] == ["missing", "fresh"]
+    assert list(records.read("nobody")) == []
+
+
+def test_beyond_its_capacity_the_newest_is_dropped_and_counted(tmp_path: Path) -> None:
+    heard: list[tuple[str, int]] = []
+    recorder = Recorder(tmp_path / "r.db", capacity=2, period=3_600, told=lambda fate, n: heard.append((fate, n)))
+    for number in range(4):
+        recorder.put("e", NAMES, _answers(f"{number}", rows=3))
+    assert recorder.dropped == 6
+    recorder.close()
+    assert (recorder.written, recorder.dropped) == (6, 6)
+    assert heard == [("dropped", 3), ("dropped", 3), ("written", 6)]
+    records = Records(tmp_path / "r.db")
+    assert [records.find(f"{number}-0") is not None for number in range(4)] == [True, True, False, False]
+
+
+def test_what_cannot_be_written_is_counted_and_the_recorder_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"not a folder")
+    recorder = _written(tmp_path / "file" / "r.db", ("e", _answers("0")), ("e", _answers("1")))
+    assert (recorder.written, recorder.dropped) == (0, 4)
+    assert "4 decisions could not be recorded" in caplog.text
+
+
+def test_rows_that_no_record_can_hold_are_counted_and_later_ones_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    recorder = Recorder(tmp_path / "r.db", period=0.001)
+    recorder.put("e", NAMES, _answers("bad", shop="\ud800"))
+    while not recorder.dropped:
+        pass  # a condition, not a time: the writer's thread will get there, or the test's limit ends it
+    recorder.put("e", NAMES, _answers("good"))
+    recorder.close()
+    assert (recorder.written, recorder.dropped) == (2, 2)
+
+
+def test_a_file_that_is_no_record_is_the_operators_business(tmp_path: Path) -> None:
+    (tmp_path / "r.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(SetupError, match="not a sound SQLite database"):
+        Records(tmp_path / "r.db").find("0-0")
