@@ -128,6 +128,13 @@ def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
             where=schema.__name__,
             remedy="Write `name: tl.String`",
         )
+    for name in hints:
+        if name.startswith("_"):
+            raise DefinitionError(
+                f"the field {name!r} begins with _, as Trilane's own columns do",
+                where=schema.__name__,
+                remedy="Rename it",
+            )
     return tuple(as_field(name, hint) for name, hint in hints.items())
 
 

@@ -134,3 +134,9 @@ def test_spread_and_mean_of_one_two_three(op: str, expected: float) -> None:
 def test_a_sample_variance_needs_two_values() -> None:
     states = [s.fold(_lift(s, [(0, 1.0)]), np.array([0])) for _, s in states_of("variance_sample", "f8")]
     assert np.isnan(finish("variance_sample", states, "f8")[0])
+
+
+@given(st.floats(min_value=1e-3, max_value=1e9), st.integers(2, 50))
+def test_equal_values_vary_by_exactly_nothing(value: float, count: int) -> None:
+    states = [s.fold(_lift(s, [(0, value)] * count), np.array([0])) for _, s in states_of("stddev", "f8")]
+    assert finish("stddev", states, "f8")[0] == 0

@@ -98,9 +98,10 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class WideSum:
-    """An exact sum: `high` counts units of 2**(32*top), then limbs of 32 bits follow down to 2**-96.
+    """An exact sum: `high` counts units of 2**(32*top), then limbs of 32 bits follow, `below` of them under the point.
 
-    `power` 1 sums x, for |x| < 2**62; `power` 2 sums x squared, for |x| < 2**53. What is below 2**-96 is cut off.
+    `power` 1 sums x, for |x| < 2**62, down to 2**-96; `power` 2 sums x squared, for |x| < 2**53, down to 2**-128. What
+    is smaller is cut off.
     """
 
     power: int = 1
@@ -110,17 +111,21 @@ class WideSum:
         return self.power  # x needs whole limbs up to 2**32, x squared up to 2**64
 
     @property
+    def below(self) -> int:
+        return self.power + 2
+
+    @property
     def parts(self) -> tuple[tuple[str, str], ...]:
-        return (("high", "<i8"), *((f"limb{i}", "<u4") for i in range(self.top + 3)))
+        return (("high", "<i8"), *((f"limb{i}", "<u4") for i in range(self.top + self.below)))
 
     def zero(self) -> tuple[int | float, ...]:
-        return (0,) * (self.top + 4)
+        return (0,) * (self.top + self.below + 1)
 
     def lift(self, times: Ints, values: Array, valid: npt.NDArray[np.bool_]) -> Columns:
         if values.dtype.kind in "iu" and self.power == 1:
             whole = np.where(valid, values, 0).astype(np.int64)
             zeros = np.zeros_like(whole)
-            return (whole >> 32, whole & _MASK, zeros, zeros, zeros)
+            return (whole >> 32, whole & _MASK, *([zeros] * self.below))
         x = np.where(valid, values, 0.0).astype(np.float64)
         if self.power == 1:
             return tuple(self._limbs(x))
@@ -130,7 +135,7 @@ class WideSum:
     def _limbs(self, rest: Floats) -> list[Ints]:
         scaled = rest * _LIMB**-self.top
         limbs = []
-        for _ in range(self.top + 4):
+        for _ in range(self.top + self.below + 1):
             whole = np.trunc(scaled)  # towards zero: then what is left is exact, also below zero
             limbs.append(whole.astype(np.int64))
             scaled = (scaled - whole) * _LIMB
@@ -163,7 +168,7 @@ class WideSum:
         return np.where(negative, -total, total)
 
     def as_ints(self, state: Columns) -> list[int]:
-        """The sum as exact Python integers in units of 2**-96."""
+        """The sum as exact Python integers in units of 2**(-32*below)."""
         values = [0] * len(state[0])
         for part in state:
             values = [(v << 32) + int(p) for v, p in zip(values, part.tolist(), strict=True)]
@@ -314,14 +319,14 @@ def finish(op: str, states: Sequence[Columns], kind: str) -> Floats:
 
 
 def _variances(states: Sequence[Columns], *, sample: bool) -> Floats:
-    """Correctly rounded variances, by integer arithmetic on the exact sums."""
+    """Variances by integer arithmetic on the exact sums: correctly rounded, where nothing of a square was cut off."""
     counts = states[0][0].tolist()
     sums = WideSum().as_ints(states[1])
     squares = WideSum(power=2).as_ints(states[2])
     answers = np.full(len(counts), np.nan)
     for i, (n, total, square) in enumerate(zip(counts, sums, squares, strict=True)):
         if n > sample:
-            # sums are in units of 2**-96, so n*square must be brought to the units of total*total
-            spread = max(((n * square) << 96) - total * total, 0)
+            # Sums are in units of 2**-96 and squares of 2**-128; the products meet in units of 2**-192.
+            spread = max(((n * square) << 64) - total * total, 0)
             answers[i] = spread / ((n * (n - sample)) << 192)
     return answers

@@ -68,7 +68,7 @@ def compile_transform(
         )
     _check_row_wise(result, where, _place(function))
     columns = tuple((name, _type_name(dtype)) for name, dtype in result.schema().items())
-    _check_columns(dict(columns), source, entity, where, _place(function))
+    _check_columns(result, dict(columns), source, entity, where, _place(function))
     return str(ibis.to_sql(result, dialect="duckdb", pretty=False)), columns
 
 
@@ -108,8 +108,24 @@ def _check_row_wise(table: Table, where: str, place: str) -> None:
             )
 
 
+def _is_untouched(table: Table, name: str) -> bool:
+    """Whether column `name` is the input's own: rows are chosen by it before the transform runs."""
+    from ibis.expr import operations as ops
+
+    node: Any = table.op()
+    while not isinstance(node, ops.UnboundTable):
+        if isinstance(node, ops.Project):
+            value = node.values.get(name)
+            if not isinstance(value, ops.Field):
+                return False
+            node, name = value.rel, value.name
+        else:
+            node = node.parent
+    return True
+
+
 def _check_columns(
-    columns: dict[str, str], source: EventSource | TableSource, entity: Entity, where: str, place: str
+    table: Table, columns: dict[str, str], source: EventSource | TableSource, entity: Entity, where: str, place: str
 ) -> None:
     for field in entity.keys:
         if columns.get(field.name) != field.dtype.name:
@@ -119,10 +135,10 @@ def _check_columns(
                 remedy=f"Return a {field.dtype.name} column {field.name!r} for entity {entity.name!r}",
                 file=place,
             )
-    if columns.get(source.event_time) != "timestamp":
+    if not _is_untouched(table, source.event_time):
         raise DefinitionError(
-            f"the transform drops the event time {source.event_time!r}",
+            f"the transform drops or changes the event time {source.event_time!r}",
             where=where,
-            remedy=f"Keep the column {source.event_time!r}",
+            remedy=f"Keep the column {source.event_time!r} as it is",
             file=place,
         )

@@ -1,10 +1,10 @@
 """The point-in-time join: each row of the spine gets the values that serving would have had at its instant.
 
-Laws: a nearline value comes from events strictly before the row's event time that were not late, a batch value from the
-version that was visible then, by the tile algebra itself: the bits are those of the tiles. What lies at or after the
-instant changes nothing. Memory does not grow with the events: the engine sorts them by key on disk, and portions of
-bounded size are joined one after another; an entity with more than a portion is cut by time. Only the events that one
-instant's windows see must fit.
+Laws: a nearline value comes from events strictly before the row's event time, a batch value from the version that was
+visible then, both from events that were not late, by the tile algebra itself: the bits are those of the tiles. What
+lies at or after the instant changes nothing. Memory does not grow with the events: the engine sorts them by key on
+disk, and portions of bounded size are joined one after another; an entity with more than a portion is cut by time. Only
+the events that one instant's windows see must fit.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class _Lane:
         ends = np.array([_one(self.connection, f"SELECT {end}({TIME}) FROM {asks}") for end in ("min", "max")])
         low, high = self._instants(ends).tolist()
         moment = quoted([event_time])
-        on_time = " AND NOT _late" if view.lane == "nearline" and isinstance(view.source, EventSource) else ""
+        on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
         same = " AND ".join(f"m.{quoted([k])} = k.{quoted([k])}" for k in entity_of(view).key_names)
         columns = "".join(f", m.{quoted([column])}" for column in self.layout.columns)
         self.connection.run(

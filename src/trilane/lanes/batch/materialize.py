@@ -1,7 +1,7 @@
 """From the archive and the landed tables to a batch version: the windows that end at a boundary, loaded at once.
 
 Laws: what a version holds depends on the source's rows before its boundary alone; a load that fails leaves the old
-version serving. Late events count: here the archive is read as it is, unlike in the nearline lane, which drops them.
+version serving. Late events count in no lane, so a version sees what a training set built long after it sees.
 """
 
 from __future__ import annotations
@@ -71,12 +71,13 @@ def _check(view: View) -> None:
 def _load(view: View, boundary: int, connection: Connection, relation: str) -> int:
     """Runs the transform over the rows that some window sees; how many rows it gave."""
     layout = TileLayout(view)
-    left = min(window.left(boundary) for window in layout.windows)
+    time, left = quoted([_time(view)]), min(window.left(boundary) for window in layout.windows)
+    on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
     keys = entity_of(view).key_names
     wanted = tuple(dict.fromkeys((*keys, _time(view), *layout.columns)))
     connection.run(
         f"CREATE TABLE moments AS WITH {INPUT} AS NOT MATERIALIZED (SELECT * FROM {relation} "
-        f"WHERE {quoted([_time(view)])} >= {instant_sql(left)} AND {quoted([_time(view)])} < {instant_sql(boundary)}) "
+        f"WHERE {time} >= {instant_sql(left)} AND {time} < {instant_sql(boundary)}{on_time}) "
         f"SELECT {quoted(wanted)} FROM ({view.sql}) WHERE {' AND '.join(f'{quoted([k])} IS NOT NULL' for k in keys)}"
     )
     [(count,)] = connection.query("SELECT count(*) FROM moments").fetchall()
