@@ -87,14 +87,16 @@ class Running:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
         listen = ("--port", str(self.port)) if role == "serve" else ()
-        self.processes[role] = subprocess.Popen(
-            [sys.executable, "-m", "trilane", role, "--project", str(self.folder), *listen, *options],
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / f"{role}.log").open("ab"),
-            process_group=0,
-            preexec_fn=limit if largest_file is not None else None,  # noqa: PLW1509 - it touches no lock
-        )
+        line = [sys.executable, "-m", "trilane", role, "--project", str(self.folder), *listen, *options]
+        with (self.folder / f"{role}.log").open("ab") as log:
+            self.processes[role] = subprocess.Popen(
+                line,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                process_group=0,
+                preexec_fn=limit if largest_file is not None else None,  # noqa: PLW1509 - it touches no lock
+            )
         if role == "serve":
             until(self.is_live, "the server to answer")
         return self.processes[role]

@@ -135,7 +135,7 @@ def _check_columns(
                 remedy=f"Return a {field.dtype.name} column {field.name!r} for entity {entity.name!r}",
                 file=place,
             )
-    if not _is_untouched(table, source.event_time):
+    if source.event_time not in columns or not _is_untouched(table, source.event_time):
         raise DefinitionError(
             f"the transform drops or changes the event time {source.event_time!r}",
             where=where,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trilane.features.code import code_text
 
 SOURCE = '''
