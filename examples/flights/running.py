@@ -67,6 +67,7 @@ class Up:
     def __init__(self, project: Path, *, start: str, workers: int) -> None:
         self.state = project / "state"
         self.port = free_port()
+        self.started = time.perf_counter()
         self._log = project / "up.log"
         line = [sys.executable, "-m", "trilane", "up", "--replay", "--replay-start", start]
         line += ["--port", str(self.port), "--workers", str(workers), "--project", str(project)]
