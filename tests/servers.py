@@ -132,6 +132,7 @@ class Running:
         answer = self.client.post("/v1/clock", json={"now": now, "wait_ms": int(_LIMIT * 1e3) if wait else 0})
         found: dict[str, Any] = answer.json()
         assert answer.status_code == httpx.codes.OK, found
+        assert found["caught_up"] or not wait, found
         return found
 
     def kill(self, role: str) -> None:

@@ -46,6 +46,7 @@ class Worker:
             engine=project.warehouse.micro_batch(),
             dead_letters=project.dead_letters,
             clock=project.clock,
+            heartbeat=1 if project.config.replay else 1_000_000,
         )
 
     def work(self, stop: threading.Event) -> None:

@@ -59,7 +59,10 @@ class _Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What a consumer works with. `writer` is of region "nearline"; `limit`: events in a micro-batch at most."""
+    """What a consumer works with. `writer` is of region "nearline"; `limit`: events in a micro-batch at most;
+    `heartbeat`: the longest time, in microseconds, for which an idle lane does not say that it has caught up. On a
+    clock that stands still between moves it must be 1, or a small move would go unheard.
+    """
 
     log: EventLog
     writer: Writer
@@ -67,6 +70,7 @@ class Tools:
     dead_letters: DeadLetters
     clock: Clock
     limit: int = 50_000
+    heartbeat: int = 1_000_000
 
 
 class Consumer:
@@ -83,7 +87,7 @@ class Consumer:
         self._layouts = {view.name: TileLayout(view) for view in views}
         self._key = lane_key(source.name, partition) + group.encode()
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
-        self._heartbeat = min([1_000_000, *(view.freshness // 4 for view in views)])
+        self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
         self._seen: set[object] = set()
         self._seen_batches: deque[tuple[bytes, int, list[object]]] = deque()
         with tools.writer.transaction() as transaction:

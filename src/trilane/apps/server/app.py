@@ -240,7 +240,8 @@ class Server:
 def _no_route(scope: Scope) -> DefinitionError:
     paths = sorted([*{path for _, path in _ROUTES}, *{f"{path}/<name>" for _, path in _NAMED}])
     other = [method for method, path in _ROUTES if path == scope.path]
-    other += [method for method, path in _NAMED if path == scope.path.rpartition("/")[0]]
+    kind, _, name = scope.path.rpartition("/")
+    other += [method for method, path in _NAMED if path == kind and name]
     return DefinitionError(
         f"nothing answers {scope.method} {scope.path}",
         where=scope.path,

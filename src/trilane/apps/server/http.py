@@ -21,10 +21,17 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 async def read_body(scope: Scope, protocol: HTTPProtocol) -> bytes:
     """The whole body. Raises ContractError (413) beyond `LARGEST_BODY`, before reading what was announced."""
     announced = scope.headers.get("content-length")
-    if announced is not None and announced.isdecimal():
-        if int(announced) > LARGEST_BODY:
-            raise _too_large(int(announced))
-        return bytes(await protocol())
+    if announced is not None and announced.isdecimal() and int(announced) > LARGEST_BODY:
+        raise _too_large(int(announced))
+    try:
+        return await _read(protocol) if announced is None else bytes(await protocol())
+    except ProtocolClosed as error:  # nobody will read this answer, but the metrics and the log must not blame us
+        raise ContractError(
+            f"the body ended early: {error}", where="body", remedy="Send the whole body", status=400
+        ) from None
+
+
+async def _read(protocol: HTTPProtocol) -> bytes:
     parts, size = [], 0
     async for chunk in protocol:
         size += len(chunk)
