@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[\w+-]*)")
-_DIRECTIVE = re.compile(r"^ *<!-- *(?P<name>file|output|exit|no-run)(?:: *(?P<value>.*?))? *-->\s*$")
+_DIRECTIVE = re.compile(r"^ *<!-- *(?P<name>file|output|exit|background|no-run)(?:: *(?P<value>.*?))? *-->\s*$")
 _SNIPPET = re.compile(r'^ *-{1,}8<-{1,} "(?P<path>[^"]+)" *$')
 
 

@@ -13,13 +13,17 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import trilane
 from tests.docs.pages import Block, Command, blocks, commands
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -30,6 +34,7 @@ MODULES = sorted(
 )
 LENIENT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PROGRAMS = {"trilane", "python"}
+DEFAULT_PORT = "8321"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -41,11 +46,24 @@ def test_the_examples_of_a_page_run_from_top_to_bottom(
     # A real module, so that classes defined on the page resolve their annotations and pickle.
     module = types.ModuleType("page_" + re.sub(r"\W", "_", page.stem))
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    # What a page starts must not meet what another one, or the reader of this line, has started.
+    port = str(free_port())
+    monkeypatch.setenv("TRILANE_PORT", port)
+    with contextlib.ExitStack() as started:
+        _run_page(page, page.read_text().replace(DEFAULT_PORT, port), module, tmp_path, started)
+
+
+def _run_page(
+    page: Path, markdown: str, module: types.ModuleType, tmp_path: Path, started: contextlib.ExitStack
+) -> None:
     printed = ""
-    for block in blocks(page.read_text(), root=ROOT):
+    for block in blocks(markdown, root=ROOT):
         where = f"{page.relative_to(ROOT)}:{block.line}"
         if "no-run" in block.directives:
             _check_unrun(block, where)
+        elif "background" in block.directives:
+            for command in commands(block):
+                started.enter_context(_running(command, where))
         elif "file" in block.directives:
             _write(block, tmp_path, where)
         elif "output" in block.directives:
@@ -102,18 +120,12 @@ def _run_python(block: Block, module: types.ModuleType, page: Path) -> str:
 
 
 def _run_command(command: Command, expected_exit: int, where: str) -> None:
-    program, *arguments = shlex.split(command.text)
-    assert program in PROGRAMS, f"{where}: only {sorted(PROGRAMS)} run; else say no-run, and why"
-    if program == "trilane":
-        start = [sys.executable, "-c", "from trilane.apps.cli import main; main()"]
-    else:
-        start = [sys.executable]
     done = subprocess.run(
-        [*start, *arguments],
+        _argv(command, where),
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"},
+        env=_environment(),
         timeout=100,
         check=False,
     )
@@ -123,6 +135,37 @@ def _run_command(command: Command, expected_exit: int, where: str) -> None:
     )
     if command.output.strip():
         _check_output(command.output, said, where)
+
+
+@contextlib.contextmanager
+def _running(command: Command, where: str) -> Iterator[None]:
+    """Runs a command until the page ends; goes on when its server answers."""
+    with Path("background.log").open("wb") as log:
+        process = subprocess.Popen(
+            _argv(command, where), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
+        )
+    try:
+        url = f"http://127.0.0.1:{os.environ['TRILANE_PORT']}/health/live"
+        while True:
+            assert process.poll() is None, f"{where}: it ended: {Path('background.log').read_text()}"
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(url)
+                break
+            time.sleep(0.05)  # between two looks at the condition itself
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _argv(command: Command, where: str) -> list[str]:
+    program, *arguments = shlex.split(command.text)
+    assert program in PROGRAMS, f"{where}: only {sorted(PROGRAMS)} run; else say no-run, and why"
+    return [sys.executable, *(["-m", "trilane"] if program == "trilane" else []), *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
 def _check_output(shown: str, printed: str, where: str) -> None:
