@@ -125,21 +125,21 @@ def tell(show: Show, results: Results, *, folder: Path, until: str) -> None:
 def _rows(results: Results) -> Iterator[tuple[str, str, str]]:
     live, parity = results.live, results.proved.parity
     p50, p99 = _milliseconds(np.array(live.done.latencies))
-    replayed = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms; {parity.without_model} past their deadline"
+    replayed = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, {parity.without_model} too late"
     loaded = f"p50 {results.p50_ms:.2f} ms, p99 {results.p99_ms:.2f} ms"
-    yield "AUC with batch and request features", f"{results.auc_batch_request:.3f}", "on flights after training"
-    yield "AUC with all three lanes", f"{results.auc_three_lanes:.3f}", "on the same flights"
+    yield "AUC, batch and request", f"{results.auc_batch_request:.3f}", "on flights after training"
+    yield "AUC, all three lanes", f"{results.auc_three_lanes:.3f}", "on the same flights"
     yield "AUC of what was served", f"{results.auc_served_week:.3f}", "in the replay, outage and all"
     yield "", "", ""
     yield "decisions in the replay", f"{results.decisions:,}", replayed
-    yield "decisions a second, 8 callers", f"{results.decisions_per_s:,.0f}", loaded
+    yield "decisions/s, 8 callers", f"{results.decisions_per_s:,.0f}", loaded
     yield "events", f"{results.events:,}", f"{results.events_per_s:,.0f} a second from log to servable"
-    yield "an event is servable after", f"{results.freshness_p99_s * 1e3:.0f} ms", "p99, from its POST"
+    yield "an event is servable in", f"{results.freshness_p99_s * 1e3:.0f} ms", "p99, from its POST"
     yield "", "", ""
     yield "served values compared", f"{results.values_checked:,}", f"{parity.degraded:,} more while the worker was down"
-    yield "of them unlike in training", f"{results.values_mismatched:,}", "compared bit for bit"
+    yield "unlike in training", f"{results.values_mismatched:,}", "compared bit for bit"
     yield "events lost", f"{results.lost_events:,}", f"kept as dead letters: {_letters(live.status['dead_letters'])}"
-    yield "seconds in all", f"{results.seconds:.0f}", ""
+    yield "seconds", f"{results.seconds:.0f}", ""
 
 
 def _tell_outage(show: Show, outage: Outage) -> None:

@@ -79,20 +79,20 @@ class Up:
 
     def connect(self) -> Connection:
         """A connection to the server, as soon as it is ready to answer. Raises SetupError if it does not come up."""
-        for _ in self._tries("the server did not become ready"):
+        for _ in self.patiently("the server did not become ready"):
             with contextlib.suppress(TrilaneError):
                 connection = Connection(self.port)
                 connection.ask("GET", "/health/ready")
                 return connection
-        raise AssertionError  # _tries raises before it ends
+        raise AssertionError  # patience ends with an error
 
     def explain(self, connection: Connection, decision: str) -> dict[str, Any]:
         """The record of a decision and its score made anew; records are written shortly after the answer."""
-        for _ in self._tries(f"decision {decision} was not recorded"):
+        for _ in self.patiently(f"decision {decision} was not recorded"):
             with contextlib.suppress(ContractError):
                 explained: dict[str, Any] = connection.ask("GET", f"/v1/explain/{decision}")
                 return explained
-        raise AssertionError  # _tries raises before it ends
+        raise AssertionError  # patience ends with an error
 
     def processes(self) -> dict[str, int]:
         """The process ids of the roles that run now."""
@@ -116,13 +116,14 @@ class Up:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _tries(self, what: str) -> Iterator[None]:
+    def patiently(self, otherwise: str) -> Iterator[None]:
+        """Turns in which to look for a condition. Raises SetupError, saying `otherwise`, when patience ends."""
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end and self._process.poll() is None:
             yield
             time.sleep(_PAUSE)  # between two looks at the condition itself
         last = self._log.read_text(errors="replace").splitlines()[-3:]
-        raise SetupError(f"{what}: {' / '.join(last)}", where=str(self._log))
+        raise SetupError(f"{otherwise}: {' / '.join(last)}", where=str(self._log))
 
 
 def caught_up(connection: Connection, now: str, *, patience: float = _PATIENCE) -> None:
