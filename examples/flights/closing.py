@@ -19,6 +19,11 @@ from trilane import format_instant
 
 __all__ = ["Live", "Proved", "Results", "tell"]
 
+ASK = (
+    '{"scheduled_at": "2014-01-01T00:30:00Z", "origin": "JFK", "dest": "LAX", "carrier": "DL", "tailnum": null, '
+    '"distance": 2475}'
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
@@ -117,6 +122,7 @@ def tell(show: Show, results: Results, *, folder: Path, until: str) -> None:
         (f"{trilane} explain {results.live.done.ids[-1]} {project}", "why that decision"),
         (f"{trilane} status {project}", "what is deployed, made of what"),
         (f"{trilane} up --replay --replay-start {until} {project}", "all of it again, where the log ends"),
+        (f"curl -d '{ASK}' localhost:8321/v1/decide/flight_delay", "and ask it"),
         ("less examples/flights/definitions.py", "all that was declared"),
     ):
         show.say(f"  {command}  [dim]# {comment}[/]")

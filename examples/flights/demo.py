@@ -47,7 +47,7 @@ class Size:
     days: int = 7
     ingest_from: str | None = None
     train_from: str = "2013-01-01T00:00:00Z"
-    test_until: str = "2014-01-02T00:00:00Z"  # the year's last flights land in the next
+    test_until: str = "2014-01-01T00:00:00Z"
     load_seconds: float = 5.0
     workers: int = 1
 
