@@ -219,6 +219,11 @@ class TileLayout:
         ]
         return self._answering.answer(prefix, others, bounds[0], bounds[1])
 
+    def reach(self, instant: int) -> tuple[int, ...]:
+        """The first and the last tile of each window at `instant`: while it is the same, so are a row's values."""
+        ends = ((instant - w.length) // w.hop for w in self.windows), (-(-instant // w.hop) for w in self.windows)
+        return (*ends[0], *ends[1])
+
     def windows_of(self, events: Events, codes: Ints, instants: Ints) -> Floats:
         """Feature values [queries, features] straight from events: what `read` would give at each (code, instant).
 

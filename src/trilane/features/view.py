@@ -21,7 +21,21 @@ from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.types import Field
 
-__all__ = ["Constant", "Feature", "FeatureRef", "LastBatch", "Stale", "Step", "View", "entity_of", "stand_ins"]
+__all__ = [
+    "LAYOUT",
+    "Constant",
+    "Feature",
+    "FeatureRef",
+    "LastBatch",
+    "Stale",
+    "Step",
+    "View",
+    "entity_of",
+    "stand_ins",
+]
+
+# Raised whenever the stored bytes of tiles change, so that no release reads what another wrote as its own.
+LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class View:
             raise DefinitionError("a view needs a source and an entity", where=f"view {self.name!r}")
         return {
             **identity,
+            "layout": LAYOUT,
             "source": self.source.name,
             "event_time": self.source.event_time,
             "fields": [f.spec() for f in self.source.fields],

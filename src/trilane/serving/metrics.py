@@ -28,7 +28,7 @@ class Metrics:
         self.requests = Counter(
             "trilane_requests_total", "Requests by route and status.", ["route", "status"], registry=own
         )
-        self.latency = Histogram(
+        self._latency = Histogram(
             "trilane_decide_seconds",
             "Time from a request's body to its answer.",
             ["endpoint"],
@@ -56,6 +56,14 @@ class Metrics:
         )
 
         self._routes: dict[tuple[str, int], Counter] = {}
+        self._latencies: dict[str, Histogram] = {}
+
+    def time(self, endpoint: str, seconds: float) -> None:
+        """Counts how long a decision took."""
+        histogram = self._latencies.get(endpoint)
+        if histogram is None:
+            histogram = self._latencies[endpoint] = self._latency.labels(endpoint)
+        histogram.observe(seconds)
 
     def count_request(self, route: str, status: int) -> None:
         """Counts a request that was answered."""

@@ -6,6 +6,7 @@ promises; where one does not, each value says how old and how good it is, and no
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trilane.features.request import as_column, compute
 from trilane.features.tile import TileLayout
 from trilane.features.view import LastBatch, Stale, View, entity_of, stand_ins
 from trilane.lanes.progress import LANES, lane_key, lane_state
+from trilane.serving.cache import RowCache
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
 from trilane.stores.online.protocol import OnlineStore
@@ -35,8 +37,6 @@ __all__ = ["Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
 
 Rows: TypeAlias = Sequence[msgspec.Struct]
 Statuses: TypeAlias = npt.NDArray[np.uint8]
-
-_CACHED_KEYS = 100_000  # of each batch view
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,17 @@ class _Keys:
 
     def __init__(self, entity: Entity) -> None:
         self._get = attrgetter(*entity.key_names)
-        self._single = len(entity.keys) == 1
+        self._encode = functools.lru_cache(100_000)(self._encoded)
 
     def of(self, rows: Rows) -> tuple[list[bytes], Ints]:
         """Distinct encoded keys, and the position of each row's key among them."""
         places: dict[Any, int] = {}
         codes = [places.setdefault(value, len(places)) for value in map(self._get, rows)]
+        return [self._encode(value) for value in places], np.array(codes, np.int64)
+
+    def _encoded(self, value: object) -> bytes:
         # No stored key is empty, so the key of a row whose entity is null finds nothing.
-        keys = [encode_key((v,) if self._single else v) or b"" for v in places]
-        return keys, np.array(codes, np.int64)
+        return encode_key(value if isinstance(value, tuple) else (value,)) or b""
 
 
 class FeatureReader:
@@ -131,7 +133,6 @@ class FeatureReader:
         self._store = store
         self._failed = failed
         self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
-        self._layouts = {view.name: TileLayout(view) for view in self._stored}
         self._entities = {entity_of(view).name: _Keys(entity_of(view)) for view in self._stored}
         self._lane_keys = {
             view.name: [lane_key(view.source.name, p) for p in range(view.source.partitions)]
@@ -143,7 +144,7 @@ class FeatureReader:
         first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
         self._columns = np.array([first[view.name] + position for view, position in plan.columns])
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
-        self._landed: dict[str, tuple[str, dict[bytes, Floats]]] = {}
+        self._caches = {view.name: RowCache(TileLayout(view)) for view in self._stored}
         self._throttle = Throttle(__name__)
 
     def read(self, rows: Rows, now: int) -> Reading:
@@ -215,23 +216,20 @@ class FeatureReader:
 
     def _fetch(self, rows: Rows, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
-        wanted = []
-        for view in self._wanted(lanes):
-            distinct, codes = keys[entity_of(view).name]
-            landed = self._cache(view, lanes[view.name].space)
-            missing = distinct if landed is None else [key for key in distinct if key not in landed]
-            wanted.append((view, distinct, codes, landed, missing))
-        found = self._store.read([(lanes[view.name].space, missing) for view, _, _, _, missing in wanted])
+        wanted, requests = self._wanted(lanes), []
+        for view in wanted:
+            space, cache = lanes[view.name].space, self._caches[view.name]
+            cache.enter(space, now)
+            requests.append((space, cache.to_read(keys[entity_of(view).name][0])))
+        found = self._store.read(requests)
         answers = {}
-        for (view, distinct, codes, landed, missing), stored in zip(wanted, found, strict=True):
+        for view, (_, read), stored in zip(wanted, requests, found, strict=True):
+            distinct, codes = keys[entity_of(view).name]
             try:
-                values = self._layouts[view.name].read(stored, np.full(len(stored), now, np.int64))
+                values = self._caches[view.name].values(distinct, read, stored, now)
             except ValueError as error:  # bytes that are no tiles: the cascade answers for this view
                 self._throttle.tell(view.name, error)
                 continue
-            if landed is not None:
-                landed.update(zip(missing, values, strict=True))
-                values = np.array([landed[key] for key in distinct])
             answers[view.name] = (lanes[view.name].age or 0, values[codes])
         return answers
 
@@ -243,15 +241,6 @@ class FeatureReader:
             if view.fallback and (age is None or age > view.freshness):
                 views.update({stand_in.name: stand_in for stand_in in stand_ins(view)})
         return [view for view in views.values() if lanes[view.name].age is not None]
-
-    def _cache(self, view: View, space: str) -> dict[bytes, Floats] | None:
-        """Of a batch view, the values by key that were read of its version, which never changes."""
-        if view.lane != "batch":
-            return None
-        known = self._landed.get(view.name)
-        if known is None or known[0] != space or len(known[1]) > _CACHED_KEYS:
-            known = self._landed[view.name] = (space, {})
-        return known[1]
 
     def _cascade(self, view: View, size: int, stored: Mapping[str, tuple[int, Floats]], faults: list[Fault]) -> _Answer:
         own = stored.get(view.name)

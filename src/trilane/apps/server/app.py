@@ -98,7 +98,7 @@ class Server:
         rows = deployed.row_format.decode(await read_body(scope, protocol))
         share = await deployed.batcher.submit(rows, deadline=began + deployed.bundle.deadline / 1e6)
         code = send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
-        self.metrics.latency.labels(name).observe(time.perf_counter() - began)
+        self.metrics.time(name, time.perf_counter() - began)
         return code
 
     async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
