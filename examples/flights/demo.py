@@ -28,7 +28,7 @@ from examples.flights.prepare import prepare
 from examples.flights.replay import SOURCES, Outage, Replayed, Script, between, read_script, replay
 from examples.flights.running import Up, caught_up, command, refuse_if_up
 from examples.flights.show import Show
-from trilane import TrilaneError, duration, format_instant, instant
+from trilane import SetupError, TrilaneError, duration, format_instant, instant
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 
@@ -210,7 +210,6 @@ def main(words: Sequence[str] | None = None) -> int:
     """The demo as a command; its exit status."""
     folder, size = _options(words)
     show = Show()
-    signal.signal(signal.SIGTERM, _interrupt)
     show.say(
         "\n[bold]Trilane on a year of flights[/]: will a flight arrive late? Asked half an hour before it leaves.\n"
     )
@@ -219,6 +218,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except TrilaneError as error:
         show.say(f"[red]✗[/] {error}")
         return error.exit_code
+    except OSError as error:
+        show.say(f"[red]✗[/] {error}")
+        return SetupError.exit_code
     except KeyboardInterrupt:
         show.say("Stopped; nothing was left running.")
         return 130
@@ -244,4 +246,5 @@ def _options(words: Sequence[str] | None) -> tuple[Path, Size]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())

