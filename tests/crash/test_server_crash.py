@@ -10,11 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from trilane.apps.config import load_config
-from trilane.apps.project import Project
-
 from tests.servers import Running, running
 from tests.shop import T0, event, make_project
+from trilane.apps.config import load_config
+from trilane.apps.project import Project
 
 CLIENTS = 4
 KILL_AFTER = 120  # acknowledged events

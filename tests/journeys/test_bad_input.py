@@ -17,13 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.servers import Running, command, running, trained, until
+from tests.shop import MINUTE, T0, event, make_project
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 from trilane.clock import format_instant
 from trilane.decisions.bundle import Bundle
-
-from tests.servers import Running, command, running, trained, until
-from tests.shop import MINUTE, T0, event, make_project
 
 ASK = {"shop": "a", "basket": 60.0}
 HOUR = 60 * MINUTE
@@ -255,8 +254,8 @@ def test_a_bundle_whose_artifact_is_gone_is_told_and_the_one_before_goes_on(up: 
         present = project.bundles()["is_big"]
         broken = Bundle.from_facts({**present.facts(), "model_digest": "f" * 64})
         project.registry.deploy("is_big", broken.digest, broken.facts())
-        ready = until(lambda: (a := up.get("/health/ready")).status_code == 503 and a, "readiness to say so")
-        assert "f" * 16 in ready.json()["reason"]
+        until(lambda: up.get("/health/ready").status_code == 503, "readiness to say so")
+        assert "f" * 16 in up.get("/health/ready").json()["reason"]
         assert up.post("/v1/decide/is_big", ASK).json()["bundle"] == present.digest[:16]
         project.registry.deploy("is_big", present.digest, present.facts())
     until(lambda: up.get("/health/ready").status_code == 200, "the sound bundle")
