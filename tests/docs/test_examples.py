@@ -82,9 +82,7 @@ def _run_page(
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_modules_docstrings_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_examples_of_a_modules_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
@@ -130,9 +128,7 @@ def _run_command(command: Command, expected_exit: int, where: str) -> None:
         check=False,
     )
     said = done.stdout + done.stderr
-    assert done.returncode == expected_exit, (
-        f"{where}: `{command.text}` ended with {done.returncode}:\n{said}"
-    )
+    assert done.returncode == expected_exit, f"{where}: `{command.text}` ended with {done.returncode}:\n{said}"
     if command.output.strip():
         _check_output(command.output, said, where)
 
