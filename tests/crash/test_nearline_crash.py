@@ -14,8 +14,8 @@ from trilane.apps.project import Project
 from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
 
-EVENTS = 3_000
-KILLS = 12
+EVENTS = 1_500
+KILLS = 8
 
 WORKER = """
 import sys
@@ -61,7 +61,7 @@ def _kill_at_random(folder: Path, chance: random.Random) -> bool:
     command = [sys.executable, "-c", WORKER, str(folder), str(T0 + 60 * MINUTE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
-        steps = chance.randint(0, 25)
+        steps = chance.randint(0, 20)
         for line in worker.stdout:
             if line == "drained\n":
                 break

@@ -42,3 +42,9 @@ def test_any_cut_into_batches_gives_the_verdicts_of_one_by_one(
         if not ahead:
             latest = event if latest is None else max(latest, event)
     assert mark.complete_until == (None if latest is None else latest - disorder)
+
+
+def test_an_event_before_1970_is_late_and_moves_nothing() -> None:
+    verdicts = Watermark(disorder=10, future=0).judge(np.array([-5, 3]), np.array([100, 100]))
+    assert verdicts.late.tolist() == [True, False]
+    assert verdicts.after.latest == 3

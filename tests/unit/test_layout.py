@@ -149,9 +149,7 @@ def test_no_module_or_class_has_a_name_that_says_nothing() -> None:
 
 def test_every_folder_of_source_is_a_package() -> None:
     folders = {path.parent for path in SOURCE.glob("trilane/**/*.py")}
-    missing = [
-        str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").exists()
-    ]
+    missing = [str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").exists()]
     assert missing == []
 
 

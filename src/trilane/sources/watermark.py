@@ -1,6 +1,7 @@
 """Which events come too late, which come from the future, and up to when a source is believed complete.
 
-An event is late if an earlier one of its partition is more than `disorder` ahead of it. It is from the future
+An event is late if an earlier one of its partition is more than `disorder` ahead of it, or if it claims to lie before
+1970. It is from the future
 if its event time is more than `future` past its arrival; such an event moves nothing, so that one bad clock
 cannot make all others late. Verdicts depend on the order of the log alone: cut into batches anywhere, they
 are the same.
@@ -46,7 +47,8 @@ class Watermark:
     def judge(self, event_times: npt.NDArray[np.int64], arrived_at: npt.NDArray[np.int64] | int) -> Verdicts:
         """Judges rows that follow, in the order of the log."""
         from_future = event_times > np.asarray(arrived_at, dtype=np.int64) + self.future
-        moving = np.where(from_future, _NEVER, event_times)
+        moving = np.where(from_future | (event_times < 0), _NEVER, event_times)
         latest = np.maximum.accumulate(np.concatenate([[self.latest], moving]))
-        late = ~from_future & (event_times < latest[:-1] - self.disorder)
+        # Tiles are numbered from 1970; before it nobody measures anything, but some clocks start there.
+        late = ~from_future & ((event_times < latest[:-1] - self.disorder) | (event_times < 0))
         return Verdicts(late=late, from_future=from_future, after=replace(self, latest=int(latest[-1])))

@@ -34,6 +34,7 @@ from trilane.serving.reading import FeatureReader
 __all__ = ["Deployed", "Deployments", "compile_bundle"]
 
 _log = logging.getLogger(__name__)
+_APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ class Deployments:
         except ConflictError:
             return  # nothing was applied yet; readiness says so
         except TrilaneError as error:
-            _log.error("the deployed bundles cannot be read: %s", error)
+            if self.errors.get(_APPLIED) != str(error):
+                _log.error("the deployed bundles cannot be read: %s", error)
+            self.errors[_APPLIED] = str(error)
             return
         routes = dict(self.router.routes())
         for endpoint, bundle in bundles.items():
