@@ -13,13 +13,9 @@ from hypothesis import HealthCheck, settings
 TESTS = Path(__file__).parent
 
 # No property may fail because a machine was busy: only wrong answers decide, so there are no deadlines.
-settings.register_profile(
-    "quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("trilane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile(
-    "thorough", deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("thorough", deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("trilane")
 
 

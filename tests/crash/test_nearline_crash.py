@@ -1,4 +1,4 @@
-"""The nearline worker is really killed, at random points, again and again: no value changes, none is lost or doubled."""
+"""The nearline worker is really killed, at random points, again and again: no value changes, none is lost."""
 
 from __future__ import annotations
 

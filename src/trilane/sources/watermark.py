@@ -1,10 +1,9 @@
 """Which events come too late, which come from the future, and up to when a source is believed complete.
 
 An event is late if an earlier one of its partition is more than `disorder` ahead of it, or if it claims to lie before
-1970. It is from the future
-if its event time is more than `future` past its arrival; such an event moves nothing, so that one bad clock
-cannot make all others late. Verdicts depend on the order of the log alone: cut into batches anywhere, they
-are the same.
+1970. It is from the future if its event time is more than `future` past its arrival. Neither moves the watermark, so
+that one bad clock cannot make all others late. Verdicts depend on the order of the log alone: cut into batches
+anywhere, they are the same.
 
 After "The Dataflow Model" (Akidau et al., VLDB 2015), with the bound on disorder that Flink uses.
 """

@@ -23,13 +23,13 @@ class Event:
 
 def test_the_bytes_of_a_tile_are_those_of_this_layout() -> None:
     events = tl.EventSource("events", schema=Event, event_time="at", event_id="event_id")
-    declare = (tl.sum, tl.mean, tl.min, tl.max, tl.first, tl.last, tl.variance)
+    ops = ("sum", "mean", "min", "max", "first", "last", "variance")
 
     @tl.nearline(
         events,
         tl.Entity("key", key=tl.String),
         freshness="1m",
-        features={"count": tl.count(window="1h")} | {f"f{i}": op("x", window="1h") for i, op in enumerate(declare)},
+        features={"count": tl.count(window="1h")} | {op: getattr(tl, op)("x", window="1h") for op in ops},
     )
     def view(rows: ibis.Table) -> ibis.Table:
         return rows
