@@ -50,7 +50,15 @@ def test_the_examples_of_a_page_run_from_top_to_bottom(
     port = str(free_port())
     monkeypatch.setenv("TRILANE_PORT", port)
     with contextlib.ExitStack() as started:
+        started.callback(_close_clients, module)
         _run_page(page, page.read_text().replace(DEFAULT_PORT, port), module, tmp_path, started)
+
+
+def _close_clients(module: types.ModuleType) -> None:
+    """Closes what a reader's interpreter would close at its end."""
+    for value in vars(module).values():
+        if isinstance(value, httpx.Client):
+            value.close()
 
 
 def _run_page(
