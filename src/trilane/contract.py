@@ -7,9 +7,8 @@ to the fault and the reason. Nothing is dropped, nothing is coerced silently.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -49,10 +48,6 @@ class Contract:
 
     name: str
     fields: tuple[Field, ...]
-    _floats: tuple[str, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_floats", tuple(f.name for f in self.fields if f.dtype.name == "float64"))
 
     @functools.cached_property
     def struct(self) -> type[msgspec.Struct]:
@@ -74,7 +69,6 @@ class Contract:
             raise ContractError(reason, where=path, remedy=f"Send what {self.name!r} promises", kind="type") from None
         except NOT_JSON as error:
             raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", kind="json") from None
-        self._check_finite(payload)
         return payload
 
     def decode_many(self, values: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Rejection]]:
@@ -85,8 +79,6 @@ class Contract:
             payloads: list[msgspec.Struct] = list(map(self._one.decode, values))
         except NOT_JSON:
             return self._decode_each(values)  # which includes what msgspec calls a ValidationError
-        if self._any_not_finite(payloads):
-            return self._decode_each(values)
         return payloads, list(range(len(values))), []
 
     def _decode_each(self, values: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Rejection]]:
@@ -100,16 +92,3 @@ class Contract:
             except ContractError as error:
                 rejected.append(Rejection(index, str(error.facts.get("kind", "type")), error.where, error.what))
         return passed, indexes, rejected
-
-    def _any_not_finite(self, payloads: list[msgspec.Struct]) -> bool:
-        return any(
-            not all(math.isfinite(v) for p in payloads if (v := getattr(p, name)) is not None) for name in self._floats
-        )
-
-    def _check_finite(self, payload: msgspec.Struct) -> None:
-        for name in self._floats:
-            value = getattr(payload, name)
-            if value is not None and not math.isfinite(value):
-                raise ContractError(
-                    f"{value} is not a finite number", where=f"$.{name}", remedy="Send null", kind="nan"
-                )

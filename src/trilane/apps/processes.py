@@ -1,6 +1,7 @@
 """How the processes of one machine hold together: a child ends with its parent, and a port has one owner.
 
-Law: when a parent dies, even by SIGKILL, a child that called `die_with_parent` is told to end (SIGTERM).
+Laws: when a parent dies, even by SIGKILL, a child that called `die_with_parent` is told to end (SIGTERM); of the servers
+of one state, one at a time has a port, from before it listens until its process ends.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from trilane.errors import SetupError
+from trilane.plugins import make_folder
 
-__all__ = ["PARENT", "check_port", "die_with_parent", "stop_flag"]
+__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "stop_flag"]
 
 PARENT = "TRILANE_PARENT"  # the variable by which a supervisor tells its children its process id
 _PR_SET_PDEATHSIG = 1
+_OTHER_PORT = "Stop that process, or choose another port: --port, TRILANE_PORT, or `port = ` in trilane.toml"
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -73,7 +78,31 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            remedy = "Stop that process, or choose another port: --port, TRILANE_PORT, or `port = ` in trilane.toml"
-            raise SetupError("another process listens on this port", where=where, remedy=remedy, port=port) from None
+            what = "another process listens on this port"
+            raise SetupError(what, where=where, remedy=_OTHER_PORT, port=port) from None
         remedy = "Correct `host` and `port` in trilane.toml"
         raise SetupError(f"nothing can listen there: {error}", where=where, remedy=remedy) from error
+
+
+def hold_port(state: Path, port: int) -> int:
+    """Makes this process the one server of `state` at `port`: a descriptor, which a program that it becomes inherits.
+
+    A listening server shows to `check_port`; one that is starting shows only here, for servers may share a port in
+    order to share it among workers. Raises SetupError that names the holder.
+    """
+    path = make_folder(state) / f"serve-{port}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SetupError(f"the lock file cannot be opened: {error}", where=str(path)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        what = f"another server of this project has the port {port}, process {holder}"
+        raise SetupError(what, where=str(path), remedy=_OTHER_PORT, port=port) from None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    os.set_inheritable(descriptor, True)
+    return descriptor

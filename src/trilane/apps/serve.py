@@ -1,6 +1,7 @@
 """The server role as a process: granian with this project's settings, in place of the process that calls `serve`.
 
-Law: the process id stays, so whoever started it can signal and supervise it; its workers end with it.
+Laws: the process id stays, so whoever started it can signal and supervise it; its workers end with it; its port is held
+for exactly as long as it lives.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trilane.apps.config import Config
-from trilane.apps.processes import check_port, die_with_parent
+from trilane.apps.processes import check_port, die_with_parent, hold_port
 from trilane.plugins import make_folder
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _BACKLOG = 2048
 
 def serve(config: Config) -> NoReturn:
     """Becomes the server. Raises SetupError if its port is taken."""
+    hold_port(config.state, config.port)
     check_port(config.host, config.port)
     if config.workers > 1:
         shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone

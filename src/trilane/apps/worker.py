@@ -116,8 +116,7 @@ class Worker:
     def _join(self, newcomer: Consumer) -> None:
         """Merges a consumer that has caught up into the one of its partition."""
         for position, kept in enumerate(self._consumers):
-            same = (kept.source.name, kept.partition) == (newcomer.source.name, newcomer.partition)
-            if same and not kept.group and kept.progress.offset == newcomer.progress.offset:
+            if not kept.group and kept.is_level_with(newcomer):
                 joined = kept.join(newcomer)
                 self._consumers[position] = joined
                 self._consumers.remove(newcomer)

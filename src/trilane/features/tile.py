@@ -123,9 +123,9 @@ class TileLayout:
         lifted = []
         for kept in self._kept:
             values, valid = events.columns[kept.column] if kept.column else (events.times, everything)
-            if values.dtype.kind == "f":
+            if isinstance(kept.state, algebra.WideSum) or values.dtype.kind == "f":
                 limit = _LARGEST_SUMMED[kept.state.power] if isinstance(kept.state, algebra.WideSum) else np.inf
-                valid = valid & (np.abs(np.where(valid, values, 0.0)) < limit)
+                valid = valid & (np.abs(np.where(valid, values, 0).astype(np.float64)) < limit)
             lifted.append(kept.state.lift(events.times, values, valid))
         return lifted
 

@@ -1,8 +1,9 @@
 """The nearline lane: from the event log to tiles that can be served, exactly once.
 
 A micro-batch is decoded, checked against the contract, freed of repeated and late events, run through the views' one
-transform, and merged into tiles. Law: tiles, seen ids and the next offset are committed in one transaction, and what a
-batch does depends on the log alone; so a worker may be killed at any instruction and the final state is the same.
+transform, and merged into tiles; an event from slightly ahead of our clock waits until its time has come. Law: tiles,
+seen ids and the next offset are committed in one transaction, and what a batch does depends on the log alone; so a
+worker may be killed at any instruction and the final state is the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, entity_of
 from trilane.lanes import progress as progress_rows
+from trilane.lanes.early import Early
 from trilane.lanes.progress import LANES, Progress, lane_key
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
@@ -32,6 +34,8 @@ from trilane.stores.offline.protocol import MicroBatch
 from trilane.stores.online.protocol import Transaction, Writer
 
 __all__ = ["Consumer", "Step", "Tools"]
+
+_OFFSET, _TEXT = "_offset", "_text"  # what the table of admitted events tells beside the source's fields
 
 _log = logging.getLogger(__name__)
 
@@ -46,15 +50,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
-    """The events of a micro-batch that count, as a table, and what became of the others."""
+    """The events of a micro-batch that count, with their offsets and texts, and what became of the others."""
 
     table: pa.Table
-    offsets: list[int]
-    ids: list[object]
     newest: int | None
     letters: list[DeadLetter]
     duplicates: int
-    values: list[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +97,18 @@ class Consumer:
                 latest, ids = msgspec.msgpack.decode(row)
                 self._seen_batches.append((key, latest, ids))
                 self._seen.update(ids)
+            self._early = Early.stored(transaction, source, f"{partition}{group}")
 
     def not_in_step(self) -> list[View]:
         """The views that missed events which others of this partition have; none before the first event."""
         if self.progress.offset == 0:
             return []
         return [view for view in self.views if view.space not in self.progress.spaces]
+
+    def is_level_with(self, other: Consumer) -> bool:
+        """Whether both have applied the same events of one partition."""
+        same = (self.source.name, self.partition) == (other.source.name, other.partition)
+        return same and self.progress.offset == other.progress.offset and self._early.holds_as(other._early)
 
     def join(self, newcomer: Consumer) -> Consumer:
         """The consumer of this partition with the views of `newcomer`, which has come equally far."""
@@ -111,6 +118,7 @@ class Consumer:
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
             transaction.delete(LANES, [newcomer._key])
             transaction.drop(newcomer._seen_space)
+            newcomer._early.forget(transaction)
         return Consumer(self.source, self.partition, views, self._tools)
 
     def step(self) -> Step:
@@ -120,13 +128,25 @@ class Consumer:
         offset, limit = self.progress.offset, self._tools.limit
         batch = self._tools.log.read(self.source.name, self.partition, offset, limit) if end > offset else None
         if batch is None or batch.num_rows == 0:
-            self._beat(began)
+            if self._early.due(began):
+                self._commit(None, began, self.progress, [])
+            else:
+                self._beat(began)
             return Step(0, drained=True)
+        last = int(batch.column("offset")[-1].as_py())
         # All that had arrived when the step began is applied if it reaches what was then the end of the log.
-        drained = int(batch.column("offset")[-1].as_py()) + 1 >= end
+        arrived = began if last + 1 >= end else int(batch.column("arrived_at")[-1].as_py())
         admitted = self._admit(batch)
-        self._commit(batch, admitted, caught_up_at=began if drained else None)
-        return Step(batch.num_rows, drained)
+        progress = Progress(
+            offset=last + 1,
+            newest=admitted.newest,
+            caught_up_at=max(self.progress.caught_up_at, arrived),
+            applied=self.progress.applied + admitted.table.num_rows,
+            duplicates=self.progress.duplicates + admitted.duplicates,
+            rejected=self.progress.rejected + len(admitted.letters),
+        )
+        self._commit(admitted.table, began, progress, admitted.letters)
+        return Step(batch.num_rows, last + 1 >= end)
 
     def _beat(self, now: int) -> None:
         spaces = tuple(view.space for view in self.views)
@@ -166,14 +186,14 @@ class Consumer:
                 for i in kept[bad].tolist()
             ]
         good = np.flatnonzero(~(verdict.late | verdict.from_future | repeated))
+        places = pa.array(kept)
+        table = table.append_column(_OFFSET, batch.column("offset").take(places))
+        table = table.append_column(_TEXT, batch.column("value").take(places))
         return _Admitted(
             table.take(pa.array(good)) if len(good) < len(kept) else table,
-            offsets[kept[good]].tolist(),
-            [ids[i] for i in good.tolist()],
             None if verdict.after.complete_until is None else verdict.after.latest,
             letters,
             int(repeated.sum()),
-            [values[i] for i in kept[good].tolist()],
         )
 
     def _watermark(self) -> Watermark:
@@ -205,33 +225,29 @@ class Consumer:
 
     # -- application --------------------------------------------------------------------------------------------
 
-    def _commit(self, batch: pa.RecordBatch, admitted: _Admitted, *, caught_up_at: int | None) -> None:
+    def _commit(self, admitted: pa.Table | None, now: int, progress: Progress, letters: list[DeadLetter]) -> None:
+        """Applies what was admitted and has happened by `now`, and what was early before and is due."""
         # Letters first: they are idempotent, so a crash between the two commits repeats them without effect.
-        if admitted.letters:
-            self._tools.dead_letters.add(admitted.letters)
-        arrived = int(batch.column("arrived_at")[-1].as_py())
-        progress = Progress(
-            offset=int(batch.column("offset")[-1].as_py()) + 1,
-            newest=admitted.newest,
-            caught_up_at=max(self.progress.caught_up_at, arrived if caught_up_at is None else caught_up_at),
-            applied=self.progress.applied + len(admitted.ids),
-            duplicates=self.progress.duplicates + admitted.duplicates,
-            rejected=self.progress.rejected + len(admitted.letters),
-            spaces=tuple(view.space for view in self.views),
-        )
+        if letters:
+            self._tools.dead_letters.add(letters)
+        moment = max(progress.caught_up_at, now) if admitted is None else progress.caught_up_at
+        spaces = tuple(view.space for view in self.views)
+        progress = msgspec.structs.replace(progress, caught_up_at=moment, spaces=spaces)
+        due, early = self._early.split(admitted, now)
         poison: list[DeadLetter] = []
         with self._tools.writer.transaction() as transaction:
-            if admitted.ids and progress.newest is not None:
+            if due is not None and due.num_rows and progress.newest is not None:
                 for view in self.views:
-                    poison += self._apply(transaction, view, admitted, progress.newest)
+                    poison += self._apply(transaction, view, due, progress.newest)
+            early.store(transaction, before=self._early)
             seen = self._remember(transaction, admitted, progress)
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
             self._tools.dead_letters.add(poison)
-        self.progress = progress
+        self.progress, self._early = progress, early
         self._forget(*seen)
 
-    def _apply(self, transaction: Transaction, view: View, admitted: _Admitted, newest: int) -> list[DeadLetter]:
-        result, failed = self._transform(view, admitted.table)
+    def _apply(self, transaction: Transaction, view: View, table: pa.Table, newest: int) -> list[DeadLetter]:
+        result, failed = self._transform(view, table)
         layout = self._layouts[view.name]
         codes, keys = entity_codes(result, entity_of(view))
         known = codes >= 0
@@ -249,8 +265,9 @@ class Consumer:
                 stored, tile_codes, records, newest=newest, slack=self.source.disorder + self.source.future
             )
             transaction.put(view.space, zip(keys, rows, strict=True))
+        texts, offsets = table.column(_TEXT), table.column(_OFFSET)
         return [
-            self._letter(f"transform:{view.name}", "$", reason, admitted.values[i], admitted.offsets[i], newest)
+            self._letter(f"transform:{view.name}", "$", reason, texts[i].as_py(), offsets[i].as_py(), newest)
             for i, reason in failed
         ]
 
@@ -270,14 +287,14 @@ class Consumer:
         return pa.concat_tables([empty, *good]), failed
 
     def _remember(
-        self, transaction: Transaction, admitted: _Admitted, progress: Progress
+        self, transaction: Transaction, admitted: pa.Table | None, progress: Progress
     ) -> tuple[tuple[bytes, int, list[object]] | None, list[bytes]]:
         """Stores the ids of this batch, one row for all, and drops the rows that no admissible event can repeat."""
         entry = None
-        if admitted.ids:
-            latest = int(event_times(admitted.table, self.source.event_time).max())
-            entry = (progress.offset.to_bytes(8, "big"), latest, admitted.ids)
-            transaction.put(self._seen_space, [(entry[0], msgspec.msgpack.encode((latest, admitted.ids)))])
+        if admitted is not None and admitted.num_rows:
+            latest = int(event_times(admitted, self.source.event_time).max())
+            entry = (progress.offset.to_bytes(8, "big"), latest, admitted.column(self.source.event_id).to_pylist())
+            transaction.put(self._seen_space, [(entry[0], msgspec.msgpack.encode(entry[1:]))])
         horizon = (progress.newest or 0) - self.source.disorder
         expired = [key for key, latest, _ in self._seen_batches if latest < horizon]
         transaction.delete(self._seen_space, expired)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from trilane import clock
@@ -99,7 +100,7 @@ class EventSource:
         import pyarrow as pa
 
         return pa.table(
-            [pa.array([getattr(p, f.name) for p in payloads], arrow_type(f)) for f in self.fields],
+            [pa.array([*map(attrgetter(f.name), payloads)], arrow_type(f)) for f in self.fields],
             schema=pa.schema([pa.field(f.name, arrow_type(f), f.nullable) for f in self.fields]),
         )
 

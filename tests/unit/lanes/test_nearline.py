@@ -11,15 +11,17 @@ import pytest
 from tests.shop import MINUTE, T0, append, event, make_project
 from trilane.apps.project import Project
 from trilane.apps.worker import Worker
-from trilane.clock import SimulatedClock
+from trilane.clock import SECOND, SimulatedClock
 from trilane.features.entity import encode_key
 from trilane.features.tile import TileLayout
 from trilane.lanes.progress import LANES, Progress, decode, lane_key
 
+LATER = T0 + 700 * MINUTE  # when all that the tests tell has happened
+
 
 @pytest.fixture
 def clock() -> SimulatedClock:
-    return SimulatedClock(T0)
+    return SimulatedClock(LATER)
 
 
 @pytest.fixture
@@ -98,9 +100,9 @@ def test_a_letter_is_written_once_however_often_the_batch_is_tried(project: Proj
 def test_a_drained_lane_says_so_again_and_again(project: Project, clock: SimulatedClock) -> None:
     append(project, [event(1, at=T0)], arrived_at=T0)
     worker = _run(project)
-    clock.move_to(T0 + 5 * MINUTE)
+    clock.move_to(LATER + 5 * MINUTE)
     worker.step()
-    assert _progress(project).caught_up_at == T0 + 5 * MINUTE
+    assert _progress(project).caught_up_at == LATER + 5 * MINUTE
 
 
 def test_tiles_that_no_window_can_see_are_dropped(project: Project) -> None:
@@ -121,7 +123,7 @@ def test_a_new_view_catches_up_from_the_beginning_of_the_log(project: Project, t
     worker = _run(project)
     path = tmp_path / "definitions.py"
     path.write_text(path.read_text().replace('"n_10m": tl.count(window="10m")', '"n_10m": tl.count(window="20m")'))
-    with Project(load_config(tmp_path, environment={}), clock=SimulatedClock(T0)) as changed:
+    with Project(load_config(tmp_path, environment={}), clock=SimulatedClock(LATER)) as changed:
         deploy.apply(changed)
         worker.close()
         again = _run(changed)
@@ -139,3 +141,19 @@ def test_only_one_worker_may_write(project: Project) -> None:
     with pytest.raises(SetupError, match="writ"):
         Worker(project)
     worker.close()
+
+
+def test_an_event_from_ahead_of_our_clock_waits_until_its_time_has_come(tmp_path: Path) -> None:
+    clock = SimulatedClock(T0)
+    with make_project(tmp_path, clock=clock) as project:
+        append(project, [event(1, at=T0 - 1), event(2, at=T0), event(3, at=T0 + 20 * SECOND)], arrived_at=T0)
+        worker = _run(project)
+        assert _features(project, "a", T0)["n_10m"] == 1
+        clock.move_to(T0 + 10 * SECOND)
+        worker.step()
+        assert _features(project, "a", T0 + 10 * SECOND)["n_10m"] == 2
+        worker.close()
+        clock.move_to(T0 + 30 * SECOND)
+        _run(project)
+        assert _features(project, "a", T0 + 30 * SECOND)["n_10m"] == 3
+        assert _progress(project).applied == 3

@@ -53,15 +53,25 @@ def explain(
 
 def _get(config: Config, path: str) -> dict[str, Any]:
     """The answer of the running server. Raises UnavailableError if none runs, ContractError for what it refuses."""
+    from trilane.apps.server import address
+
+    told = address.read(config.state)
+    if told is not None and told != config.url:
+        try:
+            return _ask(told, path)
+        except UnavailableError:
+            pass  # it was killed; what the configuration says is all there is
+    return _ask(config.url, path)
+
+
+def _ask(url: str, path: str) -> dict[str, Any]:
     import httpx
 
     try:
-        answer = httpx.get(f"{config.url}{path}", timeout=30.0)
+        answer = httpx.get(f"{url}{path}", timeout=30.0)
         found: dict[str, Any] = answer.json()
     except (httpx.TransportError, ValueError) as error:
-        raise UnavailableError(
-            f"no server answers: {error}", where=config.url, remedy="Start one with `trilane up`"
-        ) from None
+        raise UnavailableError(f"no server answers: {error}", where=url, remedy="Start one with `trilane up`") from None
     if answer.is_error:
         facts = found.get("error", {})
         raise ContractError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +38,7 @@ def up(
     json: JsonOption = False,
 ) -> None:
     """Run everything this machine needs, and bring back what dies."""
-    from trilane.apps.processes import check_port
+    from trilane.apps.processes import check_port, hold_port
     from trilane.apps.supervisor import supervise
 
     if replay_start is not None and not replay:
@@ -50,6 +51,7 @@ def up(
     start = moment(replay_start, option="--replay-start")
 
     def prepare() -> None:
+        os.close(hold_port(config.state, config.port))  # the server will hold it; a starting one is told here already
         check_port(config.host, config.port)
         _set_clock(config, start)
         terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")

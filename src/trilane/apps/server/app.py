@@ -16,13 +16,14 @@ import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.project import Project
+from trilane.apps.server import address
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
 from trilane.apps.server.http import error_body, read_body, send, status_of
 from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
-from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
+from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError
 from trilane.feedback.record import Decision, Recorder, Records
 from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
@@ -63,9 +64,16 @@ class Server:
         self.records = Records(project.config.state / "records.db")
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
         self.appender = Appender(project.log, project.clock, loop)
-        self._watching = asyncio.Lock()
+        self._tell_address()
+
+    def _tell_address(self) -> None:
+        try:
+            address.write(self.project.config.state, self.project.config.url)
+        except SetupError as error:  # a full disk: then only the configuration says where this server is
+            _log.warning("other commands may not find this server: %s", error)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        address.forget(self.project.config.state, self.project.config.url)
         self.deployments.close()
         self.appender.close()
         self.recorder.close()

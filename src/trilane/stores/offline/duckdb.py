@@ -193,23 +193,50 @@ class _Rows:
             return cast(list[tuple[object, ...]], self._relation.fetchall())
 
 
+class _Input:
+    """What the relation `events` shows at the moment; known to DuckDB once, so that plans over it stay prepared."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.table.schema.__arrow_c_schema__()
+
+
 class DuckdbMicroBatch:
-    """Keeps the promise of MicroBatch with a database in memory; one thread keeps the order and costs least."""
+    """Keeps the promise of MicroBatch with a database in memory for each transform and schema of its input.
+
+    One thread keeps the order and costs least; a prepared plan halves what a small batch takes.
+    """
 
     def __init__(self) -> None:
-        self._connection = _connect(":memory:", 1)
+        self._prepared: dict[tuple[str, pa.Schema], tuple[duckdb.DuckDBPyConnection, _Input]] = {}
 
     def run(self, sql: str, table: pa.Table) -> pa.Table:
         with _translated():
-            self._connection.register(INPUT, table)
+            connection, shown = self._prepare(sql, table)
+            shown.table = table
             try:
-                return self._connection.sql(sql).to_arrow_table()
+                return connection.sql("EXECUTE transform").to_arrow_table()
             finally:
-                self._connection.unregister(INPUT)
+                shown.table = table.slice(0, 0)
+
+    def _prepare(self, sql: str, table: pa.Table) -> tuple[duckdb.DuckDBPyConnection, _Input]:
+        found = self._prepared.get((sql, table.schema))
+        if found is None:
+            found = self._prepared[sql, table.schema] = (_connect(":memory:", 1), _Input(table.slice(0, 0)))
+            found[0].register(INPUT, found[1])
+            found[0].execute(f"PREPARE transform AS {sql}")
+        return found
 
     def close(self) -> None:
         """Gives back its memory."""
-        self._connection.close()
+        for connection, _ in self._prepared.values():
+            connection.close()
+        self._prepared.clear()
 
 
 def _connect(database: str, threads: int | None) -> duckdb.DuckDBPyConnection:

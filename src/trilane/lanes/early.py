@@ -1,0 +1,72 @@
+"""Events from slightly ahead of our clock, kept until their time has come.
+
+Law: no answer sees an event that happens at or after its instant, though its producer's clock runs ahead of ours; such
+events are stored with the offsets that passed them, so none is lost or applied twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from trilane.features.columns import event_times
+from trilane.sources.event import EventSource
+from trilane.stores.online.protocol import Transaction
+
+__all__ = ["Early"]
+
+_KEY = b"events"
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """The events of one partition that are not due yet (None: there are none)."""
+
+    source: EventSource
+    space: str
+    table: pa.Table | None
+
+    @staticmethod
+    def stored(transaction: Transaction, source: EventSource, name: str) -> Early:
+        """The events that an earlier process kept."""
+        space = f"nearline/early/{source.name}/{name}"
+        [row] = transaction.get(space, [_KEY])
+        return Early(source, space, pa.ipc.open_stream(row).read_all() if row else None)
+
+    def due(self, now: int) -> bool:
+        """Whether any of them happened before `now`."""
+        return self.table is not None and bool((event_times(self.table, self.source.event_time) < now).any())
+
+    def split(self, admitted: pa.Table | None, now: int) -> tuple[pa.Table | None, Early]:
+        """What happened before `now`, of these and of newly admitted events; and what did not."""
+        tables = [table for table in (self.table, admitted) if table is not None]
+        if not tables:
+            return None, self
+        table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+        due = event_times(table, self.source.event_time) < now
+        if due.all():
+            return table, Early(self.source, self.space, None)
+        rest = table.take(pa.array(np.flatnonzero(~due)))
+        return table.take(pa.array(np.flatnonzero(due))), Early(self.source, self.space, rest)
+
+    def store(self, transaction: Transaction, *, before: Early) -> None:
+        """Writes these in place of those `before`."""
+        if self.table is None:
+            if before.table is not None:
+                self.forget(transaction)
+            return
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        transaction.put(self.space, [(_KEY, sink.getvalue().to_pybytes())])
+
+    def forget(self, transaction: Transaction) -> None:
+        """Removes what is stored."""
+        transaction.delete(self.space, [_KEY])
+
+    def holds_as(self, other: Early) -> bool:
+        """Whether the other keeps the same events."""
+        mine, theirs = self.table, other.table
+        return (mine is None and theirs is None) or (mine is not None and theirs is not None and mine.equals(theirs))
