@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import mmap
+import os
 import re
 import struct
 import time
@@ -74,20 +75,23 @@ class SimulatedClock:
 
 
 class SharedClock:
-    """A simulated clock that all processes of one machine share, through eight mapped bytes of a file."""
+    """A simulated clock that all processes of one machine share, through eight mapped bytes of a file.
+
+    Law: a reader sees an instant that was set, never half of one: the bytes are one aligned machine word.
+    """
 
     def __init__(self, path: Path, *, start: int | None = None) -> None:
         try:
-            if not path.exists() or path.stat().st_size < 8:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(struct.pack("<q", start or 0))
+            if not path.exists():
+                _create(path, start or 0)
             with path.open("r+b") as file:
-                self._map = mmap.mmap(file.fileno(), 8)  # it keeps a descriptor of its own
-        except OSError as error:
+                # The map keeps a descriptor of its own. `struct` would move the bytes one by one.
+                self._word = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
+        except (OSError, ValueError) as error:
             raise SetupError(f"the clock file cannot be opened: {error}", where=str(path)) from error
 
     def now(self) -> int:
-        return int(struct.unpack_from("<q", self._map)[0])
+        return self._word[0]
 
     def move_to(self, now: int) -> None:
         """Moves the clock of every process to instant `now`; time never goes back."""
@@ -96,7 +100,20 @@ class SharedClock:
                 f"a clock at {format_instant(self.now())} cannot go back to {format_instant(now)}",
                 remedy="Replay events in order, or start with a fresh state",
             )
-        struct.pack_into("<q", self._map, 0, now)
+        self._word[0] = now
+
+
+def _create(path: Path, start: int) -> None:
+    """Makes the file whole or not at all; of two processes that make it at once, the first decides."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.write_bytes(struct.pack("=q", start))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()
 
 
 def duration(text: str | int) -> int:

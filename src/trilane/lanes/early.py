@@ -35,9 +35,10 @@ class Early:
         [row] = transaction.get(space, [_KEY])
         return Early(source, space, pa.ipc.open_stream(row).read_all() if row else None)
 
-    def due(self, now: int) -> bool:
-        """Whether any of them happened before `now`."""
-        return self.table is not None and bool((event_times(self.table, self.source.event_time) < now).any())
+    @property
+    def first(self) -> int | None:
+        """When the first of them happens."""
+        return None if self.table is None else int(event_times(self.table, self.source.event_time).min())
 
     def split(self, admitted: pa.Table | None, now: int) -> tuple[pa.Table | None, Early]:
         """What happened before `now`, of these and of newly admitted events; and what did not."""

@@ -128,7 +128,7 @@ class Consumer:
         offset, limit = self.progress.offset, self._tools.limit
         batch = self._tools.log.read(self.source.name, self.partition, offset, limit) if end > offset else None
         if batch is None or batch.num_rows == 0:
-            if self._early.due(began):
+            if self.progress.early is not None and self.progress.early < began:
                 self._commit(None, began, self.progress, [])
             else:
                 self._beat(began)
@@ -232,8 +232,8 @@ class Consumer:
             self._tools.dead_letters.add(letters)
         moment = max(progress.caught_up_at, now) if admitted is None else progress.caught_up_at
         spaces = tuple(view.space for view in self.views)
-        progress = msgspec.structs.replace(progress, caught_up_at=moment, spaces=spaces)
         due, early = self._early.split(admitted, now)
+        progress = msgspec.structs.replace(progress, caught_up_at=moment, spaces=spaces, early=early.first)
         poison: list[DeadLetter] = []
         with self._tools.writer.transaction() as transaction:
             if due is not None and due.num_rows and progress.newest is not None:

@@ -16,11 +16,13 @@ LANES = "nearline/lanes"
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
-    `caught_up_at`: the clock's instant up to which all that had arrived is applied; `spaces`: the views in step.
+    `early`: the time of the first event that waits for its time to come; `caught_up_at`: the clock's instant up to which
+    all that had arrived is applied; `spaces`: the views in step.
     """
 
     offset: int = 0
     newest: int | None = None
+    early: int | None = None
     caught_up_at: int = 0
     applied: int = 0
     duplicates: int = 0

@@ -24,8 +24,11 @@ def lanes(project: Project, views: Sequence[View]) -> dict[str, dict[int, Progre
     return {s.name: {p: decode(row) for p, row in enumerate(rows)} for s, rows in zip(sources, found, strict=True)}
 
 
-def behind(project: Project, views: Sequence[View], now: int) -> list[str]:
-    """What a healthy system would have done by instant `now`, and this one has not yet."""
+def behind(project: Project, views: Sequence[View], now: int, *, patience: int = 0) -> list[str]:
+    """What a healthy system would have done by instant `now`, and this one has not yet.
+
+    A lane without events to apply may have caught up `patience` microseconds ago.
+    """
     waiting = []
     for source, partitions in lanes(project, views).items():
         wanted = {
@@ -35,8 +38,10 @@ def behind(project: Project, views: Sequence[View], now: int) -> list[str]:
             end = project.log.end(source, partition)
             if progress.offset < end:
                 waiting.append(f"nearline {source}/{partition}: {end - progress.offset} events")
-            elif progress.caught_up_at < now or not wanted <= set(progress.spaces):
-                waiting.append(f"nearline {source}/{partition}: not caught up at {format_instant(now)}")
+            elif progress.early is not None and progress.early < now - patience:
+                waiting.append(f"nearline {source}/{partition}: an event that was early is due")
+            elif progress.caught_up_at < now - patience or not wanted <= set(progress.spaces):
+                waiting.append(f"nearline {source}/{partition}: not caught up at {format_instant(now - patience)}")
     for view in views:
         if view.lane == "batch":
             version = versions.visible(versions.versions(project.online, view.space), now)
