@@ -1,7 +1,7 @@
 """How the processes of one machine hold together: a child ends with its parent, and a port has one owner.
 
-Laws: when a parent dies, even by SIGKILL, a child that called `die_with_parent` is told to end (SIGTERM); of the servers
-of one state, one at a time has a port, from before it listens until its process ends.
+Laws: when a parent dies, even by SIGKILL, a child that called `die_with_parent` is told to end (SIGTERM); of the
+servers of one state, one at a time has a port, from before it listens until its process ends.
 """
 
 from __future__ import annotations
