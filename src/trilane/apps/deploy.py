@@ -1,19 +1,23 @@
 """From the author's files to what runs: what would change (`plan`), and making it so (`apply`).
 
 Laws: `plan` changes nothing; `apply` freezes the definitions before it records them, and deploys a bundle only if a
-trained artifact fits the declared features exactly; an endpoint without one keeps answering as before. Applying
-the same twice changes nothing.
+trained artifact fits the declared features exactly: the pinned one, else the newest; an endpoint without one keeps
+answering as before. Applying the same twice changes nothing. What is pinned and does not fit stops all before anything
+is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from trilane.apps.definitions import Definitions, load_snapshot, snapshot
 from trilane.apps.project import Project
+from trilane.clock import format_instant
 from trilane.decisions.bundle import Bundle, bundle_of
-from trilane.errors import SetupError
+from trilane.errors import ConflictError, DefinitionError, SetupError
 from trilane.features.view import View, stand_ins
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.metadata.protocol import ArtifactRecord, EdgeRecord
@@ -25,6 +29,9 @@ from trilane.serving.endpoint import Endpoint
 __all__ = ["Effect", "Plan", "apply", "fitting_artifact", "plan"]
 
 DEPLOY, KEEP, WAIT, SAME = "deploy", "keep", "wait", "same"
+_Pins: TypeAlias = Sequence[str]  # each `NAME@DIGEST`: the model NAME is to answer by that artifact
+_Chosen: TypeAlias = Mapping[str, ArtifactRecord | None]  # by model, what answers for it
+_PIN = re.compile(r"(?P<name>\w+)@(?P<digest>[0-9a-f]{6,64})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +60,29 @@ class Plan:
         return self.definitions == self.applied and not acting
 
 
-def plan(project: Project) -> Plan:
-    """Compares the working tree with what runs."""
-    working = project.working
+def plan(project: Project, pins: _Pins = ()) -> Plan:
+    """Compares the working tree, with the artifacts that `pins` name (`NAME@DIGEST`), with what runs."""
+    return _plan(project, project.working, _chosen(project, project.working, pins))
+
+
+def _plan(project: Project, working: Definitions, chosen: _Chosen) -> Plan:
     changes = tuple(project.registry.diff(working.specs()))
     effects = (
         *_view_effects(working, changes),
-        *_model_effects(project, working),
-        *(_endpoint_effect(project, working, endpoint) for _, endpoint in sorted(working.endpoints.items())),
+        *_model_effects(project, working, chosen),
+        *(_endpoint_effect(project, working, endpoint, chosen) for _, endpoint in sorted(working.endpoints.items())),
     )
     return Plan(definitions=working.digest, applied=project.applied_digest(), changes=changes, effects=effects)
 
 
-def apply(project: Project) -> Plan:
-    """Makes the working tree what runs, as far as its models are trained; returns what was done."""
+def apply(project: Project, pins: _Pins = ()) -> Plan:
+    """Makes the working tree what runs, as far as its models are trained; returns what was done.
+
+    `pins`, each `NAME@DIGEST` with 6 or more digits of the digest, deploy an older artifact of a model. Raises
+    ConflictError if there is none, or it does not fit the definitions.
+    """
     working = project.working
+    chosen = _chosen(project, working, pins)
     folder = snapshot(working, project.definitions_folder)
     if load_snapshot(folder).digest != working.digest:
         raise SetupError(
@@ -75,24 +90,76 @@ def apply(project: Project) -> Plan:
             where=str(folder),
             remedy="Let the definitions depend on nothing but the modules they import from their own folder",
         )
-    done = plan(project)
+    done = _plan(project, working, chosen)
     with run(project.metadata, "apply", project.config.name, clock=project.clock) as present:
         present.note(definitions=working.digest)
         project.registry.apply_definitions(working.digest, working.specs(), folder)
         _see_definitions(project, working)
         for effect in done.effects:
             if effect.action == DEPLOY:
-                _deploy(project, working, working.endpoints[effect.name], present)
+                _deploy(project, working, working.endpoints[effect.name], chosen, present)
     return done
 
 
 def fitting_artifact(project: Project, model: Model) -> ArtifactRecord | None:
     """The newest artifact of `model` that was trained on exactly the features it now declares."""
-    for record in project.registry.artifacts("model"):
-        same = record.facts.get("features") == list(model.feature_names)
-        if record.name == model.name and same and record.facts.get("views") == model.plan.versions:
-            return record
-    return None
+    return next((one for one in _artifacts(project, model.name) if not _misfits(one, model)), None)
+
+
+def _artifacts(project: Project, model: str) -> list[ArtifactRecord]:
+    """Newest first."""
+    return [record for record in project.registry.artifacts("model") if record.name == model]
+
+
+def _misfits(artifact: ArtifactRecord, model: Model) -> list[str]:
+    """In what the features that an artifact was trained on differ from those that its model declares now."""
+    had: list[str] = list(artifact.facts.get("features", ()))
+    views: dict[str, str] = dict(artifact.facts.get("views", {}))
+    found = [f"lacks the feature {name}" for name in model.feature_names if name not in had]
+    found += [f"needs the feature {name}, which is gone" for name in had if name not in model.feature_names]
+    if not found and had != list(model.feature_names):
+        found.append("has the features in another order")
+    for name, version in sorted(model.plan.versions.items()):
+        if views.get(name, version) != version:
+            found.append(f"was trained on the view {name} in version {views[name][:16]}, now it is {version[:16]}")
+    if not found and views != model.plan.versions:
+        found.append("was trained on other views")
+    return found
+
+
+def _chosen(project: Project, working: Definitions, pins: _Pins) -> _Chosen:
+    """What answers for each model: the pinned artifact, else the newest that fits."""
+    pinned: dict[str, ArtifactRecord] = {}
+    for pin in pins:
+        parts = _PIN.fullmatch(pin)
+        if parts is None or parts["name"] in pinned:
+            what = f"{pin!r} pins a model again" if parts else f"{pin!r} pins no artifact of a model"
+            raise DefinitionError(what, where="--model", remedy="Write NAME@DIGEST, once a model", file="")
+        pinned[parts["name"]] = _pinned(project, working, parts["name"], parts["digest"])
+    return {name: pinned.get(name) or fitting_artifact(project, model) for name, model in working.models.items()}
+
+
+def _pinned(project: Project, working: Definitions, name: str, digest: str) -> ArtifactRecord:
+    from trilane.apps.training_job import model_named
+    from trilane.models.artifact import load
+
+    model = model_named(working, name)
+    there = _artifacts(project, name)
+    fitting = [f"{one.digest[:16]} ({format_instant(one.created_at)})" for one in there if not _misfits(one, model)]
+    where, remedy = f"model {name!r}", f"Those that fit, newest first: {', '.join(fitting) or 'none'}"
+    found = [one for one in there if one.digest.startswith(digest)]
+    if len(found) != 1:
+        number = len(found) or "no"
+        raise ConflictError(f"{number} artifacts of it begin with {digest}", where=where, remedy=remedy)
+    [artifact] = found
+    reasons = _misfits(artifact, model)
+    if reasons:
+        what = f"the artifact {artifact.digest[:16]} does not fit the definitions: it {'; it '.join(reasons)}"
+        raise ConflictError(what, where=where, remedy=remedy, reasons=reasons)
+    if all(endpoint.model.name != name for endpoint in working.endpoints.values()):
+        raise ConflictError("no endpoint answers by it", where=where, remedy="Declare an endpoint of this model")
+    load(project.models_folder / name / artifact.digest[:16])  # here, rather than by a server that then cannot answer
+    return artifact
 
 
 def _view_effects(working: Definitions, changes: tuple[Change, ...]) -> Iterator[Effect]:
@@ -117,23 +184,24 @@ def _rebuild_text(view: View) -> str:
     return f"gets new versions: run `trilane materialize {view.name}`, or wait for its next boundary"
 
 
-def _model_effects(project: Project, working: Definitions) -> Iterator[Effect]:
-    for name, model in sorted(working.models.items()):
-        if fitting_artifact(project, model) is not None:
+def _model_effects(project: Project, working: Definitions, chosen: _Chosen) -> Iterator[Effect]:
+    for name in sorted(working.models):
+        if chosen[name] is not None:
             continue
         trained = project.registry.artifact("model", name) is not None
         text = "its features changed since it was trained" if trained else "it was never trained"
         yield Effect(kind="model", name=name, action="train", text=f"{text}: run `trilane train {name}` after applying")
 
 
-def _endpoint_effect(project: Project, working: Definitions, endpoint: Endpoint) -> Effect:
-    action, text = _endpoint_action(project, working, endpoint)
+def _endpoint_effect(project: Project, working: Definitions, endpoint: Endpoint, chosen: _Chosen) -> Effect:
+    action, text = _endpoint_action(project, working, endpoint, chosen[endpoint.model.name])
     return Effect(kind="endpoint", name=endpoint.name, action=action, text=text)
 
 
-def _endpoint_action(project: Project, working: Definitions, endpoint: Endpoint) -> tuple[str, str]:
+def _endpoint_action(
+    project: Project, working: Definitions, endpoint: Endpoint, artifact: ArtifactRecord | None
+) -> tuple[str, str]:
     deployed = project.registry.deployed(endpoint.name)
-    artifact = fitting_artifact(project, endpoint.model)
     if artifact is None and deployed is None:
         return WAIT, f"answers once the model {endpoint.model.name!r} is trained and applied"
     if artifact is None and deployed is not None:
@@ -149,9 +217,8 @@ def _bundle(endpoint: Endpoint, artifact: ArtifactRecord | None, definitions: De
     return bundle_of(endpoint, model_digest=digest, definitions=definitions.digest)
 
 
-def _deploy(project: Project, definitions: Definitions, endpoint: Endpoint, present: Run) -> None:
-    artifact = fitting_artifact(project, endpoint.model)
-    bundle = _bundle(endpoint, artifact, definitions)
+def _deploy(project: Project, definitions: Definitions, endpoint: Endpoint, chosen: _Chosen, present: Run) -> None:
+    bundle = _bundle(endpoint, chosen[endpoint.model.name], definitions)
     model = uri("model", bundle.model, bundle.model_digest[:16])
     target = uri("bundle", endpoint.name, bundle.digest[:16])
     present.reads(model)

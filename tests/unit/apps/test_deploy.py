@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.apps.conftest import Opener
+from tests.unit.apps.conftest import START, Opener
 from trilane.apps import deploy, training_job
 from trilane.apps.deploy import Plan
+from trilane.clock import SimulatedClock, instant
 from trilane.errors import ConflictError, DefinitionError, ModelError
 
 
@@ -130,3 +131,65 @@ def test_a_fault_of_the_train_function_names_the_authors_line_and_is_recorded(op
     assert run.status == "failed"
     assert run.error is not None
     assert run.error["code"] == "model"
+
+
+def test_a_pinned_artifact_is_deployed_in_place_of_a_newer_one(
+    opened: Opener, folder: Path, clock: SimulatedClock
+) -> None:
+    deploy.apply(opened())
+    older = training_job.train(opened(), "stays").artifact.digest
+    deploy.apply(opened())
+    before = opened().bundles()["ask"]
+    clock.move_to(START + 1)
+    newer = training_job.train(opened(), "stays", until=instant("2026-03-06T00:00:00Z")).artifact.digest
+    deploy.apply(opened())
+    assert opened().bundles()["ask"].model_digest == newer != older
+    pin = f"stays@{older[:6]}"
+    assert _actions(deploy.plan(opened(), [pin])) == {"endpoint ask": "deploy"}
+    assert opened().bundles()["ask"].model_digest == newer
+    deploy.apply(opened(), [pin])
+    assert opened().bundles()["ask"] == before
+    assert deploy.plan(opened(), [pin]).does_nothing
+    assert not deploy.plan(opened()).does_nothing, "without the pin, the newest"
+
+
+def test_an_artifact_that_does_not_fit_is_refused_with_the_reason_and_nothing_is_changed(
+    opened: Opener, folder: Path
+) -> None:
+    deploy.apply(opened())
+    old = training_job.train(opened(), "stays").artifact.digest
+    _edit(folder, 'tl.count(window="60m")', 'tl.count(window="30m")')
+    with pytest.raises(ConflictError, match=r"does not fit.*view recent in version"):
+        deploy.apply(opened(), [f"stays@{old[:12]}"])
+    _edit(folder, "features=[daily, recent]", "features=[daily]")
+    with pytest.raises(ConflictError, match=r"needs the feature recent\.visits_60m, which is gone"):
+        deploy.plan(opened(), [f"stays@{old[:12]}"])
+    assert len(opened().registry.history()) == 1
+
+
+@pytest.mark.parametrize(
+    ("pins", "error", "words"),
+    [
+        (["stays"], DefinitionError, "pins no artifact"),
+        (["stays@12345"], DefinitionError, "pins no artifact"),
+        (["stays@123456", "stays@123456"], ConflictError, "begin with 123456"),
+        (["nope@123456"], DefinitionError, "no model 'nope'"),
+        (["stays@00000000000000"], ConflictError, "no artifacts of it begin with"),
+    ],
+)
+def test_a_pin_that_names_nothing_is_refused(
+    opened: Opener, pins: list[str], error: type[Exception], words: str
+) -> None:
+    deploy.apply(opened())
+    with pytest.raises(error, match=words):
+        deploy.apply(opened(), pins)
+
+
+def test_a_pinned_artifact_that_is_damaged_is_refused_here_and_not_by_the_server(opened: Opener) -> None:
+    deploy.apply(opened())
+    made = training_job.train(opened(), "stays").artifact
+    made.model_path.chmod(0o644)
+    made.model_path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="damaged"):
+        deploy.apply(opened(), [f"stays@{made.digest}"])
+    assert opened().bundles() == {}
