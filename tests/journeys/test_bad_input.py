@@ -329,8 +329,9 @@ def test_a_corrupt_artifact_is_told_by_readiness_and_costs_only_its_endpoint(sou
         assert "the artifact is damaged" in ready.json()["reason"]
         assert str(model) in ready.json()["reason"]
         refused = up.post("/v1/decide/is_big", ASK)
-        assert refused.status_code == 404
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert "damaged" in _error(refused)["what"]
+        assert up.post("/v1/decide/nobody", ASK).status_code == 404
         assert up.post("/v1/clock", {"now": format_instant(T0)}).status_code == 200
         assert up.post("/v1/events/orders", event(1, at=T0)).status_code == 202
 

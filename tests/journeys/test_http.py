@@ -146,7 +146,31 @@ def test_status_says_what_runs_and_how_far_it_is(up: Running) -> None:
     lane = found["lanes"]["orders"]
     assert lane["end"]["0"] >= lane["applied"]["0"]
     assert found["batch"]["shop_daily"]["boundary"] == found["batch"]["shop_daily"]["due"]
-    assert up.get("/health/ready").json() == {"ready": True, "reason": None, "endpoints": ["is_big"], "errors": {}}
+    ready = up.get("/health/ready").json()
+    assert ready.pop("lanes").keys() == {"orders"}
+    assert isinstance(ready.pop("waiting_for"), list)
+    assert ready == {"ready": True, "reason": None, "endpoints": ["is_big"], "errors": {}}
+
+
+def test_readiness_says_how_far_the_lanes_are_and_depends_on_none(tmp_path: Path) -> None:
+    make_project(tmp_path).close()
+    trained(tmp_path, "big")
+
+    def lanes(up: Running) -> tuple[int, float | None, str]:
+        answer = up.get("/health/ready")
+        found = answer.json()
+        return answer.status_code, found["lanes"]["orders"]["age_s"], " ".join(found["waiting_for"])
+
+    with running(tmp_path, {"serve": []}) as up:
+        status, age, waiting = lanes(up)
+        assert (status, age, "nearline orders/0: not caught up" in waiting) == (200, None, True)
+        up.start("worker")
+        until(lambda: "nearline" not in lanes(up)[2], "the worker to catch up")
+        status, age, waiting = lanes(up)
+        assert status == 200
+        assert age is not None
+        assert age < 60
+        assert "batch shop_daily" in waiting, "nobody lands its versions"
 
 
 def test_metrics_are_what_prometheus_reads_and_count_what_happened(up: Running) -> None:
@@ -234,6 +258,9 @@ def test_the_truth_about_readiness_and_several_workers_that_answer_as_one(tmp_pa
 
         assert command(tmp_path, "apply").returncode == 0
         until(lambda: "train" in (up.get("/health/ready").json()["reason"] or ""), "the applied definitions")
+        until(
+            lambda: up.post("/v1/decide/is_big", ASK).status_code == 503, "the endpoint to be known, and not deployed"
+        )
         trained(tmp_path, "big")
         until(lambda: up.get("/health/ready").status_code == 200, "the deployed bundle")
 

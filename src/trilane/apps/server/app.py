@@ -21,9 +21,9 @@ from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
 from trilane.apps.server.http import error_body, read_body, send, status_of
 from trilane.apps.server.status import behind, lanes, status
-from trilane.clock import SharedClock, format_instant, instant
+from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
-from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError
+from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.feedback.record import Decision, Recorder, Records
 from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _Route: TypeAlias = Callable[["Server", Scope, HTTPProtocol, str], Awaitable[int]]
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
+_PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 
 
@@ -119,8 +120,11 @@ class Server:
         try:
             return self.deployments.find(name)
         except DefinitionError as error:
-            reason = self.deployments.errors.get(name)
-            raise DefinitionError(reason or error.what, where=name, remedy=error.remedy, status=404) from None
+            reason = self.deployments.why_not(name)
+            if reason is None:
+                raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
+            remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
+            raise UnavailableError(reason, where=name, remedy=remedy) from None
 
     async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         decision = self.records.find(name)
@@ -230,7 +234,20 @@ class Server:
         elif not serving:
             reason = "no endpoint is deployed yet: train a model, then run `trilane apply`"
         body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": errors}
-        return send(protocol, 503 if reason else 200, _encode(body))
+        return send(protocol, 503 if reason else 200, _encode({**body, **self._lanes()}))
+
+    def _lanes(self) -> dict[str, Any]:
+        """How far the lanes are, for whoever asks whether we are ready; they degrade answers and stop none."""
+        project, views, now = self.project, self.deployments.views, self.project.clock.now()
+        patience = 0 if project.config.replay else _PATIENCE
+        try:
+            found = lanes(project, views)
+            waiting = behind(project, views, now, patience=patience)
+        except TrilaneError as error:
+            return {"lanes": {}, "waiting_for": [f"what the lanes wrote cannot be read: {error}"]}
+        caught_up = {source: min(one.caught_up_at for one in parts.values()) for source, parts in found.items()}
+        ages = {source: {"age_s": (now - at) / 1e6 if at else None} for source, at in caught_up.items()}
+        return {"lanes": ages, "waiting_for": waiting}
 
     async def scrape(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         try:

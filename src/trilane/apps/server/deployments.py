@@ -96,6 +96,16 @@ class Deployments:
         """What answers `endpoint` now. Raises DefinitionError if nothing does."""
         return self._compiled[self.router.route(endpoint)]
 
+    def why_not(self, endpoint: str) -> str | None:
+        """Why nothing answers `endpoint`, although it is declared or deployed; None if there is no such endpoint."""
+        reason = self.errors.get(endpoint)
+        if reason is not None:
+            return reason
+        if self.definitions is None:
+            return self.errors.get(_APPLIED)
+        declared = endpoint in self.definitions.endpoints
+        return "it is not deployed yet: train its model, then run `trilane apply`" if declared else None
+
     def all(self) -> dict[str, Deployed]:
         """What answers each endpoint."""
         return {endpoint: self._compiled[digest] for endpoint, digest in self.router.routes().items()}
