@@ -16,7 +16,7 @@ import msgspec
 from trilane.errors import ContractError
 from trilane.types import Field
 
-__all__ = ["Contract", "NOT_JSON", "Rejection", "split_message"]
+__all__ = ["Contract", "NOT_JSON", "Rejection", "malformed", "split_message"]
 
 # What msgspec raises for bytes that are no JSON; a text nested too deeply is refused like any other that is broken.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -40,6 +40,19 @@ def split_message(message: str) -> tuple[str, str]:
     """
     reason, _, path = message.partition(" - at `")
     return reason, path.rstrip("`") or "$"
+
+
+def malformed(text: bytes, error: Exception) -> str:
+    """Why `text` is no JSON, from what msgspec raised for it.
+
+    >>> malformed(b"nan", msgspec.DecodeError("Input data was truncated"))
+    'malformed JSON: nan is no JSON value'
+    """
+    word = text.strip()
+    # msgspec takes any short word that begins with n, t or f for a part of null, true or false.
+    if word.isalpha() and not any(value.startswith(word) for value in (b"null", b"true", b"false")) and len(word) < 9:
+        return f"malformed JSON: {word.decode()} is no JSON value"
+    return f"malformed JSON: {error}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Contract:
             reason, path = split_message(str(error))
             raise ContractError(reason, where=path, remedy=f"Send what {self.name!r} promises", kind="type") from None
         except NOT_JSON as error:
-            raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", kind="json") from None
+            raise ContractError(malformed(value, error), where="$", remedy="Send valid JSON", kind="json") from None
         return payload
 
     def decode_many(self, values: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Rejection]]:

@@ -40,6 +40,8 @@ GOOD = b'{"id": "a", "x": 1, "n": 2, "b": true, "new": []}'
         (b'{"id": "\xe9"}', "json", "$", "utf-8"),
         (b'{"id": "a"', "json", "$", "truncated"),
         (b"", "json", "$", "truncated"),
+        (b"nan", "json", "$", "nan is no JSON value"),
+        (b"nul", "json", "$", "truncated"),
         (b'{"id": "a", "y": ' + b"[" * 100_000, "json", "$", "recursion"),
         (b'{"id": "a", "y": ' + b'{"y":' * 100_000, "json", "$", "recursion"),
     ],

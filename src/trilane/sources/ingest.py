@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from trilane.clock import instant
-from trilane.contract import NOT_JSON, Rejection
+from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
 from trilane.sources.event import EventSource
 
@@ -44,7 +44,7 @@ def split_body(body: bytes, *, ndjson: bool) -> list[bytes]:
         except NOT_JSON as error:
             if b"\n" not in text:
                 remedy = "Send an object, an array of objects, or one object a line"
-                raise ContractError(f"malformed JSON: {error}", where="$", remedy=remedy, status=400) from None
+                raise ContractError(malformed(text, error), where="$", remedy=remedy, status=400) from None
     return [line for line in text.split(b"\n") if line.strip()]
 
 

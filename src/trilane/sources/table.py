@@ -13,7 +13,7 @@ __all__ = ["TableSource"]
 
 @dataclass(frozen=True, init=False)
 class TableSource:
-    """A declared table of Parquet files.
+    """A declared table of Parquet or CSV files.
 
     `path`: a file or glob, relative to the project; `event_time`: the Timestamp column from which a row was known.
     """

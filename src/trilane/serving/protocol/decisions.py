@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trilane.contract import NOT_JSON, Contract, split_message
+from trilane.contract import NOT_JSON, Contract, malformed, split_message
 from trilane.errors import ContractError
 from trilane.features.algebra import Floats
 from trilane.features.fallback import FRESH, STATUSES
@@ -60,7 +60,7 @@ class RowFormat:
             names = ", ".join(f.name for f in self._contract.fields)
             raise ContractError(reason, where=path, remedy=f"A row of {self._contract.name!r} has {names}") from None
         except NOT_JSON as error:
-            raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", status=400) from None
+            raise ContractError(malformed(body, error), where="$", remedy="Send valid JSON", status=400) from None
 
 
 class DecisionFormat:
