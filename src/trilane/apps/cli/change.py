@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from trilane.apps.cli.look import server_answers
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, open_project
 
 if TYPE_CHECKING:
     from trilane.apps.deploy import Plan
+    from trilane.apps.project import Project
 
 __all__ = ["apply", "plan"]
 
+_Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME@DIGEST", help="Deploy this artifact of a model, not the newest; repeatable."),
+]
 _SIGNS = {"added": "[green]+[/]", "changed": "[yellow]~[/]", "removed": "[red]-[/]"}
 
 
-def plan(*, project: ProjectOption = None, json: JsonOption = False) -> None:
+def plan(*, model: _Models = None, project: ProjectOption = None, json: JsonOption = False) -> None:
     """Show what `apply` would change, and what each change rebuilds."""
     from trilane.apps import deploy
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
-        found = deploy.plan(opened)
+        found = deploy.plan(opened, model or ())
     terminal.answer(_facts(found))
     _tell(terminal, found)
     terminal.tell("Nothing to do." if found.does_nothing else "Run [bold]trilane apply[/] to do this.")
 
 
-def apply(*, project: ProjectOption = None, json: JsonOption = False) -> None:
+def apply(*, model: _Models = None, project: ProjectOption = None, json: JsonOption = False) -> None:
     """Make the definitions what runs, and deploy the models that fit them."""
     from trilane.apps import deploy
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
-        done = deploy.apply(opened)
+        done = deploy.apply(opened, model or ())
+        waits = not json and _deployed_first(opened, done) and not server_answers(opened.config)
     terminal.answer(_facts(done))
     _tell(terminal, done)
     terminal.tell(f"Applied: definitions {done.definitions[:16]}.")
+    if waits:
+        terminal.tell("Run [bold]trilane up[/] to answer.")
+
+
+def _deployed_first(project: Project, done: Plan) -> bool:
+    """Whether an endpoint was deployed that never was before."""
+    from trilane.apps.deploy import DEPLOY
+
+    deployed = [effect.name for effect in done.effects if effect.action == DEPLOY]
+    return any(len(project.registry.deployments(name)) == 1 for name in deployed)
 
 
 def _facts(found: Plan) -> dict[str, object]:

@@ -6,7 +6,7 @@ import typer
 
 from trilane.apps.cli.change import apply, plan
 from trilane.apps.cli.fill import ingest, materialize, train
-from trilane.apps.cli.look import explain, status
+from trilane.apps.cli.look import dead_letters, explain, status
 from trilane.apps.cli.roles import control, serve, up, worker
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for function in (init, plan, apply, ingest, materialize, train, up, status, explain):
+for function in (init, plan, apply, ingest, materialize, train, up, status, explain, dead_letters):
     app.command()(command(function))
 for function in (serve, worker, control):
     app.command(rich_help_panel="Single roles, as a fleet runs them")(command(function))

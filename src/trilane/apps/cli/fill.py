@@ -63,8 +63,10 @@ def materialize(
 
     terminal = Terminal(json=json)
     landed: list[dict[str, object]] = []
+    ahead: list[dict[str, object]] = []  # of these, what does not answer yet
     with open_project(project) as opened, terminal.progress("materialize") as tick:
         chosen = _batch_views(opened, views)
+        now = opened.clock.now()
         for view in chosen:
             for boundary in _boundaries(opened, view, at, since, until):
                 version = land_version(opened, view, boundary, progress=tick)
@@ -76,10 +78,17 @@ def materialize(
                         "keys": version.rows if version else None,
                     }
                 )
+                if version is not None and version.visible_from > now:
+                    ahead.append(landed[-1])
     terminal.answer({"landed": landed})
     headings = ["view", "boundary", "visible_from", "keys"]
     rows = [["" if one[name] is None else str(one[name]) for name in headings] for one in landed]
     terminal.table("Landed", headings, rows)
+    for one in ahead:
+        terminal.tell(
+            f"[bold]{one['view']}[/] of {one['boundary']} is visible from {one['visible_from']}; "
+            "until then the version before it answers."
+        )
 
 
 def train(
@@ -117,7 +126,8 @@ def train(
     terminal.tell(
         f"[bold]{model}[/] {artifact.digest[:16]}, trained on {rows:,} rows ({done.training_set.digest[:16]})"
     )
-    latency = ", ".join(f"{size} rows {value:,.0f} µs" for size, value in done.profile.latency_us.items())
+    measured = done.profile.latency_us.items()
+    latency = ", ".join(f"{size} {'row' if size == 1 else 'rows'} {value:,.0f} µs" for size, value in measured)
     terminal.tell(f"One inference: {latency}; the artifact has {done.profile.model_bytes:,} bytes.")
     if not done.is_new:
         terminal.tell("The same inputs gave the same artifact as before.")

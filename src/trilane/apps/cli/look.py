@@ -1,4 +1,4 @@
-"""`trilane status` and `trilane explain`: what runs, and why it answered so."""
+"""`trilane status`, `explain` and `dead-letters`: what runs, why it answered so, and what it refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.lifecycle.metadata.protocol import RunRecord
 
-__all__ = ["explain", "status"]
+__all__ = ["dead_letters", "explain", "server_answers", "status"]
 
 _RUNS = 8
+_BATCH = ("boundary", "visible_from", "newest_landed", "due")
+_SHOWN = 60  # characters of a dead letter's payload in a table
 
 
 def status(*, project: ProjectOption = None, json: JsonOption = False) -> None:
@@ -49,6 +51,59 @@ def explain(
             facts = _recorded(opened, decision)
     terminal.answer(facts)
     _tell_decision(terminal, facts)
+
+
+def dead_letters(
+    *,
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="The event source; default: all.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    project: ProjectOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List refused events, the newest first: why each was refused, and the event as it came."""
+    terminal = Terminal(json=json)
+    with open_project(project) as opened:
+        found = opened.dead_letters.read(source, limit=limit)
+        counts = opened.dead_letters.count(source)
+        if source is not None and not found:
+            from trilane.apps.event_file import source_named
+
+            source_named(opened.definitions.sources, source)
+    letters = [
+        {
+            "source": one.source,
+            "code": one.code,
+            "path": one.path,
+            "reason": one.reason,
+            "at": format_instant(one.at),
+            "partition": one.partition,
+            "offset": one.offset,
+            "payload": one.payload.decode(errors="backslashreplace"),
+        }
+        for one in found
+    ]
+    total = sum(counts.values())
+    terminal.answer({"dead_letters": letters, "total": total})
+    if not letters:
+        terminal.tell("There are no dead letters.")
+    headings = ["at", "source", "code", "path", "reason", "payload"]
+    terminal.table("Dead letters", headings, [[_short(str(one[name])) for name in headings] for one in letters])
+    if total > len(letters):
+        terminal.tell(f"{len(letters):,} of {total:,}; --limit shows more.")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+
+
+def server_answers(config: Config) -> bool:
+    """Whether a server of this project runs here."""
+    try:
+        _get(config, "/health/live")
+    except (UnavailableError, ContractError):
+        return False
+    return True
 
 
 def _get(config: Config, path: str) -> dict[str, Any]:
@@ -146,9 +201,13 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
         made = f"bundle {found['bundle'][:16]}, model {found['model_digest'][:16]}" if found else "not deployed"
         terminal.tell(f"endpoint [bold]{name}[/]: {made}")
     server = facts["server"] or {}
-    for title in ("lanes", "batch"):
-        rows = [[name, *_pairs(found)] for name, found in server.get(title, {}).items()]
-        terminal.table(title.capitalize(), ["name", "state"], rows)
+    lanes = [_lane_row(name, found) for name, found in server.get("lanes", {}).items()]
+    terminal.table("Lanes", ["source", "events", "behind", "age", "watermark"], lanes)
+    batch = [
+        [name, f"{found['rows']:,}", *(found[key] or "none" for key in _BATCH)]
+        for name, found in server.get("batch", {}).items()
+    ]
+    terminal.table("Batch", ["view", "rows", *(key.replace("_", " ") for key in _BATCH)], batch)
     letters = [[name, str(number)] for name, number in facts["dead_letters"].items()]
     terminal.table("Dead letters", ["source/code", "events"], letters)
     runs = [
@@ -158,8 +217,10 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
     terminal.table("Last runs", ["started", "kind", "subject", "status", "error"], runs)
 
 
-def _pairs(found: dict[str, Any]) -> list[str]:
-    return [", ".join(f"{name} {value}" for name, value in found.items() if value is not None)]
+def _lane_row(name: str, found: dict[str, Any]) -> list[str]:
+    waiting = sum(end - found["applied"].get(partition, 0) for partition, end in found["end"].items())
+    age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
+    return [name, f"{found['events']:,}", f"{waiting:,}", age, found["watermark"] or "none"]
 
 
 def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:
@@ -170,7 +231,11 @@ def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:
         terminal.tell(f"degraded: {', '.join(facts.get('why', ()))}")
     statuses, ages = facts.get("statuses", {}), facts.get("ages", {})
     rows = [
-        [name, "" if value is None else f"{value:g}", str(statuses.get(name, "")), str(ages.get(name, ""))]
+        [name, "" if value is None else f"{value:g}", str(statuses.get(name, "")), _seconds(ages.get(name))]
         for name, value in facts.get("features", {}).items()
     ]
-    terminal.table("Features", ["feature", "value", "status", "age µs"], rows)
+    terminal.table("Features", ["feature", "value", "status", "age s"], rows)
+
+
+def _seconds(age: int | None) -> str:
+    return "" if age is None else f"{age / 1e6:,.3f}"
