@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.servers import until
+
 Trilane = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -66,9 +68,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (ingested["accepted"], ingested["rejected"]) == (4000, 0)
     (landed,) = _json(trilane("materialize", "all", "--json"))["landed"]
     assert (landed["view"], landed["keys"]) == ("card_daily", 60)
-    assert _json(trilane("train", "fraud", "--json"))["rows"] == 4000
-    effects = _json(trilane("apply", "--json"))["effects"]
-    assert [effect["action"] for effect in effects] == ["deploy"]
+    trained = trilane("train", "fraud")
+    assert "trained on 4,000 rows" in trained.stdout, trained.stderr
+    assert "One inference: 1 row " in trained.stdout
+    assert [effect["action"] for effect in _json(trilane("plan", "--json"))["effects"]] == ["deploy"]
+    assert "Run trilane up to answer." in trilane("apply").stdout
+    assert "trilane up" not in trilane("apply").stdout
     return folder
 
 
@@ -105,25 +110,29 @@ def _next(process: subprocess.Popen[str], role: str, what: str) -> int:
 
 
 def test_a_decision_is_answered_explained_and_shown(
-    trilane: Trilane, up: Callable[..., tuple[subprocess.Popen[str], str]]
+    shop: Path, trilane: Trilane, up: Callable[..., tuple[subprocess.Popen[str], str]]
 ) -> None:
-    _, url = up()
-    port = url.rpartition(":")[2]
+    process, url = up()  # at a port that only the running server tells
     answer = httpx.post(f"{url}/v1/decide/check", json={"card": "card-7", "amount": 950.0})
     assert answer.status_code == 200, answer.text
     (decision,) = answer.json()["decisions"]
     explained = None
     while explained is None:  # records are written a moment after the answer
-        done = trilane("explain", decision["id"], "--json", TRILANE_PORT=port)
+        done = trilane("explain", decision["id"], "--json")
         explained = _json(done) if done.returncode == 0 else None
     assert explained["score"] == decision["score"]
     assert explained["identical"] is True
-    found = _json(trilane("status", "--json", TRILANE_PORT=port))
+    found = _json(trilane("status", "--json"))
     assert found["server"]["endpoints"]["check"]["bundle"] == answer.json()["bundle"]
     assert set(found["processes"]) == {"supervisor", "serve", "worker", "control"}
-    readable = trilane("status", TRILANE_PORT=port).stdout
+    readable = trilane("status").stdout
     assert "running" in readable
-    assert "payments" in readable
+    assert {"events", "behind", "watermark"} <= set(readable.split()), readable
+    assert "caught_up_at" not in readable
+    assert "age s" in trilane("explain", decision["id"]).stdout
+    process.terminate()
+    process.wait(60)
+    assert not (shop / ".trilane" / "server.json").exists()
 
 
 def test_a_second_up_is_refused_and_a_killed_server_comes_back(
@@ -169,6 +178,45 @@ def test_status_without_a_server_shows_what_is_deployed(trilane: Trilane) -> Non
     assert "train" in {run["kind"] for run in found["runs"]}
 
 
+def test_a_version_that_lies_ahead_says_from_when_it_answers(trilane: Trilane) -> None:
+    ahead = trilane("materialize", "card_daily", "--at", "2090-01-01").stdout
+    assert "card_daily of 2090-01-01T00:00:00Z is visible from 2090-01-01T" in ahead
+    assert "until then" not in trilane("materialize", "card_daily").stdout
+
+
+def test_a_model_that_was_trained_again_is_rolled_back_while_the_server_runs(
+    shop: Path, up: Callable[..., tuple[subprocess.Popen[str], str]], trilane: Trilane
+) -> None:
+    _, url = up()
+
+    def decided_by(bundle: str | None = None) -> tuple[str, float]:
+        """The bundle and score of an answer; of an answer by `bundle` if it is given."""
+        body = {"card": "nobody", "amount": 950.0}  # of whom no event changes anything
+
+        def ask() -> tuple[str, float] | None:
+            found = httpx.post(f"{url}/v1/decide/check", json=body).json()
+            return (found["bundle"], found["decisions"][0]["score"]) if bundle in (None, found["bundle"]) else None
+
+        answer = until(ask, f"an answer by {bundle}")
+        assert answer is not None
+        return answer
+
+    before = _json(trilane("status", "--json"))["server"]["endpoints"]["check"]
+    old = decided_by()
+    spine = shop / "data" / "verdicts.csv"
+    lines = spine.read_text().splitlines(keepends=True)
+    spine.write_text("".join(lines[:1] + lines[1::2]))
+    assert _json(trilane("train", "fraud", "--json"))["new"]
+    _json(trilane("apply", "--json"))
+    after = _json(trilane("status", "--json"))["endpoints"]["check"]
+    new = decided_by(after["bundle"][:16])
+    assert new[1] != old[1]
+    done = _json(trilane("apply", "--json", "--model", f"fraud@{before['model_digest'][:6]}"))
+    assert [effect["action"] for effect in done["effects"]] == ["deploy"]
+    assert decided_by(before["bundle"]) == old
+    assert "Those that fit" in _error(trilane("plan", "--json", "--model", "fraud@ffffffff"), 6)["remedy"]
+
+
 def test_init_overwrites_nothing(shop: Path, trilane: Trilane) -> None:
     before = (shop / "definitions.py").read_bytes()
     assert "definitions.py" in _error(trilane("init", "--json"), 6)["what"]
@@ -182,6 +230,16 @@ def test_bad_events_from_standard_input_are_told_and_kept(trilane: Trilane) -> N
     assert (done["accepted"], done["rejected"]) == (1, 2)
     assert {reason["path"] for reason in done["reasons"]} == {"$.amount", "$"}
     assert _json(trilane("status", "--json"))["dead_letters"] == {"payments/json": 1, "payments/type": 1}
+    listed = _json(trilane("dead-letters", "payments", "--json"))
+    assert listed["total"] == 2
+    assert {one["payload"]: (one["code"], one["path"]) for one in listed["dead_letters"]} == {
+        "{": ("json", "$"),
+        json.dumps({**event, "amount": "much"}): ("type", "$.amount"),
+    }
+    readable = trilane("dead-letters", "--limit", "1", COLUMNS="200").stdout
+    assert "1 of 2; --limit shows more." in readable
+    assert "payload" in readable
+    assert "payments" in _error(trilane("dead-letters", "payment", "--json"), 2)["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +274,20 @@ def test_a_busy_port_is_told_before_anything_starts(trilane: Trilane) -> None:
             error = _error(trilane(command, "--port", port, "--json"), 4)
             assert error["port"] == int(port)
             assert "--port" in error["remedy"]
+
+
+def test_of_two_servers_that_start_at_once_one_has_the_port(shop: Path) -> None:
+    command = [sys.executable, "-m", "trilane", "serve", "--json", "--port", str(_free_port())]
+    both = [subprocess.Popen(command, cwd=shop, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    until(lambda: any(one.poll() is not None for one in both), "one of them to be refused")
+    refused, holds = sorted(both, key=lambda one: one.poll() is None)
+    error = json.loads(refused.communicate()[0])["error"]
+    assert refused.returncode == 4
+    assert str(holds.pid) in error["what"] or "listens" in error["what"]
+    assert holds.poll() is None
+    holds.terminate()
+    assert holds.wait(60) == 0
+    holds.communicate()
 
 
 def test_a_state_that_is_no_folder_is_told(trilane: Trilane, shop: Path) -> None:
