@@ -16,7 +16,7 @@ LANES = "nearline/lanes"
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
-    `early`: the time of the first event that waits for its time to come; `caught_up_at`: the clock's instant up to which
+    `early`: when the first event that waits for its time happens; `caught_up_at`: the clock's instant up to which
     all that had arrived is applied; `spaces`: the views in step.
     """
 
