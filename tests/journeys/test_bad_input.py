@@ -285,7 +285,8 @@ def test_a_busy_port_is_told_with_the_way_out(up: Running) -> None:
     refused = command(up.folder, "serve", "--json", "--port", str(up.port))
     assert refused.returncode == 4
     found = json.loads(refused.stdout)["error"]
-    assert (found["where"], found["what"]) == (f"127.0.0.1:{up.port}", "another process listens on this port")
+    holder = up.processes["serve"].pid
+    assert found["what"] == f"another server of this project has the port {up.port}, process {holder}"
     assert "--port" in found["remedy"]
 
 
