@@ -11,6 +11,8 @@ A state is a tuple of equally long arrays, one per part. "Events" are rows in an
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -100,8 +102,9 @@ class Count:
 class WideSum:
     """An exact sum: `high` counts units of 2**(32*top), then limbs of 32 bits follow, `below` of them under the point.
 
-    `power` 1 sums x, for |x| < 2**62, down to 2**-96; `power` 2 sums x squared, for |x| < 2**53, down to 2**-128. What
-    is smaller is cut off.
+    Power p sums x**p: x for |x| < 2**62, down to 2**-96; x**2 for |x| < 2**53, down to 2**-128; x**3 and x**4 for
+    |x| < 2**40, down to 2**-160 and 2**-192. What is smaller is cut off, from each event by itself, so that the order
+    still changes nothing.
     """
 
     power: int = 1
@@ -129,8 +132,13 @@ class WideSum:
         x = np.where(valid, values, 0.0).astype(np.float64)
         if self.power == 1:
             return tuple(self._limbs(x))
-        square, error = _exact_square(x)
-        return tuple(a + b for a, b in zip(self._limbs(square), self._limbs(error), strict=True))
+        terms = _exact_square(x)
+        if self.power == 3:
+            terms = tuple(part for term in terms for part in _exact_product(term, x))
+        elif self.power == 4:
+            terms = _fourth_power(*terms)
+        limbs = [self._limbs(term) for term in terms]
+        return tuple(functools.reduce(np.add, column) for column in zip(*limbs, strict=True))
 
     def _limbs(self, rest: Floats) -> list[Ints]:
         scaled = rest * _LIMB**-self.top
@@ -182,6 +190,20 @@ def _exact_square(x: Floats) -> tuple[Floats, Floats]:
     tail = x - head
     square = x * x
     return square, ((head * head - square) + 2.0 * head * tail) + tail * tail
+
+
+def _exact_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Splits a*b into its rounded value and the exact rounding error (Dekker 1971)."""
+    split_a, split_b = 134217729.0 * a, 134217729.0 * b
+    head_a, head_b = split_a - (split_a - a), split_b - (split_b - b)
+    tail_a, tail_b = a - head_a, b - head_b
+    product = a * b
+    return product, ((head_a * head_b - product) + head_a * tail_b + tail_a * head_b) + tail_a * tail_b
+
+
+def _fourth_power(square: Floats, error: Floats) -> tuple[Floats, ...]:
+    """The six floats that add up to (square + error)**2."""
+    return (*_exact_square(square), *_exact_product(2.0 * square, error), *_exact_square(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +318,11 @@ def states_of(op: str, kind: str) -> tuple[tuple[str, State], ...]:
     if op in ("first", "last"):
         return ((op, Instant(latest=op == "last", kind=kind)),)
     sums: tuple[tuple[str, State], ...] = (("n", Count()), ("sum", WideSum()))
-    return sums if op in ("sum", "mean") else (*sums, ("squares", WideSum(power=2)))
+    powers = {"sum": 1, "mean": 1, "skew": 3, "kurtosis": 4}.get(op, 2)
+    higher: tuple[tuple[str, State], ...] = (
+        ("squares", WideSum(power=2)), ("cubes", WideSum(power=3)), ("fourths", WideSum(power=4)),
+    )  # fmt: skip
+    return (*sums, *higher[: powers - 1])
 
 
 def finish(op: str, states: Sequence[Columns], kind: str) -> Floats:
@@ -314,6 +340,8 @@ def finish(op: str, states: Sequence[Columns], kind: str) -> Floats:
         total = WideSum().as_float(states[1])
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(n > 0, total if op == "sum" else total / n, np.nan)
+    if op in ("skew", "kurtosis"):
+        return _shapes(states)
     variances = _variances(states, sample=op.endswith("_sample"))
     return np.sqrt(variances) if op.startswith("stddev") else variances
 
@@ -329,4 +357,29 @@ def _variances(states: Sequence[Columns], *, sample: bool) -> Floats:
             # Sums are in units of 2**-96 and squares of 2**-128; the products meet in units of 2**-192.
             spread = max(((n * square) << 64) - total * total, 0)
             answers[i] = spread / ((n * (n - sample)) << 192)
+    return answers
+
+
+def _shapes(states: Sequence[Columns]) -> Floats:
+    """Skewness (of three power sums) or excess kurtosis (of four), by integer arithmetic on the exact sums.
+
+    NaN where the values do not vary.
+    """
+    counts = states[0][0].tolist()
+    # In units of 2**-96 for x; a sum of x**p is in units of 2**-(32 p + 64) and is brought to 2**-(96 p).
+    sums = [
+        [value << 64 * (power - 1) for value in WideSum(power=power).as_ints(states[power])]
+        for power in range(1, len(states))
+    ]
+    answers = np.full(len(counts), np.nan)
+    for i, (n, (s1, s2, s3, *rest)) in enumerate(zip(counts, zip(*sums, strict=True), strict=True)):
+        second = n * s2 - s1 * s1
+        if second <= 0:
+            continue
+        third = n * n * s3 - 3 * n * s1 * s2 + 2 * s1**3
+        if rest:
+            fourth = n**3 * rest[0] - 4 * n * n * s1 * s3 + 6 * n * s1 * s1 * s2 - 3 * s1**4
+            answers[i] = (fourth - 3 * second * second) / (second * second)
+        else:
+            answers[i] = math.copysign(math.sqrt(third * third / second**3), third)
     return answers

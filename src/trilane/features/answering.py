@@ -6,53 +6,51 @@ tiles it has, and tiles (online) and single events (training) give the same bits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from trilane.features import algebra
-from trilane.features.algebra import Columns, Count, Floats, Ints, State, WideSum
+from trilane.features import operation, ragged
+from trilane.features.algebra import Columns, Floats, Ints, WideSum
+from trilane.features.operation import Kept
+from trilane.features.ragged import Ragged
+from trilane.features.window import Window
 
-__all__ = ["Answering", "Kept", "Read"]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A state that a view keeps, of one column (None: of the events themselves)."""
-
-    name: str
-    column: str | None
-    state: State
-
-    @property
-    def is_added(self) -> bool:
-        """Whether merging the state is adding its parts."""
-        return isinstance(self.state, Count | WideSum)
+__all__ = ["Answering", "Read"]
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """How one feature is read: from which states (positions), over which window (position)."""
+    """How one feature is read: from which states (positions), over which window (position).
+
+    `over`: the reads (positions) that a rate or a ratio is computed from.
+    """
 
     op: str
     kind: str
     window: int
     states: tuple[int, ...]
     default: float | None
+    options: Mapping[str, float | int] = field(default_factory=dict)
+    over: tuple[int, ...] = ()
 
 
 class Answering:
-    """Answers the features of one view. Everything that depends on the definitions alone is prepared here, once."""
+    """Answers the first `features` of `reads`; the others are parts of rates and ratios.
 
-    def __init__(self, kept: Sequence[Kept], reads: Sequence[Read], windows: int) -> None:
-        self._kept, self._reads, self._windows = tuple(kept), tuple(reads), windows
+    Everything that depends on the definitions alone is prepared here, once.
+    """
+
+    def __init__(self, kept: Sequence[Kept], reads: Sequence[Read], windows: Sequence[Window], features: int) -> None:
+        self._kept, self._reads, self._windows, self._features = tuple(kept), tuple(reads), tuple(windows), features
         first, self._first_part = 0, {}
         for position, entry in enumerate(kept):
             if entry.is_added:
                 self._first_part[position] = first
                 first += len(entry.state.parts)
         self.added = first
+        self.needs_instants = any(r.op.startswith(("decayed_", "time_")) for r in reads)
         sums = [i for i, entry in enumerate(kept) if entry.state == WideSum()]
         width = len(WideSum().parts)
         self._sum_parts = np.array([[self._first_part[i] + part for i in sums] for part in range(width)], np.int64)
@@ -60,7 +58,9 @@ class Answering:
         self._counts = self._picks("count", 0, None)
         self._sums = self._picks("sum", 0, sums)
         self._means = self._picks("mean", 0, sums)
-        self._others = [(column, read) for column, read in enumerate(reads) if read.op not in ("count", "sum", "mean")]
+        self._quotients = [(column, read) for column, read in enumerate(reads) if read.over]
+        added = ("count", "sum", "mean")
+        self._others = [(c, read) for c, read in enumerate(reads) if read.op not in added and not read.over]
 
     def _picks(self, op: str, n: int, sums: list[int] | None) -> tuple[Ints, Ints, Ints, Ints]:
         """Of all features of `op`: their column, window, the part that counts, and the place among the sums."""
@@ -82,32 +82,66 @@ class Answering:
             row += height
         return block
 
-    def answer(self, prefix: Ints, states: Sequence[Columns | None], low: Ints, high: Ints) -> Floats:
+    def answer(
+        self, prefix: Ints, states: Sequence[Columns | Ragged | None], low: Ints, high: Ints, instants: Ints
+    ) -> Floats:
         """Feature values [queries, features]; NaN where there is none.
 
         `prefix`: of the added parts; `states`: the others, by position; `low`, `high`: the rows [windows, queries]
-        from and up to which each window reaches.
+        from and up to which each window reaches; `instants`: when each query asks.
         """
         queries = low.shape[1]
         answers = np.empty((len(self._reads), queries))
         high = np.maximum(high, low)
         totals = prefix[:, high] - prefix[:, low]  # [parts, windows, queries]
         self._added_answers(totals, answers)
-        extremes: dict[int, Columns] = {}
+        found: dict[tuple[int, int], Columns | Ragged] = {}
         for column, read in self._others:
-            rows = slice(read.window * queries, (read.window + 1) * queries)
             picked = []
             for position in read.states:
-                entry, state = self._kept[position], states[position]
-                if state is None:
-                    first = self._first_part[position]
-                    picked.append(tuple(totals[first + i, read.window] for i in range(len(entry.state.parts))))
-                    continue
-                if position not in extremes:
-                    extremes[position] = entry.state.between(state, low.reshape(-1), high.reshape(-1))
-                picked.append(tuple(part[rows] for part in extremes[position]))
-            answers[column] = algebra.finish(read.op, picked, read.kind)
-        return np.where(np.isnan(answers), self._defaults, answers).T
+                place = (position, read.window)
+                if place not in found:
+                    self._find(found, position, states[position], totals, low, high)
+                picked.append(found[place])
+            answers[column] = operation.finish(read.op, read.options, picked, read.kind, instants)
+        if self._quotients:
+            answers = np.where(np.isnan(answers), self._defaults, answers)
+            for column, read in self._quotients:
+                answers[column] = self._quotient(read, answers)
+        return np.where(np.isnan(answers), self._defaults, answers)[: self._features].T
+
+    def _find(
+        self,
+        found: dict[tuple[int, int], Columns | Ragged],
+        position: int,
+        state: Columns | Ragged | None,
+        totals: Ints,
+        low: Ints,
+        high: Ints,
+    ) -> None:
+        """Merges one state over the windows that need it: fixed parts over all at once, bags over each by itself."""
+        entry, queries = self._kept[position], low.shape[1]
+        windows = {read.window for read in self._reads if position in read.states}
+        if isinstance(state, Ragged):
+            bag = entry.bag
+            if bag is not None:
+                found.update({(position, w): ragged.between(bag, state, low[w], high[w]) for w in windows})
+        elif state is None:
+            first, width = self._first_part[position], len(entry.state.parts)
+            for window in windows:
+                found[position, window] = tuple(totals[first + i, window] for i in range(width))
+        else:
+            merged = entry.fixed.between(state, low.reshape(-1), high.reshape(-1))
+            for window in windows:
+                rows = slice(window * queries, (window + 1) * queries)
+                found[position, window] = tuple(part[rows] for part in merged)
+
+    def _quotient(self, read: Read, answers: Floats) -> Floats:
+        if read.op == "rate":
+            return answers[read.over[0]] * (read.options["per"] / self._windows[read.window].length)
+        top, bottom = answers[read.over[0]], answers[read.over[1]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(bottom == 0, np.nan, top / bottom)
 
     def _added_answers(self, totals: Ints, answers: Floats) -> None:
         columns, windows, parts, _ = self._counts

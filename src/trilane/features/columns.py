@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from trilane.errors import DefinitionError
 from trilane.features.algebra import Array, Floats, Ints
 from trilane.features.entity import Entity, encode_key
+from trilane.features.hashing import text_key
 from trilane.types import Field
 
 __all__ = ["entity_codes", "event_times", "request_column", "state_columns"]
@@ -28,7 +29,10 @@ def event_times(table: pa.Table, name: str) -> Ints:
 
 
 def state_columns(table: pa.Table, names: Sequence[str]) -> Mapping[str, tuple[Array, npt.NDArray[np.bool_]]]:
-    """Values and validity of each named column: int64 for integers, booleans and instants, float64 for the rest."""
+    """Values and validity of each named column: int64 for integers, booleans and instants, float64 for other numbers.
+
+    A text becomes its 64-bit key.
+    """
     return {name: _values(_flat(table, name), name) for name in names}
 
 
@@ -87,12 +91,20 @@ def _values(column: pa.Array, name: str) -> tuple[Array, npt.NDArray[np.bool_]]:
         column = column.cast(pa.int64())
     elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return _keys(column), valid
     else:
-        raise DefinitionError(f"column {name!r} is a {kind}", remedy="Aggregate numbers, booleans or instants")
+        raise DefinitionError(f"column {name!r} is a {kind}", remedy="Aggregate numbers, booleans, instants or texts")
     values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
     if values.dtype.kind == "f":
         return _floats(values, valid)
     return values, valid
+
+
+def _keys(texts: pa.Array) -> Ints:
+    encoded = texts.dictionary_encode()
+    keys = np.array([text_key(text) for text in encoded.dictionary.to_pylist()] or [0], np.int64)
+    return keys[encoded.indices.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)]
 
 
 def _floats(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trilane.clock import duration
+from trilane.clock import SECOND, duration
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
@@ -64,7 +64,8 @@ def batch(
         view = _aggregating("batch", function, source, entity, features)
         period, lag = duration(schedule), duration(landing)
         for feature in view.features:
-            if feature.aggregation and period % feature.aggregation.window.hop:
+            window = feature.aggregation.window if feature.aggregation else None
+            if window is not None and period % (SECOND if window.is_lifetime else window.hop):
                 raise DefinitionError(
                     f"the hop of {feature.name!r} does not divide the schedule",
                     where=f"view {view.name!r}",
@@ -125,13 +126,10 @@ def _aggregating(
     for name, aggregation in features.items():
         if not isinstance(aggregation, Aggregation):
             raise DefinitionError(f"{name!r} is no aggregation", where=where, remedy='Write tl.count(window="60m")')
-        if aggregation.column is not None and aggregation.column not in kinds:
-            remedy = f"The transform returns {', '.join(kinds)}"
-            raise DefinitionError(
-                f"{name!r} aggregates {aggregation.column!r}, which is unknown", where=where, remedy=remedy
-            )
-        column_type = kinds[aggregation.column] if aggregation.column else None
-        declared.append(Feature(name, aggregation.result_type(column_type), aggregation))
+        for member_name, member in aggregation.members(name):
+            _check_columns(member_name, member, kinds, where)
+            column_type = kinds[member.column] if member.column else None
+            declared.append(Feature(member_name, member.result_type(column_type), member))
     return View(
         name=function.__name__,
         lane=lane,
@@ -145,6 +143,18 @@ def _aggregating(
     )
 
 
+def _check_columns(name: str, aggregation: Aggregation, kinds: Mapping[str, str], where: str) -> None:
+    for inner in aggregation.over:
+        _check_columns(name, inner, kinds, where)
+        inner.result_type(kinds[inner.column] if inner.column else None)
+    for column in aggregation.columns:
+        if column not in kinds:
+            remedy = f"The transform returns {', '.join(kinds)}"
+            raise DefinitionError(f"{name!r} aggregates {column!r}, which is unknown", where=where, remedy=remedy)
+    for condition in aggregation.where:
+        condition.check(kinds)
+
+
 def _finished(
     view: View, *, freshness: int = 0, fallback: tuple[Step, ...] = (), schedule: int = 0, landing: int = 0
 ) -> View:
@@ -154,6 +164,11 @@ def _finished(
     for name in (view.name, *view.feature_names):
         if not name.isidentifier():
             raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
+    if len(set(view.feature_names)) < len(view.feature_names):
+        repeated = next(n for n in view.feature_names if view.feature_names.count(n) > 1)
+        raise DefinitionError(
+            f"two features are called {repeated!r}", where=where, remedy="Rename one, or the family it comes from"
+        )
     check_cascade(view.name, view.feature_names, freshness, fallback)
     return dataclasses.replace(view, freshness=freshness, fallback=fallback, schedule=schedule, landing=landing)
 

@@ -7,12 +7,12 @@ order; the first that has a value gives it, with its status.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import overload
+from typing import Unpack, overload
 
 from trilane.clock import duration, format_duration
 from trilane.errors import DefinitionError
 from trilane.features import aggregation
-from trilane.features.aggregation import Aggregation
+from trilane.features.aggregation import Aggregation, Scope
 from trilane.features.view import Constant, LastBatch, Stale, Step, View
 
 __all__ = ["STATUSES", "check_cascade", "default", "last", "stale"]
@@ -32,28 +32,25 @@ def default() -> Constant:
 
 
 @overload
-def last(
-    subject: str, *, window: str | int, hop: str | int | None = None, default: float | None = None
-) -> Aggregation: ...
+def last(subject: str, *, window: str | int | None, **scope: Unpack[Scope]) -> Aggregation: ...
 @overload
 def last(subject: View, *, max_age: str | int, features: Mapping[str, str] | None = None) -> LastBatch: ...
 def last(
     subject: str | View,
     *,
-    window: str | int | None = None,
-    hop: str | int | None = None,
-    default: float | None = None,
+    window: str | int | None = "",
     max_age: str | int | None = None,
     features: Mapping[str, str] | None = None,
+    **scope: Unpack[Scope],
 ) -> Aggregation | LastBatch:
     """Of a column: its value at the latest event in a window. Of a batch view: a fallback to its last landed values.
 
     `features` maps a feature's name to the batch feature that stands in for it, where the names differ.
     """
     if isinstance(subject, str):
-        if window is None:
+        if window == "":
             raise DefinitionError("last of a column needs a window", where=subject, remedy='Add window="24h"')
-        return aggregation.last(subject, window=window, hop=hop, default=default)
+        return aggregation.last(subject, window=window, **scope)
     if max_age is None:
         raise DefinitionError("last of a view needs max_age", where=subject.name, remedy='Add max_age="36h"')
     return LastBatch(subject, duration(max_age), dict(features or {}))

@@ -2,7 +2,8 @@
 
 A row of the store holds the tiles of one entity: packed records sorted by slot. A slot is (level, position): the level
 picks one of the view's hops, the position counts hops since 1970. Windows of equal hop share their tiles. A batch row
-holds one record per distinct window instead (level = window, position 0): the state of the window at the boundary.
+holds one record per distinct window instead (level = window): the state of the window at the boundary; the position
+is the boundary in seconds where values age since then, else 0.
 
 Laws: reading a row that was merged in any order, from any cut of the events, gives the same bits; a window reads only
 records between its ends; one `Answering` serves tiles (online) and single events (training).
@@ -10,25 +11,30 @@ records between its ends; one `Answering` serves tiles (online) and single event
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from trilane.clock import SECOND
 from trilane.errors import DefinitionError
-from trilane.features import algebra
+from trilane.features import ragged
 from trilane.features.algebra import Array, Columns, Floats, Ints
-from trilane.features.answering import Answering, Kept, Read
+from trilane.features.answering import Answering, Read
+from trilane.features.operation import Kept, kept_of
+from trilane.features.ragged import Bag, Ragged
+from trilane.features.row import RowFormat, Tiles
 from trilane.features.view import View
 from trilane.features.window import Window
 
 __all__ = ["Events", "TileLayout"]
 
-_LEVEL_BITS, _ROW_BITS = 36, 40  # 2**36 hops of 1 s reach the year 4147; 2**4 levels; 2**23 rows a call
-_LARGEST_SUMMED = {1: 2.0**62, 2: 2.0**53}
-_WORD, _LIMB = "<i8", "<u4"
+_LEVEL_BITS, _ROW_BITS, _POSITION = (
+    36,
+    40,
+    (1 << 36) - 1,
+)  # 2**36 hops of 1 s reach the year 4147; 2**4 levels; 2**23 rows a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,10 @@ class TileLayout:
     def __init__(self, view: View) -> None:
         self.view = view
         self.is_batch = view.lane == "batch"
-        aggregations = [f.aggregation for f in view.features if f.aggregation is not None]
+        features = [f.aggregation for f in view.features if f.aggregation is not None]
+        aggregations = list(features)
+        for aggregation in features:
+            aggregations += [part for part in aggregation.over if part not in aggregations]
         self.windows: tuple[Window, ...] = tuple(dict.fromkeys(a.window for a in aggregations))
         self.hops: tuple[int, ...] = tuple(sorted({w.hop for w in self.windows}))
         if len(self.windows if self.is_batch else self.hops) > 16:
@@ -56,102 +65,105 @@ class TileLayout:
         levels = range(len(self.windows)) if self.is_batch else [self.hops.index(w.hop) for w in self.windows]
         self._levels = np.array([[level] for level in levels]) << _LEVEL_BITS
         kept: dict[str, Kept] = {}
-        wanted = []
+        needed: dict[str, set[int]] = {}
+        reads = []
         kinds = dict(view.columns)
         for aggregation in aggregations:
             kind = "f8" if kinds.get(aggregation.column or "") == "float64" else "i8"
-            states = [
-                Kept(f"{short}:{aggregation.column or '*'}", aggregation.column, state)
-                for short, state in algebra.states_of(aggregation.op, kind)
-            ]
-            kept.update({entry.name: entry for entry in states if entry.name not in kept})
-            wanted.append((aggregation, kind, [entry.name for entry in states]))
-        order = list(kept)
+            states = [] if aggregation.over else kept_of(aggregation, kind)
+            window = self.windows.index(aggregation.window)
+            for entry in states:
+                kept.setdefault(entry.name, entry)
+                needed.setdefault(entry.name, set()).add(levels[window])
+            places = tuple(list(kept).index(entry.name) for entry in states)
+            over = tuple(aggregations.index(part) for part in aggregation.over)
+            options = {**dict(aggregation.options), "hop": aggregation.window.hop}
+            reads.append(Read(aggregation.op, kind, window, places, aggregation.default, options, over))
         self._kept = tuple(kept.values())
-        reads = [
-            Read(a.op, kind, self.windows.index(a.window), tuple(order.index(n) for n in names), a.default)
-            for a, kind, names in wanted
-        ]
-        self._answering = Answering(self._kept, reads, len(self.windows))
-        self._parts = [self._places(position) for position in range(len(self._kept))]
-
-    def _places(self, position: int) -> list[tuple[str, int]]:
-        """For each part of a state: the field of the record that holds it, and the place within the field."""
-        entry = self._kept[position]
-        if not entry.is_added:
-            return [(f"{position}.{name}", -1) for name, _ in entry.state.parts]
-        before = [kind for k in self._kept[:position] if k.is_added for _, kind in k.state.parts]
-        places = []
-        for _, kind in entry.state.parts:
-            places.append(("words" if kind == _WORD else "limbs", before.count(kind)))
-            before.append(kind)
-        return places
-
-    @functools.cached_property
-    def record(self) -> np.dtype[np.void]:
-        """The packed record of one tile. What is added up lies together, so that a read sums it in one go."""
-        added = [kind for entry in self._kept if entry.is_added for _, kind in entry.state.parts]
-        others = [
-            (f"{position}.{name}", kind)
-            for position, entry in enumerate(self._kept)
-            if not entry.is_added
-            for name, kind in entry.state.parts
-        ]
-        packed = [("words", _WORD, (added.count(_WORD),)), ("limbs", _LIMB, (added.count(_LIMB),))]
-        return np.dtype([("slot", "<i8"), *packed, *others])
-
-    @functools.cached_property
-    def _block_order(self) -> Ints:
-        """Where each added part, in the order of the states, lies in the stack of all words, then all limbs."""
-        words = sum(field == "words" for parts in self._parts for field, _ in parts)
-        flat = [
-            place + (words if field == "limbs" else 0) for parts in self._parts for field, place in parts if place >= 0
-        ]
-        return np.array(flat, np.int64)
+        self._needed = [sorted(needed[name]) for name in kept]
+        self._answering = Answering(self._kept, reads, self.windows, len(features))
+        self._format = RowFormat(self._kept)
+        self.record = self._format.record
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The transform's columns that are aggregated."""
-        return tuple(dict.fromkeys(kept.column for kept in self._kept if kept.column is not None))
+        """The transform's columns that the view's aggregations look at."""
+        named = [name for f in self.view.features if f.aggregation for name in f.aggregation.columns]
+        return tuple(dict.fromkeys(named))
+
+    # -- what it costs ------------------------------------------------------------------------------------------
+
+    def bytes_per_tile(self) -> int:
+        """The most bytes that one tile takes, however many events it has; of a batch view, one window."""
+        total = self.record.itemsize
+        for bag in self._format.bags.values():
+            limit = bag.limit if self.is_batch else bag.limit_per_tile
+            total += limit * ragged.item_type(bag).itemsize
+        return total
+
+    def tiles_per_row(self, slack: int = 0) -> int:
+        """The most tiles that one entity keeps; `slack` (microseconds): how long events may come out of order."""
+        if self.is_batch:
+            return len(self.windows)
+        return sum(
+            max(1 if w.is_lifetime else -(-(w.length + slack) // hop) + 2 for w in self.windows if w.hop == hop)
+            for hop in self.hops
+        )
 
     # -- events to tiles ----------------------------------------------------------------------------------------
 
-    def lift(self, events: Events) -> list[Columns]:
+    def lift(self, events: Events) -> list[Columns | Ragged]:
         """The states of single events, in their order. Values that cannot be summed exactly count as null."""
-        size = len(events.times)
-        everything = np.ones(size, bool)
-        lifted = []
+        everything = np.ones(len(events.times), bool)
+        lifted: list[Columns | Ragged] = []
         for kept in self._kept:
             values, valid = events.columns[kept.column] if kept.column else (events.times, everything)
-            if isinstance(kept.state, algebra.WideSum) or values.dtype.kind == "f":
-                limit = _LARGEST_SUMMED[kept.state.power] if isinstance(kept.state, algebra.WideSum) else np.inf
-                valid = valid & (np.abs(np.where(valid, values, 0).astype(np.float64)) < limit)
-            lifted.append(kept.state.lift(events.times, values, valid))
+            if kept.limit < np.inf:
+                valid = valid & (np.abs(np.where(valid, values, 0).astype(np.float64)) < kept.limit)
+            for condition in kept.where:
+                valid = valid & condition.holds(*events.columns[condition.column])
+            values = events.times if kept.of_times else values
+            if kept.bag is None:
+                lifted.append(kept.fixed.lift(events.times, values, valid))
+            else:
+                lifted.append(ragged.lift(kept.bag, events.times, values, valid))
         return lifted
 
-    def tiles(self, events: Events) -> tuple[Ints, npt.NDArray[np.void]]:
-        """Nearline tiles of a micro-batch: entity code and record of each, sorted by code and slot."""
-        lifted = self.lift(events)
+    def tiles(self, events: Events) -> tuple[Ints, Tiles]:
+        """Nearline tiles of a micro-batch: entity code and tile of each, sorted by code and slot."""
         copies = len(self.hops)
         slots = np.concatenate([(events.times // hop) | (level << _LEVEL_BITS) for level, hop in enumerate(self.hops)])
-        repeated = [tuple(np.tile(part, copies) for part in state) for state in lifted]
+        repeated: list[Columns | Ragged] = []
+        for position, state in enumerate(self.lift(events)):
+            if isinstance(state, Ragged):
+                # A bag is kept at the levels alone that some feature reads it at.
+                blank = ragged.empty(self._bag(position), state.size)
+                levels = [state if level in self._needed[position] else blank for level in range(copies)]
+                repeated.append(ragged.join(self._bag(position), levels))
+            else:
+                repeated.append(tuple(np.tile(part, copies) for part in state))
         return self._folded(np.tile(events.codes, copies), slots, repeated)
 
+    def _bag(self, position: int) -> Bag:
+        return self._format.bags[position]
+
     def merge(
-        self, stored: Sequence[bytes | None], codes: Ints, records: npt.NDArray[np.void], *, newest: int, slack: int
+        self, stored: Sequence[bytes | None], codes: Ints, tiles: Tiles, *, newest: int, slack: int
     ) -> list[bytes]:
         """Merges new tiles into the stored rows: row i of `stored` belongs to entity code i.
 
         Tiles that no query after `newest - slack` (microseconds) can see are dropped.
         """
-        old_codes, old = self._join(stored)
-        together = np.concatenate([old, records])
-        codes, merged = self._folded(np.concatenate([old_codes, codes]), together["slot"], self.unpack(together))
-        kept = merged["slot"] >= self._oldest(newest - slack)[merged["slot"] >> _LEVEL_BITS]
-        codes, merged = codes[kept], merged[kept]
-        ends = np.searchsorted(codes, np.arange(len(stored) + 1)) * self.record.itemsize
-        raw = merged.tobytes()
-        return [raw[ends[i] : ends[i + 1]] for i in range(len(stored))]
+        old_codes, old = self._format.decode(stored)
+        bags = {p: ragged.join(bag, [old.bags[p], tiles.bags[p]]) for p, bag in self._format.bags.items()}
+        together = Tiles(np.concatenate([old.records, tiles.records]), bags)
+        states = self._format.unpack(together)
+        codes, merged = self._folded(np.concatenate([old_codes, codes]), together.records["slot"], states)
+        slots = merged.records["slot"]
+        seen = slots >= self._oldest(newest - slack)[slots >> _LEVEL_BITS]
+        codes, records = codes[seen], merged.records[seen]
+        kept = Tiles(records, {p: bag.chosen(seen) for p, bag in merged.bags.items()})
+        return self._format.encode(kept, np.searchsorted(codes, np.arange(len(stored) + 1)))
 
     def _oldest(self, instant: int) -> Ints:
         return np.array(
@@ -161,7 +173,7 @@ class TileLayout:
             ]
         )
 
-    def _folded(self, codes: Ints, slots: Ints, states: list[Columns]) -> tuple[Ints, npt.NDArray[np.void]]:
+    def _folded(self, codes: Ints, slots: Ints, states: list[Columns | Ragged]) -> tuple[Ints, Tiles]:
         order = np.lexsort((slots, codes))
         codes, slots = codes[order], slots[order]
         fresh = np.ones(len(codes), bool)
@@ -169,29 +181,29 @@ class TileLayout:
         starts = np.flatnonzero(fresh)
         folded = np.zeros(len(starts), self.record)
         folded["slot"] = slots[starts]
-        for position, (kept, state) in enumerate(zip(self._kept, states, strict=True)):
-            merged = kept.state.fold(tuple(part[order] for part in state), starts) if len(starts) else state
-            self._store(folded, position, merged)
-        return codes[starts], folded
+        bags = {}
+        for position, state in enumerate(self._merged(states, order, fresh, starts)):
+            if isinstance(state, Ragged):
+                bags[position] = state
+            else:
+                self._format.store(folded, position, state)
+        return codes[starts], Tiles(folded, bags)
 
-    def _store(
-        self, records: npt.NDArray[np.void], position: int, state: Columns, at: Ints | slice = slice(None)
-    ) -> None:
-        packed = self._kept[position].state.pack(state)
-        for (field, place), part in zip(self._parts[position], packed, strict=True):
-            (records[field] if place < 0 else records[field][:, place])[at] = part
-
-    def unpack(self, records: npt.NDArray[np.void]) -> list[Columns]:
-        """The states of packed records."""
-        return [
-            tuple(records[field] if place < 0 else records[field][:, place].astype(np.int64) for field, place in places)
-            for places in self._parts
-        ]
-
-    def _join(self, rows: Sequence[bytes | None]) -> tuple[Ints, npt.NDArray[np.void]]:
-        found = [row for row in rows if row]
-        sizes = np.array([len(row) if row else 0 for row in rows], np.int64) // self.record.itemsize
-        return np.repeat(np.arange(len(rows)), sizes), np.frombuffer(b"".join(found), self.record)
+    def _merged(
+        self, states: Sequence[Columns | Ragged], order: Ints, fresh: npt.NDArray[np.bool_], starts: Ints
+    ) -> list[Columns | Ragged]:
+        """Merges rows that are equal, in `order`; `fresh` and `starts` say where others begin."""
+        merged: list[Columns | Ragged] = []
+        rows = np.empty(len(order), np.int64)
+        if self._format.bags:
+            rows[order] = np.cumsum(fresh) - 1
+        for position, state in enumerate(states):
+            if isinstance(state, Ragged):
+                merged.append(ragged.fold(self._bag(position), state, rows, len(starts)))
+            else:
+                ordered = tuple(part[order] for part in state)
+                merged.append(self._kept[position].fixed.fold(ordered, starts) if len(starts) else ordered)
+        return merged
 
     # -- tiles and events to answers ----------------------------------------------------------------------------
 
@@ -199,11 +211,15 @@ class TileLayout:
         """Feature values [rows, features] of stored rows, each asked at its instant; NaN where there is none."""
         if not rows:
             return np.empty((0, len(self.view.features)))
-        codes, records = self._join(rows)
+        codes, tiles = self._format.decode(rows)
+        records = tiles.records
         places = records["slot"] | (codes << _ROW_BITS)
         levels = self._levels | (np.arange(len(rows)) << _ROW_BITS)
         if self.is_batch:
-            low, high = levels, levels + 1
+            low, high = levels, levels + (1 << _LEVEL_BITS)
+            if self._answering.needs_instants and len(records):
+                firsts = np.minimum(np.searchsorted(codes, np.arange(len(rows))), len(records) - 1)
+                instants = (records["slot"][firsts] & _POSITION) * SECOND
         else:
             low = levels | np.maximum((instants - self._lengths) // self._steps, 0)
             high = levels | -(-instants // self._steps)
@@ -212,58 +228,92 @@ class TileLayout:
         words = records["words"].shape[1]
         stack[:words] = records["words"].T
         stack[words:] = records["limbs"].T
-        prefix = self._answering.prefix([stack[self._block_order]], len(records))
-        others = [
-            None if kept.is_added else tuple(records[field] for field, _ in places)
-            for kept, places in zip(self._kept, self._parts, strict=True)
+        prefix = self._answering.prefix([stack[self._format.block_order]], len(records))
+        others: list[Columns | Ragged | None] = [
+            None
+            if kept.is_added
+            else tiles.bags[position]
+            if position in tiles.bags
+            else tuple(records[field] for field, _ in self._format.parts[position])
+            for position, kept in enumerate(self._kept)
         ]
-        return self._answering.answer(prefix, others, bounds[0], bounds[1])
+        return self._answering.answer(prefix, others, bounds[0], bounds[1], instants)
 
     def reach(self, instant: int) -> tuple[int, ...]:
-        """The first and the last tile of each window at `instant`: while it is the same, so are a row's values."""
+        """The first and the last tile of each window at `instant`: while it is the same, so are a row's values.
+
+        Where values age between tiles, the instant itself is a part of it.
+        """
         ends = ((instant - w.length) // w.hop for w in self.windows), (-(-instant // w.hop) for w in self.windows)
-        return (*ends[0], *ends[1])
+        moment = (instant,) if self._answering.needs_instants and not self.is_batch else ()
+        return (*ends[0], *ends[1], *moment)
 
     def windows_of(self, events: Events, codes: Ints, instants: Ints) -> Floats:
         """Feature values [queries, features] straight from events: what `read` would give at each (code, instant).
 
         For a batch view the instants are boundaries. This is the point-in-time join of the training lane.
         """
-        order, states = self._sorted_by_time(events)
+        order = np.lexsort((events.times, events.codes))
         ranks, place = np.unique(events.times[order], return_inverse=True)
         span = len(ranks) + 1
         places = events.codes[order] * span + place
         fresh = np.ones(len(places), bool)
         fresh[1:] = places[1:] != places[:-1]
         starts = np.flatnonzero(fresh)
-        if len(starts):
-            states = [k.state.fold(s, starts) for k, s in zip(self._kept, states, strict=True)]
+        states = self._merged(self.lift(events), order, fresh, starts)
         places = places[starts]
         left = (instants - self._lengths) // self._steps * self._steps
         low = np.searchsorted(places, codes * span + np.searchsorted(ranks, left))
         high = np.searchsorted(places, codes * span + np.searchsorted(ranks, instants))
-        added = [part for kept, state in zip(self._kept, states, strict=True) if kept.is_added for part in state]
+        added = [
+            part for state, kept in zip(states, self._kept, strict=True) if kept.is_added for part in _fixed(state)
+        ]
         others = [None if kept.is_added else state for kept, state in zip(self._kept, states, strict=True)]
         prefix = self._answering.prefix(added, len(places))
-        return self._answering.answer(prefix, others, low, np.broadcast_to(high, low.shape))
+        return self._answering.answer(prefix, others, low, np.broadcast_to(high, low.shape), instants)
 
     def boundary_rows(self, events: Events, entities: int, boundary: int) -> list[bytes]:
         """The batch rows of entity codes 0 to `entities`, for windows that end at `boundary`."""
-        order, states = self._sorted_by_time(events)
+        order = np.lexsort((events.times, events.codes))
         codes, times = events.codes[order], events.times[order]
+        lifted = self.lift(events)
         found = np.zeros((entities, len(self.windows)), self.record)
+        position_of_boundary = boundary // SECOND if self._answering.needs_instants else 0
         for number, window in enumerate(self.windows):
             inside = (times >= window.left(boundary)) & (times < boundary)
             seen, starts = np.unique(codes[inside], return_index=True)
             row = np.zeros(entities, self.record)
-            row["slot"] = number << _LEVEL_BITS
-            for position, (kept, state) in enumerate(zip(self._kept, states, strict=True)):
-                self._store(row, position, tuple(np.full(entities, part) for part in kept.state.zero()))
+            row["slot"] = (number << _LEVEL_BITS) | position_of_boundary
+            for position, state in enumerate(lifted):
+                if isinstance(state, Ragged):
+                    continue
+                fixed = self._kept[position].fixed
+                self._format.store(row, position, tuple(np.full(entities, part) for part in fixed.zero()))
                 if len(starts):
-                    self._store(row, position, kept.state.fold(tuple(p[inside] for p in state), starts), seen)
+                    merged = fixed.fold(tuple(p[order][inside] for p in state), starts)
+                    self._format.store(row, position, merged, seen)
             found[:, number] = row
-        return [found[i].tobytes() for i in range(entities)]
+        bags = {p: self._boundary_bag(p, s, events, entities, boundary) for p, s in enumerate(lifted) if _is_bag(s)}
+        ends = np.arange(entities + 1) * len(self.windows)
+        return self._format.encode(Tiles(found.reshape(-1), bags), ends)
 
-    def _sorted_by_time(self, events: Events) -> tuple[Ints, list[Columns]]:
-        order = np.lexsort((events.times, events.codes))
-        return order, [tuple(part[order] for part in state) for state in self.lift(events)]
+    def _boundary_bag(
+        self, position: int, state: Columns | Ragged, events: Events, entities: int, boundary: int
+    ) -> Ragged:
+        bag, size = self._bag(position), entities * len(self.windows)
+        if not isinstance(state, Ragged):
+            return ragged.empty(bag, size)
+        rows = []
+        for number in self._needed[position]:
+            left = self.windows[number].left(boundary)
+            inside = (events.times >= left) & (events.times < boundary)
+            rows.append(np.where(inside, events.codes * len(self.windows) + number, -1))
+        return ragged.fold(bag, ragged.join(bag, [state] * len(rows)), np.concatenate(rows), size)
+
+
+def _fixed(state: Columns | Ragged) -> Columns:
+    return () if isinstance(state, Ragged) else state
+
+
+def _is_bag(state: Columns | Ragged) -> bool:
+    return isinstance(state, Ragged)

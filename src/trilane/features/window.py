@@ -2,7 +2,8 @@
 
 At instant q a window W covers [floor(q - W, h), q): event time, UTC, left inclusive, right exclusive. The hop h is
 the largest of 1 s, 5 s, 15 s, 1 m, 5 m, 1 h, 1 d that is at most W/12, so the overhang is at most 8.3 %; below 12 s it
-is 1 s. The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder.
+is 1 s. The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder. The window "lifetime"
+covers everything since 1970 in one tile: what an online read sees of it is what has been applied.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from trilane.clock import SECOND, duration, format_duration
 from trilane.errors import DefinitionError
 
-__all__ = ["LADDER", "Window", "default_hop"]
+__all__ = ["LADDER", "LIFETIME", "Window", "default_hop"]
 
 LADDER = tuple(duration(text) for text in ("1d", "1h", "5m", "1m", "15s", "5s", "1s"))
+LIFETIME = 1 << 60  # microseconds, 36,000 years: one hop holds every instant
 
 
 def default_hop(length: int) -> int:
@@ -35,8 +37,15 @@ class Window:
     hop: int
 
     @staticmethod
-    def of(length: str | int, *, hop: str | int | None = None) -> Window:
-        """Builds a checked window. A user may ask for a finer hop than the default, never a coarser one."""
+    def of(length: str | int | None, *, hop: str | int | None = None) -> Window:
+        """Builds a checked window. A user may ask for a finer hop than the default, never a coarser one.
+
+        None and "lifetime" mean all events ever, for which there is no hop to choose.
+        """
+        if length is None or length == "lifetime":
+            if hop is not None:
+                raise DefinitionError("a lifetime window has no hop", remedy="Leave out hop=")
+            return Window(LIFETIME, LIFETIME)
         size = duration(length)
         step = default_hop(size) if hop is None else duration(hop)
         if size <= 0 or step <= 0 or size % step:
@@ -55,7 +64,22 @@ class Window:
 
     def left(self, instant: int) -> int:
         """The inclusive left end of the window asked at `instant` (the right end, exclusive, is `instant`)."""
-        return (instant - self.length) // self.hop * self.hop
+        return 0 if self.is_lifetime else (instant - self.length) // self.hop * self.hop
+
+    @property
+    def is_lifetime(self) -> bool:
+        """Whether the window covers all events ever."""
+        return self.length == LIFETIME
+
+    @property
+    def overhang(self) -> float:
+        """By which part of its length the window may reach back further than it says."""
+        return 0.0 if self.is_lifetime else self.hop / self.length
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles one read merges at most."""
+        return 1 if self.is_lifetime else self.length // self.hop + 1
 
     def __str__(self) -> str:
-        return format_duration(self.length)
+        return "lifetime" if self.is_lifetime else format_duration(self.length)
