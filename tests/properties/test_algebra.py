@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import oracle as oracles
 from trilane.features.algebra import Columns, Count, Extreme, Instant, State, WideSum, finish, merge, states_of
+from trilane.features.operation import kept_of
 
 STATES: dict[str, State] = {
     "count": Count(),
@@ -20,6 +22,8 @@ STATES: dict[str, State] = {
     "max": Extreme(largest=True, kind="f8"),
     "first": Instant(latest=False, kind="f8"),
     "last": Instant(latest=True, kind="f8"),
+    "sum of cubes": WideSum(power=3),
+    "sum of fourth powers": WideSum(power=4),
 }
 VALUES = st.floats(min_value=-1e12, max_value=1e12).map(lambda x: x + 0.0)
 EVENTS = st.lists(st.tuples(st.integers(0, 50), st.none() | VALUES), max_size=12)
@@ -140,3 +144,28 @@ def test_a_sample_variance_needs_two_values() -> None:
 def test_equal_values_vary_by_exactly_nothing(value: float, count: int) -> None:
     states = [s.fold(_lift(s, [(0, value)] * count), np.array([0])) for _, s in states_of("stddev", "f8")]
     assert finish("stddev", states, "f8")[0] == 0
+
+
+def test_every_state_of_fixed_size_that_an_aggregation_keeps_is_tried() -> None:
+    declared = [declare("x", "1h") for samples in oracles.SAMPLES.values() for declare in samples]
+    singles = [a for d in declared for _, member in d.members("f") for a in (member.over or (member,))]
+    kept = {entry.state for a in singles for entry in kept_of(a, "f8") if entry.bag is None and not entry.of_times}
+    assert kept == set(STATES.values())
+
+
+@pytest.mark.parametrize("power", [2, 3, 4])
+@given(st.lists(st.floats(-(2.0**40) + 1, 2.0**40 - 1), min_size=1, max_size=20))
+def test_a_sum_of_powers_is_exact_down_to_its_cut_off(power: int, values: list[float]) -> None:
+    state = WideSum(power=power)
+    found = state.as_ints(state.pack(state.fold(_lift(state, [(0, v) for v in values]), np.array([0]))))[0]
+    exact = sum(fractions.Fraction(v) ** power for v in values)
+    units = 2 ** (32 * state.below)
+    # Each value is cut into at most six floats, each of which loses less than a unit.
+    assert abs(found - exact * units) <= 6 * len(values)
+
+
+@given(st.floats(min_value=1e-3, max_value=1e9), st.integers(2, 50))
+def test_equal_values_have_no_skewness_and_no_kurtosis(value: float, count: int) -> None:
+    for op in ("skew", "kurtosis"):
+        states = [s.fold(_lift(s, [(0, value)] * count), np.array([0])) for _, s in states_of(op, "f8")]
+        assert np.isnan(finish(op, states, "f8")[0])

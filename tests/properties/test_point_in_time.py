@@ -5,13 +5,10 @@ The oracle walks lists of events and knows nothing of tiles: a window W asked at
 
 from __future__ import annotations
 
-import itertools
-import math
+import dataclasses
 import random
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,19 +16,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trilane as tl
+from tests.properties import oracle as oracles
 from trilane.clock import SECOND
+from trilane.features import aggregation as aggregation_module
+from trilane.features import catalogue as catalogue_module
 from trilane.features.aggregation import Aggregation
 from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.entity import Entity, encode_key
 from trilane.features.plan import FeaturePlan
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
-from trilane.features.window import Window
 from trilane.lanes.batch.materialize import materialize
 from trilane.sources.event import EventSource
 from trilane.stores.offline.duckdb import DuckdbMicroBatch, DuckdbWarehouse
@@ -62,8 +60,19 @@ SOURCE = EventSource(
 ONE_KEY = Entity("place", place=tl.String)
 TWO_KEYS = Entity("desk", place=tl.String, desk=tl.Int64)
 ENGINE = DuckdbMicroBatch()
-WINDOWS = ("5s", "12s", "1m", "15m", "1h", "2h", "1d")
-OPS = ("count", "sum", "mean", "min", "max", "first", "last", "variance", "variance_sample", "stddev", "stddev_sample")
+WINDOWS = ("5s", "12s", "1m", "15m", "1h", "2h", "1d", "lifetime")
+SAMPLED = [declare for samples in oracles.SAMPLES.values() for declare in samples]
+SCOPED: list[Callable[[str], Aggregation]] = [
+    lambda w: tl.sum("x", window=w, filter="b"),
+    lambda w: tl.count(window=w, by="desk", buckets=(1,)),
+    lambda w: tl.mean("x", window=w, by="place", buckets={"newark": "EWR", "none": ""}, default=-1.5),
+    lambda w: tl.quantile("n", 0.5, window=w, by="b", buckets=(True,), filter="b"),
+    lambda w: tl.top_k("x", k=2, window=w, filter="b"),
+    lambda w: tl.distinct("place", window=w),
+    lambda w: tl.approx_distinct("place", window=w, max_error=0.1),
+    lambda w: tl.frequent_items("place", k=2, window=w, output="count"),
+    lambda w: tl.ratio(tl.count(window=w, filter="b"), tl.count(window=w), default=0.0),
+]
 
 
 @dataclass(frozen=True)
@@ -92,15 +101,13 @@ def transform(events):  # type: ignore[no-untyped-def]
 
 @st.composite
 def aggregations(draw: st.DrawFn, *, windows: Sequence[str] = WINDOWS) -> Aggregation:
-    op = draw(st.sampled_from(OPS))
-    columns: list[str | None] = ["x", "n", "b"]
-    if op in ("min", "max", "first", "last"):
-        columns.append("seen")
-    if op == "count":
-        columns.append(None)
-    window = Window.of(draw(st.sampled_from(windows)))
-    default = 0 if op == "count" else draw(st.sampled_from([None, 0.0, -1.5]))
-    return Aggregation(op, draw(st.sampled_from(columns)), window, default)
+    window = draw(st.sampled_from(windows))
+    if draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(SCOPED))(window)
+    declared = draw(st.sampled_from(SAMPLED))(draw(st.sampled_from(["x", "n", "b"])), window)
+    if declared.family or declared.default is not None:
+        return declared
+    return dataclasses.replace(declared, default=draw(st.sampled_from([None, 0.0, -1.5])))
 
 
 def features_of(chosen: Sequence[Aggregation]) -> dict[str, Aggregation]:
@@ -121,7 +128,7 @@ NEARLINE = st.builds(partial, st.just(nearline_view), st.lists(aggregations(), m
 BATCH = st.builds(
     partial,
     st.just(batch_view),
-    st.lists(aggregations(windows=("12h", "1d", "1h", "2h")), min_size=1, max_size=4),
+    st.lists(aggregations(windows=("12h", "1d", "1h", "2h", "lifetime")), min_size=1, max_size=4),
     ENTITIES,
 )
 
@@ -270,55 +277,21 @@ def key_of(view: View, row: Ask | Happening) -> list[object]:
 
 def oracle(view: View, events: Sequence[Happening], ask: Ask, right: int) -> list[float]:
     mine = [e for e in events if e.desk != 9 and None not in key_of(view, e) and key_of(view, e) == key_of(view, ask)]
-    return [answer(feature.aggregation, mine, right) for feature in view.features if feature.aggregation]
+    rows = [dataclasses.asdict(e) for e in mine]
+    return [oracles.answer(f.aggregation, rows, right) for f in view.features if f.aggregation]
 
 
-def answer(aggregation: Aggregation, events: Sequence[Happening], right: int) -> float:
-    window = aggregation.window
-    left = (right - window.length) // window.hop * window.hop
-    inside = sorted((e for e in events if left <= e.at < right), key=lambda e: e.at)
-    if aggregation.column is None:
-        return len(inside)
-    rows = [(e.at, v) for e in inside if (v := getattr(e, aggregation.column)) is not None]
-    value = value_of(aggregation.op, [v for _, v in rows], rows)
-    return (
-        aggregation.default
-        if value is None and aggregation.default is not None
-        else math.nan
-        if value is None
-        else value
-    )
-
-
-def value_of(op: str, values: list[float], rows: list[tuple[int, float]]) -> float | None:
-    if op == "count":
-        return len(values)
-    if len(values) < (2 if op.endswith("_sample") else 1):
-        return None
-    exact = [Fraction(v) for v in values]
-    if op == "sum":
-        return float(sum(exact))
-    if op == "mean":
-        return float(sum(exact) / len(exact))
-    if op in ("min", "max"):
-        return float(min(values) if op == "min" else max(values))
-    if op == "first":
-        return float(min(v for at, v in rows if at == rows[0][0]))
-    if op == "last":
-        return float(max(v for at, v in rows if at == rows[-1][0]))
-    variance = float(statistics.variance(exact) if op.endswith("_sample") else statistics.pvariance(exact))
-    return math.sqrt(variance) if op.startswith("stddev") else variance
-
-
-def check(view: View, found: npt.NDArray[np.float64], expected: Sequence[Sequence[float]]) -> None:
+def check(
+    view: View,
+    events: Sequence[Happening],
+    found: npt.NDArray[np.float64],
+    expected: Sequence[Sequence[float]],
+) -> None:
+    rows = [dataclasses.asdict(e) for e in events]
     for row, wanted in zip(found.tolist(), expected, strict=True):
         for feature, got, want in zip(view.features, row, wanted, strict=True):
-            op = feature.aggregation.op if feature.aggregation else ""
-            if math.isnan(want) or op in ("count", "min", "max", "first", "last"):
-                assert got == want or (math.isnan(got) and math.isnan(want)), (feature, got, want)
-            else:
-                # Squares are exact down to 2**-96, of which the square root is 4e-15.
-                assert got == pytest.approx(want, rel=1e-12, abs=1e-13), (feature, got, want)
+            assert feature.aggregation is not None
+            oracles.check(feature.aggregation, rows, got, want)
 
 
 def same_bits(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
@@ -332,7 +305,7 @@ def test_served_values_equal_training_values_and_the_oracle(declare: Declare, st
     with TemporaryDirectory() as folder:
         learnt = trained(view, Path(folder), events, asks, story.slice_rows)
     assert same_bits(learnt, served(view, events, asks, random.Random(story.seed)))
-    check(view, learnt, [oracle(view, events, ask, ask.at) for ask in asks])
+    check(view, events, learnt, [oracle(view, events, ask, ask.at) for ask in asks])
 
 
 @settings(max_examples=TRIES // 5)
@@ -363,7 +336,7 @@ def test_batch_versions_equal_training_values_and_the_oracle(declare: Declare, s
         writer.close()
         store.close()
     assert same_bits(learnt, answers)
-    check(view, learnt, [oracle(view, events, ask, view.boundary(ask.at)) for ask in asks])
+    check(view, events, learnt, [oracle(view, events, ask, view.boundary(ask.at)) for ask in asks])
 
 
 @settings(max_examples=TRIES // 4)
@@ -389,11 +362,7 @@ def test_a_key_without_events_answers_like_an_empty_row(declare: Declare) -> Non
     assert same_bits(straight, layout.read([None, None], asked))
 
 
-def test_the_ops_that_are_tried_are_all_there_are() -> None:
-    declared = itertools.chain(
-        (tl.count(window="1h"), tl.sum("x", window="1h"), tl.mean("x", window="1h"), tl.min("x", window="1h")),
-        (tl.max("x", window="1h"), tl.last("x", window="1h"), tl.first("x", window="1h")),
-        (tl.variance("x", window="1h", sample=sample) for sample in (True, False)),
-        (tl.stddev("x", window="1h", sample=sample) for sample in (True, False)),
-    )
-    assert sorted(aggregation.op for aggregation in declared) == sorted(OPS)
+def test_a_sample_of_every_aggregation_is_tried() -> None:
+    named = {*aggregation_module.__all__, *catalogue_module.__all__} - {"Aggregation", "Scope"}
+    assert named == set(oracles.SAMPLES)
+    assert named - {"first", "last"} <= set(tl.__all__)

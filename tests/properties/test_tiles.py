@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable
-
 import ibis
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trilane as tl
+from tests.properties import oracle as oracles
 from trilane.features.algebra import Ints
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
@@ -31,18 +28,17 @@ class Trade:
 
 trades = tl.EventSource("trades", schema=Trade, event_time="at", event_id="trade_id")
 thing = tl.Entity("thing", key=tl.String)
-OPS: dict[str, Callable[..., object]] = {
-    "sum": tl.sum, "mean": tl.mean, "min": tl.min, "max": tl.max, "first": tl.first, "last": tl.last,
-    "variance": tl.variance, "stddev": tl.stddev,
-}  # fmt: skip
-LENGTHS = ("5s", "30s", "1m", "10m", "1h", "3h", "12h")
+LENGTHS = ("5s", "30s", "1m", "10m", "1h", "3h", "12h", "lifetime")
 
 Event = tuple[int, float | None]
 
 
 def _view(lengths: list[str]) -> View:
-    features = {f"count_{w}": tl.count(window=w) for w in lengths}
-    features |= {f"{op}_{w}": declare("price", window=w) for op, declare in OPS.items() for w in lengths}  # type: ignore[misc]
+    features = {
+        f"f{number}_{w}": declare("price", w)
+        for w in lengths
+        for number, declare in enumerate(d for samples in oracles.SAMPLES.values() for d in samples)
+    }
 
     @tl.nearline(trades, thing, freshness="1m", features=features)
     def view(events: ibis.Table) -> ibis.Table:
@@ -56,27 +52,6 @@ def _events(events: list[Event]) -> Events:
     valid = np.array([v is not None for _, v in events], bool)
     times = np.array([t for t, _ in events], np.int64)
     return Events(np.zeros(len(events), np.int64), times, {"price": (values, valid)})
-
-
-def _oracle(op: str, window: Window, events: list[Event], q: int) -> float:
-    inside = sorted((e for e in events if window.left(q) <= e[0] < q), key=lambda e: e[0])
-    values = [v for _, v in inside if v is not None]
-    if op == "count":
-        return len(inside)
-    if not values:
-        return math.nan
-    known = [e for e in inside if e[1] is not None]
-    answers: dict[str, Callable[[], float]] = {
-        "sum": lambda: math.fsum(values),
-        "mean": lambda: math.fsum(values) / len(values),
-        "min": lambda: min(values),
-        "max": lambda: max(values),
-        "first": lambda: min(v for t, v in known if v is not None and t == known[0][0]),
-        "last": lambda: max(v for t, v in known if v is not None and t == known[-1][0]),
-        "variance": lambda: float(statistics.pvariance(values)),
-        "stddev": lambda: math.sqrt(statistics.pvariance(values)),
-    }
-    return answers[op]()
 
 
 PRICES = st.none() | st.floats(-1e6, 1e6).map(lambda x: round(x, 3) + 0.0)
@@ -107,12 +82,11 @@ def test_served_tiles_equal_brute_force_and_the_training_join(
     served = layout.read(rows, np.array([q]))[0]
     joined = layout.windows_of(_events(events), np.array([0]), np.array([q]))[0]
     np.testing.assert_array_equal(served, joined)
+    rows_of_events = [{"at": at, "price": price} for at, price in events]
     for feature, value in zip(layout.view.features, served.tolist(), strict=True):
-        op = feature.name.split("_")[0]
         assert feature.aggregation is not None
-        expected = _oracle(op, feature.aggregation.window, events, q)
-        exact = op in ("count", "min", "max", "first", "last")
-        assert value == pytest.approx(expected, rel=0 if exact else 1e-9, abs=0 if exact else 1e-6, nan_ok=True)
+        expected = oracles.answer(feature.aggregation, rows_of_events, q)
+        oracles.check(feature.aggregation, rows_of_events, value, expected)
 
 
 @given(histories(), st.lists(st.tuples(st.integers(0, 10**12), PRICES), max_size=5))

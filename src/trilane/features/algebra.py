@@ -132,11 +132,11 @@ class WideSum:
         x = np.where(valid, values, 0.0).astype(np.float64)
         if self.power == 1:
             return tuple(self._limbs(x))
-        terms = _exact_square(x)
+        terms: tuple[Floats, ...] = _exact_square(x)
         if self.power == 3:
             terms = tuple(part for term in terms for part in _exact_product(term, x))
         elif self.power == 4:
-            terms = _fourth_power(*terms)
+            terms = _fourth_power(terms[0], terms[1])
         limbs = [self._limbs(term) for term in terms]
         return tuple(functools.reduce(np.add, column) for column in zip(*limbs, strict=True))
 

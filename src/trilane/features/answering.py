@@ -138,7 +138,7 @@ class Answering:
 
     def _quotient(self, read: Read, answers: Floats) -> Floats:
         if read.op == "rate":
-            return answers[read.over[0]] * (read.options["per"] / self._windows[read.window].length)
+            return np.asarray(answers[read.over[0]] * (read.options["per"] / self._windows[read.window].length))
         top, bottom = answers[read.over[0]], answers[read.over[1]]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(bottom == 0, np.nan, top / bottom)

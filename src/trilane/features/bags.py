@@ -17,6 +17,7 @@ from trilane.features.hashing import coupons
 
 __all__ = ["Counted", "Distinct", "HopSums", "Instants", "Largest", "Quantiles", "Registers", "keys_of"]
 
+_OCTAVES = 63
 _SIGN = np.int64(np.iinfo(np.int64).max)
 
 
@@ -138,13 +139,12 @@ class Distinct:
         return _taken(of, parts, _places(of)[0] < self.most)
 
 
-def _counted(of: Ints, *parts: Any) -> tuple[Ints, list[Any]]:
-    """Adds up the last part of items that agree in row and the other parts."""
-    *keys, number = parts
-    order = np.lexsort((*keys[::-1], of))
-    of, keys, number = of[order], [key[order] for key in keys], number[order]
-    starts = _runs(of, *keys)
-    return of[starts], [*(key[starts] for key in keys), np.add.reduceat(number, starts)]
+def _counted(of: Ints, keys: Ints, number: Ints) -> tuple[Ints, Ints, Ints]:
+    """Adds up the numbers of items that agree in row and key."""
+    order = np.lexsort((keys, of))
+    of, keys, number = of[order], keys[order], number[order]
+    starts = _runs(of, keys)
+    return of[starts], keys[starts], np.add.reduceat(number, starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Counted:
     def settle(self, of: Ints, parts: Columns) -> tuple[Ints, Columns]:
         _, number = parts
         over = np.unique(of[number < 0])
-        of, [key, number] = _counted(of, *parts)
+        of, key, number = _counted(of, parts[0], parts[1])
         over = np.union1d(over, of[_places(of)[1] > self.most])
         bad = np.isin(of, over)
         marked = np.concatenate([of[~bad], over])
@@ -183,11 +183,13 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """How often each value comes, exactly for up to `most` distinct values; beyond, values share buckets.
+    """How often each value comes, exactly for up to `most` distinct values in an octave; beyond, values share buckets.
 
-    A bucket is all floats that agree but for their lowest `level` bits; the level of a state is the least at which at
-    most `most` buckets are occupied, so it depends on the set of values alone (the uniform collapse of UDDSketch,
-    Epicoco et al. 2020, taken to the bits of the float). KLL would be smaller, but draws random numbers.
+    An octave is all floats of one sign and exponent. A bucket is all floats that agree but for their lowest `level`
+    bits; the level of an octave is the least at which at most `most` of its buckets are occupied, so it depends on the
+    set of values alone (the uniform collapse of UDDSketch, Epicoco et al. 2020, in each octave by itself). A bucket's
+    width is below 2 / most of its values. Of more than 63 octaves those nearest to zero count as zero. KLL would be
+    smaller, but draws random numbers: no two lanes could agree.
     """
 
     most: int
@@ -198,7 +200,7 @@ class Quantiles:
 
     @property
     def limit(self) -> int:
-        return self.most
+        return self.most * (_OCTAVES + 1)
 
     @property
     def limit_per_tile(self) -> int:
@@ -210,18 +212,31 @@ class Quantiles:
 
     def settle(self, of: Ints, parts: Columns) -> tuple[Ints, Columns]:
         key, level, number = parts
-        highest = np.zeros(int(of.max()) + 1, np.uint8)
-        np.maximum.at(highest, of, level)
-        level = highest[of].astype(np.int64)
-        of, [key, number] = _counted(of, (key >> level) << level, number)
-        crowded = np.unique(of[_places(of)[1] > self.most])
+        key = self._without_least(of, key)
+        level = np.where(key == 0, 0, level)
+        octaves, group = np.unique((of << 12) | (key >> 52) + 2048, return_inverse=True)
+        highest = np.zeros(len(octaves), np.uint8)
+        np.maximum.at(highest, group, level.astype(np.uint8))
+        shift = highest[group].astype(np.int64)
+        group, key, number = _counted(group, (key >> shift) << shift, number)
+        crowded = np.unique(group[_places(group)[1] > self.most])
         if len(crowded):
-            for row in crowded.tolist():
-                low, high = np.searchsorted(of, [row, row + 1])
-                highest[row] = self._level(key[low:high])
-            level = highest[of].astype(np.int64)
-            of, [key, number] = _counted(of, (key >> level) << level, number)
-        return of, (key, highest[of], number)
+            bounds = np.searchsorted(group, np.stack([crowded, crowded + 1])).T.tolist()
+            highest[crowded] = [self._level(key[low:high]) for low, high in bounds]
+            shift = highest[group].astype(np.int64)
+            group, key, number = _counted(group, (key >> shift) << shift, number)
+        return octaves[group] >> 12, (key, highest[group], number)
+
+    def _without_least(self, of: Ints, key: Ints) -> Ints:
+        """Turns the values of all but the largest octaves of each row to zero."""
+        exponent = np.where(key < 0, key ^ _SIGN, key) >> 52 & 0x7FF
+        place = (of << 12) | (exponent << 1) | (key < 0)
+        octaves = np.unique(place[key != 0])
+        if len(octaves) <= _OCTAVES:
+            return key
+        number, size = _places(octaves >> 12)
+        gone = octaves[number < size - _OCTAVES]
+        return np.where(np.isin(place, gone) & (key != 0), 0, key) if len(gone) else key
 
     def _level(self, keys: Ints) -> int:
         """The least level at which sorted distinct `keys` occupy at most `most` buckets."""

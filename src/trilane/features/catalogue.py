@@ -44,7 +44,7 @@ _HALF_LIVES = 20  # a millionth of an event's weight is left out
 
 
 def _bounded(name: str, value: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    if type(value) is not int or not 1 <= value <= most:
         raise DefinitionError(f"{name}={value!r} is not bounded", remedy=f"Give a whole number from 1 to {most}")
     return value
 
@@ -116,7 +116,7 @@ def approx_distinct(
 
 
 def _checked_quantile(q: float) -> float:
-    if isinstance(q, bool) or not 0 <= q <= 1:
+    if not 0 <= q <= 1:
         raise DefinitionError(f"q={q!r} is no quantile", remedy="Give numbers from 0 to 1")
     return float(q)
 
@@ -124,7 +124,7 @@ def _checked_quantile(q: float) -> float:
 def _most_buckets(max_rank_error: float) -> int:
     if not 0.001 <= max_rank_error <= 0.25:
         raise DefinitionError(f"max_rank_error={max_rank_error!r} cannot be kept", remedy="Give 0.001 to 0.25")
-    return math.ceil(8 / max_rank_error)
+    return math.ceil(1 / max_rank_error)
 
 
 def quantile(
@@ -132,8 +132,10 @@ def quantile(
 ) -> Aggregation:
     """The value of `column` below or at which a part `q` of all values lies.
 
-    Exact for up to 8 / max_rank_error distinct values. Beyond, values share as many buckets of equal relative width;
-    the rank is then off by at most the share of one bucket, below `max_rank_error` on all but extreme distributions.
+    Exact while no octave (the values between two powers of two) has more than 1 / max_rank_error distinct values.
+    Beyond, an octave's values share as many buckets: the answer is off by at most 2 * max_rank_error of itself, and its
+    rank by at most the share of one bucket; only where one bucket holds more than that part of all values, which must
+    then lie this close together amid others of their octave, is the rank off by more than `max_rank_error`.
     """
     most = _most_buckets(max_rank_error)
     return declare("quantile", column, window, scope, most=most, q=_checked_quantile(q))
@@ -207,8 +209,7 @@ def _decayed(op: str, column: str | None, half_life: str | int, window: str | in
             f"a decay over {span} keeps more than {_MOST_HOPS} hops",
             remedy="Leave out window=: after 20 half-lives an event weighs less than a millionth",
         )
-    plain = declare(op, column, span, scope, half_life=life)
-    return plain
+    return declare(op, column, span, scope, half_life=life)
 
 
 def decayed_count(

@@ -104,7 +104,8 @@ def _values(column: pa.Array, name: str) -> tuple[Array, npt.NDArray[np.bool_]]:
 def _keys(texts: pa.Array) -> Ints:
     encoded = texts.dictionary_encode()
     keys = np.array([text_key(text) for text in encoded.dictionary.to_pylist()] or [0], np.int64)
-    return keys[encoded.indices.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False)]
+    codes = np.asarray(encoded.indices.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
+    return keys[codes]
 
 
 def _floats(values: Floats, valid: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.bool_]]:

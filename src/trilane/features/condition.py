@@ -54,12 +54,13 @@ class Condition:
     def holds(self, values: Array, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """For which events the condition holds, given the column's values (texts as keys) and validity."""
         if self.kind == "true":
-            return valid & (values != 0)
+            return np.asarray(valid & (values != 0))
         if self.kind == "from":
-            low, high = self.values
-            above = valid if low is None else valid & (values >= low)
-            return above if high is None else above & (values < high)
-        found = np.isin(values, [text_key(v) if isinstance(v, str) else v for v in self.values])
+            low, high = (np.nan if isinstance(v, str) or v is None else v for v in self.values)
+            numbers = values.astype(np.float64)
+            return np.asarray(valid & ~(numbers < low) & ~(numbers >= high))  # what is compared with NaN is neither
+        known = np.array([text_key(v) if isinstance(v, str) else int(v or 0) for v in self.values], np.int64)
+        found = np.isin(values, known)
         return valid & (found if self.kind == "in" else ~found)
 
     def spec(self) -> list[object]:

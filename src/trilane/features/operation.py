@@ -23,7 +23,9 @@ from trilane.features.condition import Condition
 from trilane.features.hashing import estimates
 from trilane.features.ragged import Bag, Ragged
 
-__all__ = ["Kept", "finish", "kept_of"]
+__all__ = ["Kept", "Options", "finish", "kept_of"]
+
+Options: TypeAlias = Mapping[str, float | int]
 
 _SUMMED = {1: 2.0**62, 2: 2.0**53, 3: 2.0**40, 4: 2.0**40}
 
@@ -59,7 +61,7 @@ class Kept:
         """The state, which is of fixed size."""
         if isinstance(self.state, Count | WideSum | Extreme | algebra.Instant):
             return self.state
-        raise TypeError(f"{self.name} is of variable size")
+        raise TypeError(self.name)
 
 
 def kept_of(aggregation: Aggregation, kind: str) -> list[Kept]:
@@ -71,8 +73,8 @@ def kept_of(aggregation: Aggregation, kind: str) -> list[Kept]:
         limit = _SUMMED[1] if isinstance(bag, HopSums) and kind == "f8" else math.inf
         return [Kept(f"{bag!r}:{column or '*'}{where}", column, bag, aggregation.where, limit)]
     if op == "time_since_last":
-        state = Extreme(largest=True, kind="i8")
-        return [Kept(f"at:{column or '*'}{where}", column, state, aggregation.where, of_times=True)]
+        last = Extreme(largest=True, kind="i8")
+        return [Kept(f"at:{column or '*'}{where}", column, last, aggregation.where, of_times=True)]
     kept = []
     bounded = op in ("skew", "kurtosis")  # all their sums leave out the same values
     for short, state in algebra.states_of(op, kind):
@@ -109,47 +111,56 @@ def _bag_of(aggregation: Aggregation, kind: str) -> Bag | None:
     return None
 
 
-Options: TypeAlias = Mapping[str, float | int]
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A merged bag for each row, and all that its answer depends on besides."""
+
+    op: str
+    state: Ragged
+    options: Options
+    kind: str
+    instants: Ints
 
 
 def finish(op: str, options: Options, states: Sequence[Columns | Ragged], kind: str, instants: Ints) -> Floats:
     """The answers of `op` from its states, each asked at its instant; NaN where there is no value."""
     state = states[0]
     if isinstance(state, Ragged):
-        return _FINISHES[op](state, options, kind, instants)
+        return _FINISHES[op](_Question(op, state, options, kind, instants))
     if op == "time_since_last":
         last = Extreme(largest=True, kind="i8")
-        return np.where(last.is_empty(state), np.nan, (instants - state[0]) / 1e6)
+        return np.where(last.is_empty(state), np.nan, (instants - state[0].astype(np.int64)) / 1e6)
     return algebra.finish(op, [s for s in states if not isinstance(s, Ragged)], kind)
 
 
-def _at(state: Ragged, column: npt.NDArray[np.generic], places: Ints) -> Floats:
-    """The column's items at `places` of the rows, counted from the end where negative; NaN beyond the row."""
+def _at(state: Ragged, column: npt.NDArray[np.generic], place: int) -> Floats:
+    """The column's item at `place` of each row, counted from the end where negative; NaN beyond the row."""
     starts = state.starts()
-    at = np.where(places < 0, starts[1:], starts[:-1]) + places
+    at = (starts[1:] if place < 0 else starts[:-1]) + place
     inside = (at >= starts[:-1]) & (at < starts[1:])
     if not len(column):
         return np.full(state.size, np.nan)
     return np.where(inside, column[np.where(inside, at, 0)].astype(np.float64), np.nan)
 
 
-def _listed(state: Ragged, options: Options, kind: str, from_end: bool) -> Floats:
-    position = int(options["position"])
-    return _at(state, state.parts[-1], np.full(state.size, -1 - position if from_end else position))
+def _listed(question: _Question) -> Floats:
+    position = int(question.options["position"])
+    from_end = question.op in ("last_k", "top_k")
+    return _at(question.state, question.state.parts[-1], -1 - position if from_end else position)
 
 
-def _how_many(state: Ragged, options: Options, kind: str, instants: Ints) -> Floats:
-    return np.diff(state.starts()).astype(np.float64)
+def _how_many(question: _Question) -> Floats:
+    return np.diff(question.state.starts()).astype(np.float64)
 
 
-def _estimated(state: Ragged, options: Options, kind: str, instants: Ints) -> Floats:
-    starts = state.starts().tolist()
-    slots, ranks = state.parts
-    answers = np.zeros(state.size)
-    filled = [row for row in range(state.size) if starts[row + 1] > starts[row]]
+def _estimated(question: _Question) -> Floats:
+    starts = question.state.starts().tolist()
+    slots, ranks = question.state.parts
+    answers = np.zeros(question.state.size)
+    filled = [row for row in range(question.state.size) if starts[row + 1] > starts[row]]
 
     def registers(row: int) -> npt.NDArray[np.uint8]:
-        full = np.zeros(1 << int(options["lg_k"]), np.uint8)
+        full = np.zeros(1 << int(question.options["lg_k"]), np.uint8)
         full[slots[starts[row] : starts[row + 1]]] = ranks[starts[row] : starts[row + 1]]
         return full
 
@@ -158,36 +169,44 @@ def _estimated(state: Ragged, options: Options, kind: str, instants: Ints) -> Fl
     return answers
 
 
-def _quantile(state: Ragged, options: Options, kind: str, instants: Ints) -> Floats:
-    keys, levels, numbers = state.parts
-    starts = state.starts()
+def _quantile(question: _Question) -> Floats:
+    keys, levels, numbers = question.state.parts
+    if not len(keys):
+        return np.full(question.state.size, np.nan)
+    starts = question.state.starts()
     total = np.zeros(len(keys) + 1, np.int64)
     np.cumsum(numbers, out=total[1:])
     n = total[starts[1:]] - total[starts[:-1]]
-    part = Fraction(str(options["q"])).limit_denominator(10**6)
+    part = Fraction(str(question.options["q"])).limit_denominator(10**6)
     rank = np.maximum(-(-n * part.numerator // part.denominator), 1)
-    if not len(keys):
-        return np.full(state.size, np.nan)
-    at = np.searchsorted(total[1:], total[starts[:-1]] + rank)
-    at = np.where(n > 0, at, 0)
-    middle = keys[at] + ((np.int64(1) << levels[at].astype(np.int64)) >> 1)
-    return np.where(n > 0, bags.floats_of(middle), np.nan)
+    at = np.where(n > 0, np.searchsorted(total[1:], total[starts[:-1]] + rank), 0)
+    # Within a shared bucket values count as evenly spread; a bucket of one value (level 0) gives that value.
+    inside = (total[starts[:-1]] + rank - total[at] - 0.5) / numbers[at]
+    width = (np.int64(1) << levels[at].astype(np.int64)).astype(np.float64)
+    found = keys[at] + np.clip(inside * width, 0.0, width - 1.0).astype(np.int64)
+    return np.where(n > 0, bags.floats_of(found), np.nan)
 
 
-def _frequent(state: Ragged, options: Options, kind: str, output: str) -> Floats:
+def _frequent(question: _Question) -> Floats:
+    state = question.state
     keys, numbers = state.parts
     order = np.lexsort((keys, -numbers, state.of))
     ranked = Ragged(state.size, state.of[order], (keys[order], numbers[order]))
-    place = np.full(state.size, int(options["position"]))
+    place = int(question.options["position"])
     number = _at(ranked, ranked.parts[1], place)
     known = number > 0
-    if output == "count":
-        return np.where(known, number, np.nan)
-    if output == "share":
+    if question.op == "frequent_count":
+        answers = number
+    elif question.op == "frequent_share":
         totals = np.bincount(state.of, weights=numbers, minlength=state.size)  # sums of integers below 2**53
-        return np.where(known, number / np.maximum(totals, 1), np.nan)
-    values = bags.floats_of(ranked.parts[0]) if kind == "f8" else ranked.parts[0]
-    return np.where(known, _at(ranked, values, place), np.nan)
+        answers = number / np.maximum(totals, 1)
+    else:
+        values = bags.floats_of(ranked.parts[0]) if question.kind == "f8" else ranked.parts[0]
+        answers = _at(ranked, values, place)
+    return np.where(known, answers, np.nan)
+
+
+_TABLES = [np.array([math.exp2(-i / 2.0 ** (12 * depth)) for i in range(4096)]) for depth in (1, 2, 3)]
 
 
 def _weights(ages: Ints, half_life: int) -> Floats:
@@ -195,50 +214,30 @@ def _weights(ages: Ints, half_life: int) -> Floats:
     whole, rest = np.divmod(ages, half_life)
     steps = (rest / half_life * 2.0**36).astype(np.int64)
     weight = _TABLES[0][steps >> 24] * _TABLES[1][steps >> 12 & 4095] * _TABLES[2][steps & 4095]
-    return np.ldexp(weight, -np.minimum(whole, 2_000).astype(np.int32))
+    return np.asarray(np.ldexp(weight, -np.minimum(whole, 2_000).astype(np.int32)), np.float64)
 
 
-_TABLES = [np.array([math.exp2(-i / 2.0 ** (12 * depth)) for i in range(4096)]) for depth in (1, 2, 3)]
-
-
-def _decayed(state: Ragged, options: Options, kind: str, instants: Ints, op: str) -> Floats:
+def _decayed(question: _Question) -> Floats:
+    state = question.state
     hops, numbers, *limbs = state.parts
-    life, hop = int(options["half_life"]), int(options["hop"])
-    ages = np.maximum(instants[state.of] - (hops * hop + hop // 2), 0)
-    weights = _weights(ages, life)
+    hop = int(question.options["hop"])
+    ages = np.maximum(question.instants[state.of] - (hops * hop + hop // 2), 0)
+    weights = _weights(ages, int(question.options["half_life"]))
     # bincount adds one after the other, so the order is that of the hops.
-    count = np.bincount(state.of, weights=numbers * weights, minlength=state.size)
-    if op == "decayed_count":
+    count = np.bincount(state.of, weights=numbers * weights, minlength=state.size).astype(np.float64)
+    if question.op == "decayed_count":
         return count
     sums = WideSum().as_float(tuple(part.astype(np.int64) for part in limbs))
     total = np.bincount(state.of, weights=sums * weights, minlength=state.size)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(count > 0, total if op == "decayed_sum" else total / count, np.nan)
+        return np.where(count > 0, total if question.op == "decayed_sum" else total / count, np.nan)
 
 
-_Finish: TypeAlias = Callable[[Ragged, Options, str, Ints], Floats]
-
-
-def _lists(from_end: bool) -> _Finish:
-    return lambda state, options, kind, instants: _listed(state, options, kind, from_end)
-
-
-def _frequents(output: str) -> _Finish:
-    return lambda state, options, kind, instants: _frequent(state, options, kind, output)
-
-
-def _decays(op: str) -> _Finish:
-    return lambda state, options, kind, instants: _decayed(state, options, kind, instants, op)
-
-
-_FINISHES: Mapping[str, _Finish] = {
-    "first_k": _lists(False),
-    "bottom_k": _lists(False),
-    "last_k": _lists(True),
-    "top_k": _lists(True),
+_FINISHES: Mapping[str, Callable[[_Question], Floats]] = {
+    **dict.fromkeys(("first_k", "last_k", "top_k", "bottom_k"), _listed),
     "distinct": _how_many,
     "approx_distinct": _estimated,
     "quantile": _quantile,
-    **{f"frequent_{output}": _frequents(output) for output in ("item", "count", "share")},
-    **{op: _decays(op) for op in ("decayed_count", "decayed_sum", "decayed_mean")},
+    **dict.fromkeys(("frequent_item", "frequent_count", "frequent_share"), _frequent),
+    **dict.fromkeys(("decayed_count", "decayed_sum", "decayed_mean"), _decayed),
 }

@@ -105,7 +105,7 @@ def fold(bag: Bag, state: Ragged, rows: Ints, size: int) -> Ragged:
     return _settled(bag, size, of, parts)
 
 
-def join(bag: Bag, states: Sequence[Ragged]) -> Ragged:
+def join(states: Sequence[Ragged]) -> Ragged:
     """The rows of all `states`, one after the other."""
     ends = np.cumsum([0, *(state.size for state in states)]).tolist()
     of = [state.of + first for state, first in zip(states, ends, strict=False)]
@@ -133,7 +133,7 @@ def between(bag: Bag, state: Ragged, low: Ints, high: Ints) -> Ragged:
     heads = _gathered(bag, state, starts, low, np.where(has_blocks, first * _BLOCK, high))
     tails = _gathered(bag, state, starts, np.where(has_blocks, last * _BLOCK, high), high)
     size = len(low)
-    return fold(bag, join(bag, [inner, heads, tails]), np.tile(np.arange(size), 3), size)
+    return fold(bag, join([inner, heads, tails]), np.tile(np.arange(size), 3), size)
 
 
 def _gathered(bag: Bag, state: Ragged, starts: Ints, low: Ints, high: Ints) -> Ragged:
@@ -150,7 +150,7 @@ def _gathered(bag: Bag, state: Ragged, starts: Ints, low: Ints, high: Ints) -> R
         first = stop
     if not found:
         return empty(bag, 0)
-    return found[0] if len(found) == 1 else join(bag, found)
+    return found[0] if len(found) == 1 else join(found)
 
 
 def encode(bag: Bag, state: Ragged) -> bytes:

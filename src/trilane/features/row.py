@@ -8,6 +8,7 @@ Law: equal states give equal bytes, and decoding loses nothing.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ class RowFormat:
             heaps.append((ragged.encode(bag, tiles.bags[position]), (starts[ends] * width).tolist()))
         raw, cuts = records.tobytes(), ends.tolist()
         rows = []
-        for i, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for i, (low, high) in enumerate(itertools.pairwise(cuts)):
             number = (high - low).to_bytes(_LENGTH, "little")
             items = [heap[places[i] : places[i + 1]] for heap, places in heaps]
             rows.append(b"".join([number, raw[low * size : high * size], *items]))

@@ -139,7 +139,7 @@ class TileLayout:
                 # A bag is kept at the levels alone that some feature reads it at.
                 blank = ragged.empty(self._bag(position), state.size)
                 levels = [state if level in self._needed[position] else blank for level in range(copies)]
-                repeated.append(ragged.join(self._bag(position), levels))
+                repeated.append(ragged.join(levels))
             else:
                 repeated.append(tuple(np.tile(part, copies) for part in state))
         return self._folded(np.tile(events.codes, copies), slots, repeated)
@@ -155,7 +155,7 @@ class TileLayout:
         Tiles that no query after `newest - slack` (microseconds) can see are dropped.
         """
         old_codes, old = self._format.decode(stored)
-        bags = {p: ragged.join(bag, [old.bags[p], tiles.bags[p]]) for p, bag in self._format.bags.items()}
+        bags = {p: ragged.join([old.bags[p], tiles.bags[p]]) for p, bag in self._format.bags.items()}
         together = Tiles(np.concatenate([old.records, tiles.records]), bags)
         states = self._format.unpack(together)
         codes, merged = self._folded(np.concatenate([old_codes, codes]), together.records["slot"], states)
@@ -308,7 +308,7 @@ class TileLayout:
             left = self.windows[number].left(boundary)
             inside = (events.times >= left) & (events.times < boundary)
             rows.append(np.where(inside, events.codes * len(self.windows) + number, -1))
-        return ragged.fold(bag, ragged.join(bag, [state] * len(rows)), np.concatenate(rows), size)
+        return ragged.fold(bag, ragged.join([state] * len(rows)), np.concatenate(rows), size)
 
 
 def _fixed(state: Columns | Ragged) -> Columns:

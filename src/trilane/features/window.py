@@ -2,8 +2,9 @@
 
 At instant q a window W covers [floor(q - W, h), q): event time, UTC, left inclusive, right exclusive. The hop h is
 the largest of 1 s, 5 s, 15 s, 1 m, 5 m, 1 h, 1 d that is at most W/12, so the overhang is at most 8.3 %; below 12 s it
-is 1 s. The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder. The window "lifetime"
-covers everything since 1970 in one tile: what an online read sees of it is what has been applied.
+is 1 s. The rule is Chronon's sawtooth (aggregator/windowing/Resolution.scala) with a finer ladder.
+
+The window "lifetime" covers everything since 1970 in one tile: an online read sees of it what has been applied.
 """
 
 from __future__ import annotations
