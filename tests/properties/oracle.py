@@ -23,7 +23,7 @@ Declare: TypeAlias = Callable[[str, str], Aggregation]  # from a column and a wi
 
 # Each public name of the two modules of aggregations, and the declarations of it that the laws are tried on.
 SAMPLES: dict[str, list[Declare]] = {
-    "count": [lambda c, w: tl.count(window=w), lambda c, w: tl.count(c, window=w)],
+    "count": [lambda _, w: tl.count(window=w), lambda c, w: tl.count(c, window=w)],
     "sum": [lambda c, w: tl.sum(c, window=w)],
     "mean": [lambda c, w: tl.mean(c, window=w)],
     "min": [lambda c, w: tl.min(c, window=w)],
@@ -51,12 +51,12 @@ SAMPLES: dict[str, list[Declare]] = {
         lambda c, w: tl.frequent_items(c, k=2, window=w, output="count", limit=4),
         lambda c, w: tl.frequent_items(c, k=2, window=w, output="share"),
     ],
-    "decayed_count": [lambda c, w: tl.decayed_count(half_life="1m"), lambda c, w: tl.decayed_count(c, half_life="5s")],
-    "decayed_sum": [lambda c, w: tl.decayed_sum(c, half_life="1h")],
-    "decayed_mean": [lambda c, w: tl.decayed_mean(c, half_life="20m")],
-    "rate": [lambda c, w: tl.rate(tl.count(window=w if w != "lifetime" else "1h"), per="1m")],
+    "decayed_count": [lambda *_: tl.decayed_count(half_life="1m"), lambda c, _: tl.decayed_count(c, half_life="5s")],
+    "decayed_sum": [lambda c, _: tl.decayed_sum(c, half_life="1h")],
+    "decayed_mean": [lambda c, _: tl.decayed_mean(c, half_life="20m")],
+    "rate": [lambda _, w: tl.rate(tl.count(window=w if w != "lifetime" else "1h"), per="1m")],
     "ratio": [lambda c, w: tl.ratio(tl.sum(c, window=w), tl.count(window="1h"))],
-    "time_since_last": [lambda c, w: tl.time_since_last(window=w), lambda c, w: tl.time_since_last(c, window=w)],
+    "time_since_last": [lambda _, w: tl.time_since_last(window=w), lambda c, w: tl.time_since_last(c, window=w)],
 }
 
 EXACT = {

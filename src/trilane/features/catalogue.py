@@ -203,12 +203,13 @@ def _decayed(op: str, column: str | None, half_life: str | int, window: str | in
         raise DefinitionError(f"a half-life of {format_duration(life)} is too short", remedy="Give 1s or more")
     hop = scope.get("hop")
     step = default_hop(life) if hop is None else duration(hop)
-    span = Window.of(-(-_HALF_LIVES * life // step) * step if window is None else window, hop=step)
-    if span.is_lifetime or span.tiles > _MOST_HOPS:
+    length = -(-_HALF_LIVES * life // step) * step if window is None else window
+    if length == "lifetime" or duration(length) // step >= _MOST_HOPS:
         raise DefinitionError(
-            f"a decay over {span} keeps more than {_MOST_HOPS} hops",
+            f"a decay over {window} keeps more than {_MOST_HOPS} hops",
             remedy="Leave out window=: after 20 half-lives an event weighs less than a millionth",
         )
+    span = Window.of(length, hop=step)
     return declare(op, column, span, scope, half_life=life)
 
 

@@ -26,7 +26,7 @@ _TYPES: Mapping[Kind, tuple[str, ...]] = {
     "true": ("bool",),
     "in": ("string", "int64", "bool"),
     "not in": ("string", "int64", "bool"),
-    "from": ("int64", "float64"),
+    "from": ("bool", "int64", "float64"),
 }
 
 

@@ -129,7 +129,8 @@ def finish(op: str, options: Options, states: Sequence[Columns | Ragged], kind: 
         return _FINISHES[op](_Question(op, state, options, kind, instants))
     if op == "time_since_last":
         last = Extreme(largest=True, kind="i8")
-        return np.where(last.is_empty(state), np.nan, (instants - state[0].astype(np.int64)) / 1e6)
+        ages = np.maximum(instants - np.maximum(state[0].astype(np.int64), 0), 0)  # of an event from the future, 0
+        return np.where(last.is_empty(state), np.nan, ages / 1e6)
     return algebra.finish(op, [s for s in states if not isinstance(s, Ragged)], kind)
 
 
