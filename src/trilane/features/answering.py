@@ -50,6 +50,7 @@ class Answering:
                 self._first_part[position] = first
                 first += len(entry.state.parts)
         self.added = first
+        self._wanted = [sorted({r.window for r in reads if position in r.states}) for position in range(len(kept))]
         self.needs_instants = any(r.op.startswith(("decayed_", "time_")) for r in reads)
         sums = [i for i, entry in enumerate(kept) if entry.state == WideSum()]
         width = len(WideSum().parts)
@@ -121,7 +122,7 @@ class Answering:
     ) -> None:
         """Merges one state over the windows that need it: fixed parts over all at once, bags over each by itself."""
         entry, queries = self._kept[position], low.shape[1]
-        windows = {read.window for read in self._reads if position in read.states}
+        windows = self._wanted[position]
         if isinstance(state, Ragged):
             bag = entry.bag
             if bag is not None:

@@ -58,9 +58,24 @@ def test_integers_booleans_and_instants_are_int64(column: pa.Array, expected: li
     assert (values.dtype.name, values.tolist(), valid.tolist()) == ("int64", expected, [True, False, True])
 
 
-def test_a_string_cannot_be_aggregated() -> None:
-    with pytest.raises(DefinitionError, match="column 'x' is a string"):
-        state_columns(pa.table({"x": ["a"]}), ["x"])
+def test_equal_texts_have_equal_keys_whatever_stands_beside_them() -> None:
+    texts = pa.table({"x": ["a", None, "b", "a", ""]})
+    values, valid = state_columns(texts, ["x"])["x"]
+    again, _ = state_columns(texts.slice(2, 2), ["x"])["x"]
+    assert valid.tolist() == [True, False, True, True, True]
+    assert values[0] == values[3] == again[1]
+    assert len({*values[valid].tolist()}) == 3
+    assert values.dtype.name == again.dtype.name == "int64"
+
+
+def test_a_column_of_nothing_but_nulls_has_no_value() -> None:
+    values, valid = state_columns(pa.table({"x": pa.array([None, None], pa.string())}), ["x"])["x"]
+    assert (len(values), valid.tolist()) == (2, [False, False])
+
+
+def test_a_list_cannot_be_aggregated() -> None:
+    with pytest.raises(DefinitionError, match="column 'x' is a list"):
+        state_columns(pa.table({"x": [["a"]]}), ["x"])
 
 
 def test_chunks_are_one_column() -> None:
