@@ -70,8 +70,9 @@ def kept_of(aggregation: Aggregation, kind: str) -> list[Kept]:
     where = "".join(f" where {condition.spec()}" for condition in aggregation.where)
     bag = _bag_of(aggregation, kind)
     if bag is not None:
-        limit = _SUMMED[1] if isinstance(bag, HopSums) and kind == "f8" else math.inf
-        return [Kept(f"{bag!r}:{column or '*'}{where}", column, bag, aggregation.where, limit)]
+        is_summed = isinstance(bag, HopSums) and (kind == "f8" or op != "decayed_count")
+        limit, bound = (_SUMMED[1], " within 2**62") if is_summed else (math.inf, "")
+        return [Kept(f"{bag!r}:{column or '*'}{where}{bound}", column, bag, aggregation.where, limit)]
     if op == "time_since_last":
         last = Extreme(largest=True, kind="i8")
         return [Kept(f"at:{column or '*'}{where}", column, last, aggregation.where, of_times=True)]
@@ -81,7 +82,7 @@ def kept_of(aggregation: Aggregation, kind: str) -> list[Kept]:
         limit = math.inf
         if bounded:
             limit = _SUMMED[4]
-        elif isinstance(state, WideSum) and kind == "f8":
+        elif isinstance(state, WideSum):
             limit = _SUMMED[state.power]
         bound = " within 2**40" if bounded else ""
         kept.append(Kept(f"{short}:{column or '*'}{where}{bound}", column, state, aggregation.where, limit))

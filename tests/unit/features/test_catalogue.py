@@ -192,3 +192,11 @@ def test_a_lifetime_forgets_nothing() -> None:
     years = 10 * 365 * 86_400 * SECOND
     [[n, middle]] = layout.read([row], np.array([10**15 + years])).tolist()
     assert (n, middle) == (50, 24 * 1.37)
+
+
+def test_a_row_is_decoded_anew_where_its_values_age_between_tiles() -> None:
+    still, ageing = (
+        TileLayout(view(f=declared)) for declared in (tl.count(window="1h"), tl.time_since_last(window="1h"))
+    )
+    assert still.reach(10**15) == still.reach(10**15 + 1)
+    assert ageing.reach(10**15) != ageing.reach(10**15 + 1)
