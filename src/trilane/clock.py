@@ -126,9 +126,7 @@ def duration(text: str | int) -> int:
         return text
     found = re.fullmatch(r"\s*(\d+)\s*(us|ms|s|m|h|d)\s*", str(text))
     if not found:
-        raise DefinitionError(
-            f"{text!r} is not a duration", remedy="Write it as '50ms', '60s', '15m', '36h' or '28d'"
-        )
+        raise DefinitionError(f"{text!r} is not a duration", remedy="Write it as '50ms', '60s', '15m', '36h' or '28d'")
     return int(found[1]) * _UNITS[found[2]]
 
 
@@ -157,9 +155,7 @@ def instant(value: str | dt.datetime | int) -> int:
         try:
             when = dt.datetime.fromisoformat(when)
         except ValueError:
-            raise DefinitionError(
-                f"{value!r} is not an instant", remedy="Write '2013-10-01T00:00:00Z'"
-            ) from None
+            raise DefinitionError(f"{value!r} is not an instant", remedy="Write '2013-10-01T00:00:00Z'") from None
     if when.tzinfo is None:
         raise DefinitionError(f"{value!s} has no time zone", remedy="Write '2013-10-01T00:00:00Z'")
     return (when - _EPOCH) // dt.timedelta(microseconds=1)

@@ -62,9 +62,7 @@ class TrilaneError(Exception):
         return {"code": self.code, "what": self.what, "where": self.where, "remedy": self.remedy, **facts}
 
 
-def _rebuild(
-    kind: type[TrilaneError], what: str, where: str, remedy: str, facts: dict[str, object]
-) -> TrilaneError:
+def _rebuild(kind: type[TrilaneError], what: str, where: str, remedy: str, facts: dict[str, object]) -> TrilaneError:
     return kind(what, where=where, remedy=remedy, **facts)
 
 

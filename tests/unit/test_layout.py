@@ -40,7 +40,7 @@ DRIVERS = {
 }
 
 # These cost more to import than all of trilane may (0.2 s), so `import trilane` leaves them alone too.
-HEAVY = ("ibis", "pandas", "scipy")
+HEAVY = ("ibis", "numpy", "pandas", "scipy")
 
 # Words that say nothing at the end of a name: what such a thing really does has a better one.
 EMPTY_WORDS = {"manager", "helper", "helpers", "utils", "util", "processor", "handle", "data", "info"}

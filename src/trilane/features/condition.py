@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from trilane.errors import DefinitionError
-from trilane.features.algebra import Array
-from trilane.features.hashing import text_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from trilane.features.algebra import Array
 
 __all__ = ["Bucket", "Condition", "buckets_of", "is_true", "within"]
 
@@ -53,6 +54,10 @@ class Condition:
 
     def holds(self, values: Array, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """For which events the condition holds, given the column's values (texts as keys) and validity."""
+        import numpy as np  # definitions are declared without it, so that the package and the command line start at once
+
+        from trilane.features.hashing import text_key
+
         if self.kind == "true":
             return np.asarray(valid & (values != 0))
         if self.kind == "from":

@@ -72,9 +72,7 @@ class EventSource:
             named = getattr(self, role)
             if named not in kinds:
                 remedy = f"Choose one of {', '.join(sorted(kinds))}"
-                raise DefinitionError(
-                    f"{role} names {named!r}, which the schema lacks", where=where, remedy=remedy
-                )
+                raise DefinitionError(f"{role} names {named!r}, which the schema lacks", where=where, remedy=remedy)
             if kinds[named].nullable:
                 raise DefinitionError(
                     f"{role} {named!r} may be null", where=where, remedy="Declare it without `| None`"
