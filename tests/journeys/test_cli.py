@@ -286,7 +286,8 @@ def test_of_two_servers_that_start_at_once_one_has_the_port(shop: Path) -> None:
     assert str(holds.pid) in error["what"] or "listens" in error["what"]
     assert holds.poll() is None
     holds.terminate()
-    assert holds.wait(60) == 0
+    holds.communicate(timeout=60)
+    assert holds.returncode in (0, -signal.SIGTERM)  # it may come before granian listens for it
     holds.communicate()
 
 

@@ -54,7 +54,7 @@ class Condition:
 
     def holds(self, values: Array, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """For which events the condition holds, given the column's values (texts as keys) and validity."""
-        import numpy as np  # definitions are declared without it, so that the package and the command line start at once
+        import numpy as np  # declaring needs none, so that the package and the command line start at once
 
         from trilane.features.hashing import text_key
 
