@@ -97,10 +97,13 @@ tl_big = tl.Endpoint("is_big", model=big, deadline="5s", fallback=[tl.constant(0
 """
 
 
-def make_project(folder: Path, *, clock: Clock | None = None, replay: bool = False, apply: bool = True) -> Project:
-    """A project in `folder`, its definitions applied."""
+def make_project(
+    folder: Path, *, clock: Clock | None = None, replay: bool = False, apply: bool = True, **urls: str
+) -> Project:
+    """A project in `folder`, its definitions applied; `urls`: of its stores, such as `online`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trilane.toml").write_text(f"replay = {str(replay).lower()}\n")
+    lines = [f"replay = {str(replay).lower()}", *(f'{name} = "{url}"' for name, url in urls.items())]
+    (folder / "trilane.toml").write_text("\n".join(lines) + "\n")
     (folder / "definitions.py").write_text(DEFINITIONS)
     write_asks(folder / "asks.parquet")
     project = Project(load_config(folder, environment={}), clock=clock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
@@ -40,6 +41,7 @@ class Worker:
         self._looked = 0
         self._seen: tuple[str, ...] | None = None
         self._consumers: list[Consumer] = []
+        self._doubtful = False
         self._tools = Tools(
             log=project.log,
             writer=project.online.writer("nearline"),
@@ -58,6 +60,7 @@ class Worker:
                 failures = 0.0
                 pause = 0.0 if busy else min(max(pause * 1.5, 0.001), self._idle)
             except TrilaneError as error:
+                self._doubtful = True
                 failures += 1
                 pause = min(0.05 * 2**failures, _LONGEST_PAUSE)
                 _log.error("the nearline lane stands, next try in %.1f s: %s", pause, error)
@@ -76,6 +79,8 @@ class Worker:
 
     def step(self) -> bool:
         """Lets each consumer apply one micro-batch; true if any had events."""
+        if self._doubtful:
+            self._reopen()
         self._look_for_changes()
         busy = False
         for consumer in list(self._consumers):
@@ -83,6 +88,12 @@ class Worker:
             if consumer.group:
                 self._join(consumer)
         return busy
+
+    def _reopen(self) -> None:
+        """After a fault nothing is believed: what was written, and how far the lanes came, is read from the store."""
+        self._tools.writer.close()
+        self._tools = replace(self._tools, writer=self._project.online.writer("nearline"))
+        self._seen, self._consumers, self._doubtful = None, [], False
 
     def _look_for_changes(self) -> None:
         now = self._wall.now()

@@ -205,20 +205,32 @@ class TileLayout:
                 merged.append(self._kept[position].fixed.fold(ordered, starts) if len(starts) else ordered)
         return merged
 
+    def _united(self, rows: Sequence[bytes | None], shards: int) -> tuple[Ints, Tiles]:
+        """The tiles of keys that have `shards` rows each."""
+        codes, tiles = self._format.decode(rows)
+        codes = codes // shards
+        filled = np.array([bool(row) for row in rows]).reshape(-1, shards).sum(axis=1)
+        if filled.max(initial=0) <= 1:  # whatever chose the partition is the key itself
+            return codes, tiles
+        return self._folded(codes, tiles.records["slot"], self._format.unpack(tiles))
+
     # -- tiles and events to answers ----------------------------------------------------------------------------
 
-    def read(self, rows: Sequence[bytes | None], instants: Ints) -> Floats:
-        """Feature values [rows, features] of stored rows, each asked at its instant; NaN where there is none."""
+    def read(self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1) -> Floats:
+        """Feature values [keys, features] of stored rows, each asked at its instant; NaN where there is none.
+
+        Each key has `shards` rows, one after another, whose tiles are merged first.
+        """
         if not rows:
             return np.empty((0, len(self.view.features)))
-        codes, tiles = self._format.decode(rows)
+        codes, tiles = self._format.decode(rows) if shards == 1 else self._united(rows, shards)
         records = tiles.records
         places = records["slot"] | (codes << _ROW_BITS)
-        levels = self._levels | (np.arange(len(rows)) << _ROW_BITS)
+        levels = self._levels | (np.arange(len(instants)) << _ROW_BITS)
         if self.is_batch:
             low, high = levels, levels + (1 << _LEVEL_BITS)
             if self._answering.needs_instants and len(records):
-                firsts = np.minimum(np.searchsorted(codes, np.arange(len(rows))), len(records) - 1)
+                firsts = np.minimum(np.searchsorted(codes, np.arange(len(instants))), len(records) - 1)
                 instants = (records["slot"][firsts] & _POSITION) * SECOND
         else:
             low = levels | np.maximum((instants - self._lengths) // self._steps, 0)

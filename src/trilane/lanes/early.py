@@ -17,7 +17,7 @@ from trilane.stores.online.protocol import Transaction
 
 __all__ = ["Early"]
 
-_KEY = b"events"
+_SPACE = "nearline/early"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +25,14 @@ class Early:
     """The events of one partition that are not due yet (None: there are none)."""
 
     source: EventSource
-    space: str
+    key: bytes
     table: pa.Table | None
 
     @staticmethod
-    def stored(transaction: Transaction, source: EventSource, name: str) -> Early:
-        """The events that an earlier process kept."""
-        space = f"nearline/early/{source.name}/{name}"
-        [row] = transaction.get(space, [_KEY])
-        return Early(source, space, pa.ipc.open_stream(row).read_all() if row else None)
+    def stored(transaction: Transaction, source: EventSource, key: bytes) -> Early:
+        """The events that an earlier process kept under the key of its lane."""
+        [row] = transaction.get(_SPACE, [key])
+        return Early(source, key, pa.ipc.open_stream(row).read_all() if row else None)
 
     @property
     def first(self) -> int | None:
@@ -48,9 +47,9 @@ class Early:
         table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
         due = event_times(table, self.source.event_time) < now
         if due.all():
-            return table, Early(self.source, self.space, None)
+            return table, Early(self.source, self.key, None)
         rest = table.take(pa.array(np.flatnonzero(~due)))
-        return table.take(pa.array(np.flatnonzero(due))), Early(self.source, self.space, rest)
+        return table.take(pa.array(np.flatnonzero(due))), Early(self.source, self.key, rest)
 
     def store(self, transaction: Transaction, *, before: Early) -> None:
         """Writes these in place of those `before`."""
@@ -61,11 +60,11 @@ class Early:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
-        transaction.put(self.space, [(_KEY, sink.getvalue().to_pybytes())])
+        transaction.put(_SPACE, [(self.key, sink.getvalue().to_pybytes())])
 
     def forget(self, transaction: Transaction) -> None:
         """Removes what is stored."""
-        transaction.delete(self.space, [_KEY])
+        transaction.delete(_SPACE, [self.key])
 
     def holds_as(self, other: Early) -> bool:
         """Whether the other keeps the same events."""

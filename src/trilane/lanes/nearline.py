@@ -4,6 +4,10 @@ A micro-batch is decoded, checked against the contract, freed of repeated and la
 transform, and merged into tiles; an event from slightly ahead of our clock waits until its time has come. Law: tiles,
 seen ids and the next offset are committed in one transaction, and what a batch does depends on the log alone; so a
 worker may be killed at any instruction and the final state is the same.
+
+Where a transaction is not atomic, the end of the batch and the instant are noted first, then come the rows and the ids,
+then the offset. A batch that was interrupted is applied again, up to the same end and as of the same instant, and skips
+the rows that say that they have it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, entity_of
 from trilane.lanes import progress as progress_rows
 from trilane.lanes.early import Early
+from trilane.lanes import rows as lane_rows
 from trilane.lanes.progress import LANES, Progress, lane_key
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
@@ -94,10 +99,21 @@ class Consumer:
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
             for key, row in transaction.scan(self._seen_space):
+                if int.from_bytes(key, "big") > self.progress.offset:
+                    continue  # of a batch that was interrupted, and will be applied again
                 latest, ids = msgspec.msgpack.decode(row)
                 self._seen_batches.append((key, latest, ids))
                 self._seen.update(ids)
-            self._early = Early.stored(transaction, source, f"{partition}{group}")
+            self._early = Early.stored(transaction, source, self._key)
+            if group and self.progress == Progress():
+                self._clear(transaction)
+
+    def _clear(self, transaction: Transaction) -> None:
+        """Removes rows that a view left when it was last withdrawn, before it begins anew."""
+        for view in self.views:
+            rows = transaction.scan(view.space)
+            of_ours = [key for key, _ in rows if lane_rows.is_of(key, self.partition, self.source.partitions)]
+            transaction.delete(view.space, of_ours)
 
     def not_in_step(self) -> list[View]:
         """The views that missed events which others of this partition have; none before the first event."""
@@ -108,12 +124,15 @@ class Consumer:
     def is_level_with(self, other: Consumer) -> bool:
         """Whether both have applied the same events of one partition."""
         same = (self.source.name, self.partition) == (other.source.name, other.partition)
-        return same and self.progress.offset == other.progress.offset and self._early.holds_as(other._early)
+        settled = not (self.progress.pending_at or other.progress.pending_at)
+        level = self.progress.offset == other.progress.offset
+        return same and settled and level and self._early.holds_as(other._early)
 
     def join(self, newcomer: Consumer) -> Consumer:
         """The consumer of this partition with the views of `newcomer`, which has come equally far."""
         views = (*self.views, *newcomer.views)
-        progress = msgspec.structs.replace(self.progress, spaces=tuple(view.space for view in views))
+        serial = max(self.progress.serial, newcomer.progress.serial)
+        progress = msgspec.structs.replace(self.progress, spaces=tuple(view.space for view in views), serial=serial)
         with self._tools.writer.transaction() as transaction:
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
             transaction.delete(LANES, [newcomer._key])
@@ -125,12 +144,14 @@ class Consumer:
         """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
         began = self._tools.clock.now()
         end = self._tools.log.end(self.source.name, self.partition)
-        offset, limit = self.progress.offset, self._tools.limit
-        batch = self._tools.log.read(self.source.name, self.partition, offset, limit) if end > offset else None
+        pending, moment = self.progress.pending, self.progress.pending_at or began
+        more = (pending if self.progress.pending_at else end) > self.progress.offset
+        batch = self._read() if more else None
         if batch is None or batch.num_rows == 0:
-            if self.progress.early is not None and self.progress.early < began:
-                self._commit(None, began, self.progress, [])
-            else:
+            early = self.progress.early is not None and self.progress.early < began
+            if (self.progress.pending_at and not more) or (not self.progress.pending_at and early):
+                self._commit(None, moment, self.progress, [])
+            elif not self.progress.pending_at:
                 self._beat(began)
             return Step(0, drained=True)
         last = int(batch.column("offset")[-1].as_py())
@@ -145,8 +166,21 @@ class Consumer:
             duplicates=self.progress.duplicates + admitted.duplicates,
             rejected=self.progress.rejected + len(admitted.letters),
         )
-        self._commit(admitted.table, began, progress, admitted.letters)
+        self._commit(admitted.table, moment, progress, admitted.letters)
         return Step(batch.num_rows, last + 1 >= end)
+
+    def _read(self) -> pa.RecordBatch:
+        """The next micro-batch; one that was interrupted, up to the same end."""
+        log, source, offset = self._tools.log, self.source.name, self.progress.offset
+        if self.progress.pending <= offset:
+            return log.read(source, self.partition, offset, self._tools.limit)
+        parts = []
+        while offset < self.progress.pending:
+            parts.append(log.read(source, self.partition, offset, self.progress.pending - offset))
+            if parts[-1].num_rows == 0:
+                break
+            offset = int(parts[-1].column("offset")[-1].as_py()) + 1
+        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
 
     def _beat(self, now: int) -> None:
         spaces = tuple(view.space for view in self.views)
@@ -232,21 +266,46 @@ class Consumer:
             self._tools.dead_letters.add(letters)
         moment = max(progress.caught_up_at, now) if admitted is None else progress.caught_up_at
         spaces = tuple(view.space for view in self.views)
+        serial = self.progress.serial + 1
         due, early = self._early.split(admitted, now)
-        progress = msgspec.structs.replace(progress, caught_up_at=moment, spaces=spaces, early=early.first)
+        progress = msgspec.structs.replace(
+            progress,
+            caught_up_at=moment,
+            spaces=spaces,
+            early=early.first,
+            serial=serial,
+            pending=0,
+            pending_at=0,
+        )
         poison: list[DeadLetter] = []
+        atomic = self._tools.writer.atomic
+        if not atomic and not self.progress.pending_at:
+            self._write_progress(msgspec.structs.replace(self.progress, pending=progress.offset, pending_at=now))
         with self._tools.writer.transaction() as transaction:
             if due is not None and due.num_rows and progress.newest is not None:
                 for view in self.views:
-                    poison += self._apply(transaction, view, due, progress.newest)
-            early.store(transaction, before=self._early)
-            seen = self._remember(transaction, admitted, progress)
-            transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+                    poison += self._apply(transaction, view, due, progress)
+            entry, expired = self._remember(transaction, admitted, progress)
+            if atomic:
+                self._advance(transaction, progress, early)
+                transaction.delete(self._seen_space, expired)
             self._tools.dead_letters.add(poison)
+        if not atomic:
+            with self._tools.writer.transaction() as transaction:
+                self._advance(transaction, progress, early)
+            if expired:
+                with self._tools.writer.transaction() as transaction:
+                    transaction.delete(self._seen_space, expired)
         self.progress, self._early = progress, early
-        self._forget(*seen)
+        self._forget(entry, expired)
 
-    def _apply(self, transaction: Transaction, view: View, table: pa.Table, newest: int) -> list[DeadLetter]:
+    def _advance(self, transaction: Transaction, progress: Progress, early: Early) -> None:
+        """Writes what comes next: rows of one key, so that they are written together in any store."""
+        early.store(transaction, before=self._early)
+        transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+
+    def _apply(self, transaction: Transaction, view: View, table: pa.Table, progress: Progress) -> list[DeadLetter]:
+        newest = progress.newest or 0  # there is one, as events were admitted
         result, failed = self._transform(view, table)
         layout = self._layouts[view.name]
         codes, keys = entity_codes(result, entity_of(view))
@@ -260,11 +319,20 @@ class Consumer:
                     {name: (values[known], valid[known]) for name, (values, valid) in events.columns.items()},
                 )
             tile_codes, records = layout.tiles(events)
-            stored = transaction.get(view.space, keys)
-            rows = layout.merge(
-                stored, tile_codes, records, newest=newest, slack=self.source.disorder + self.source.future
-            )
-            transaction.put(view.space, zip(keys, rows, strict=True))
+            places = lane_rows.shard_keys(keys, self.partition, self.source.partitions)
+            stored = transaction.get(view.space, places)
+            atomic, slack = self._tools.writer.atomic, self.source.disorder + self.source.future
+            old = stored if atomic else lane_rows.unstamp(stored)
+            rows = layout.merge(old, tile_codes, records, newest=newest, slack=slack)
+            if atomic:
+                transaction.put(view.space, zip(places, rows, strict=True))
+            else:
+                fresh = [
+                    (key, lane_rows.stamp(row, progress.serial))
+                    for key, row, before in zip(places, rows, stored, strict=True)
+                    if lane_rows.applied(before) < progress.serial
+                ]
+                transaction.put(view.space, fresh)
         texts, offsets = table.column(_TEXT), table.column(_OFFSET)
         return [
             self._letter(f"transform:{view.name}", "$", reason, texts[i].as_py(), offsets[i].as_py(), newest)
@@ -289,7 +357,7 @@ class Consumer:
     def _remember(
         self, transaction: Transaction, admitted: pa.Table | None, progress: Progress
     ) -> tuple[tuple[bytes, int, list[object]] | None, list[bytes]]:
-        """Stores the ids of this batch, one row for all, and drops the rows that no admissible event can repeat."""
+        """Stores the ids of this batch, one row for all; that row, and the keys of those that nothing can repeat."""
         entry = None
         if admitted is not None and admitted.num_rows:
             latest = int(event_times(admitted, self.source.event_time).max())
@@ -297,7 +365,6 @@ class Consumer:
             transaction.put(self._seen_space, [(entry[0], msgspec.msgpack.encode(entry[1:]))])
         horizon = (progress.newest or 0) - self.source.disorder
         expired = [key for key, latest, _ in self._seen_batches if latest < horizon]
-        transaction.delete(self._seen_space, expired)
         return entry, expired
 
     def _forget(self, entry: tuple[bytes, int, list[object]] | None, expired: list[bytes]) -> None:

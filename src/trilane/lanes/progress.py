@@ -1,6 +1,7 @@
 """How far a nearline lane has come, as the worker writes it and the server reads it.
 
-Law: progress is written in the transaction of the tiles it speaks of, so the two never disagree.
+Law: progress is written in the transaction of the tiles it speaks of, so the two never disagree; where a transaction is
+not atomic, it first says how far the batch reaches, and then, when all is written, that it is applied.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ LANES = "nearline/lanes"
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
     `early`: when the first event that waits for its time happens; `caught_up_at`: the clock's instant up to which
-    all that had arrived is applied; `spaces`: the views in step.
+    all that had arrived is applied; `spaces`: the views in step; `serial`: how many batches were applied;
+    `pending`, `pending_at`: in a store whose transactions are not atomic, where the batch that is being applied ends,
+    and the instant as of which (0: none is).
     """
 
     offset: int = 0
@@ -28,6 +31,9 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     duplicates: int = 0
     rejected: int = 0
     spaces: tuple[str, ...] = ()
+    serial: int = 0
+    pending: int = 0
+    pending_at: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

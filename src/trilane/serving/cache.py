@@ -20,12 +20,13 @@ _CAPACITY = 32 << 20  # bytes of rows and values, for each view
 
 
 class RowCache:
-    """The values of one view by encoded key."""
+    """The values of one view by encoded key; each key has `shards` rows."""
 
-    def __init__(self, layout: TileLayout) -> None:
+    def __init__(self, layout: TileLayout, *, shards: int = 1) -> None:
+        self._shards = shards
         self._layout = layout
         self._scope: object = None
-        self._known: dict[bytes, tuple[bytes | None, Floats]] = {}
+        self._known: dict[bytes, tuple[Sequence[bytes | None], Floats]] = {}
         self._size = 0
 
     def enter(self, space: str, now: int) -> None:
@@ -40,17 +41,19 @@ class RowCache:
         return [key for key in keys if key not in self._known] if self._layout.is_batch else keys
 
     def values(self, keys: Sequence[bytes], read: Sequence[bytes], rows: Sequence[bytes | None], now: int) -> Floats:
-        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`.
+        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, one after another.
 
         Raises ValueError for bytes that are no rows of this view.
         """
         known = self._known
-        changed = [i for i, key in enumerate(read) if (entry := known.get(key)) is None or entry[0] != rows[i]]
+        shards = self._shards
+        own = [rows[i * shards : i * shards + shards] for i in range(len(read))]
+        changed = [i for i, key in enumerate(read) if (entry := known.get(key)) is None or entry[0] != own[i]]
         if changed:
-            fresh = [rows[i] for i in changed]
-            decoded = self._layout.read(fresh, np.full(len(fresh), now, np.int64))
+            fresh = [row for i in changed for row in own[i]]
+            decoded = self._layout.read(fresh, np.full(len(changed), now, np.int64), shards=shards)
             for i, values in zip(changed, decoded, strict=True):
-                row = None if self._layout.is_batch else rows[i]
-                known[read[i]] = (row, values)
-                self._size += len(row or b"") + values.nbytes
+                kept = () if self._layout.is_batch else own[i]
+                known[read[i]] = (kept, values)
+                self._size += sum(len(row or b"") for row in kept) + values.nbytes
         return np.array([known[key][1] for key in keys])

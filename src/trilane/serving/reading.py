@@ -27,6 +27,7 @@ from trilane.features.request import as_column, compute
 from trilane.features.tile import TileLayout
 from trilane.features.view import LastBatch, Stale, View, entity_of, stand_ins
 from trilane.lanes.progress import LANES, lane_key, lane_state
+from trilane.lanes.rows import shards_of, unstamp
 from trilane.serving.cache import RowCache
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
@@ -144,7 +145,7 @@ class FeatureReader:
         first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
         self._columns = np.array([first[view.name] + position for view, position in plan.columns])
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
-        self._caches = {view.name: RowCache(TileLayout(view)) for view in self._stored}
+        self._caches = {view.name: RowCache(TileLayout(view), shards=_shards(view)) for view in self._stored}
         self._throttle = Throttle(__name__)
 
     def read(self, rows: Rows, now: int) -> Reading:
@@ -214,6 +215,9 @@ class FeatureReader:
             self._pointers[pointer] = known
         return known
 
+    def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
+        return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
+
     def _fetch(self, rows: Rows, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
         wanted, requests = self._wanted(lanes), []
@@ -221,12 +225,12 @@ class FeatureReader:
             space, cache = lanes[view.name].space, self._caches[view.name]
             cache.enter(space, now)
             requests.append((space, cache.to_read(keys[entity_of(view).name][0])))
-        found = self._store.read(requests)
+        found = self._store.read([(r[0], shards_of(r[1], _shards(v))) for r, v in zip(requests, wanted, strict=True)])
         answers = {}
         for view, (_, read), stored in zip(wanted, requests, found, strict=True):
             distinct, codes = keys[entity_of(view).name]
             try:
-                values = self._caches[view.name].values(distinct, read, stored, now)
+                values = self._caches[view.name].values(distinct, read, self._tiles(view, stored), now)
             except ValueError as error:  # bytes that are no tiles: the cascade answers for this view
                 self._throttle.tell(view.name, error)
                 continue
@@ -307,6 +311,11 @@ class FeatureReader:
                 bad.setdefault(error.what, set()).add(row)
         faults.extend(Fault(f"{view.name}: {what}", frozenset(at)) for what, at in bad.items())
         return values
+
+
+def _shards(view: View) -> int:
+    """The rows that a key has in a view."""
+    return view.source.partitions if view.lane == "nearline" and isinstance(view.source, EventSource) else 1
 
 
 def _what(error: Exception) -> str:

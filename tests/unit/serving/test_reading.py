@@ -26,6 +26,7 @@ DAY = 86_400 * SECOND
 
 
 class OutOfOrder:
+    atomic = True
     """An online store that is down, or whose driver has a defect; it keeps no other promise."""
 
     max_key_bytes = 511

@@ -48,6 +48,7 @@ class LmdbStore:
     """Keeps the promise of OnlineStore in `folder`; `map_size` bounds each region, in bytes."""
 
     max_key_bytes = _MAX_KEY
+    atomic = True
 
     def __init__(self, folder: Path, *, map_size: int = 16 << 30) -> None:
         self._folder = make_folder(folder)
@@ -141,6 +142,8 @@ class LmdbStore:
 
 class LmdbWriter:
     """Keeps the promise of Writer; holds the file lock of its region."""
+
+    atomic = True
 
     def __init__(self, region: str, environment: lmdb.Environment, lock: int) -> None:
         self.region = region

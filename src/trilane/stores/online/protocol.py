@@ -2,7 +2,9 @@
 
 A space is a set of keys, named `region/rest`, such as `nearline/airport_pressure@1a2b`. Regions are written
 independently, so that a long load of one never holds up another. What a transaction wrote is seen whole or
-not at all, and is there after the death of any process.
+not at all, and is there after the death of any process. A store that is not `atomic` promises this of the rows
+of one key in all spaces only, and only that they are written when the transaction ends: then a lane writes what
+makes a replay harmless.
 """
 
 from __future__ import annotations
@@ -53,10 +55,17 @@ class Writer(Protocol):
         """The region that it writes."""
         ...
 
+    @property
+    def atomic(self) -> bool:
+        """Whether a transaction is written whole or not at all."""
+        ...
+
     def transaction(self) -> AbstractContextManager[Transaction]:
         """A block that commits at its end, and changes nothing if it raises.
 
-        Raises UnavailableError if the store is full.
+        Raises UnavailableError if the store is full or away, ConflictError if another process took the region over or
+        the store lost what it held. After an error of the commit itself, what was believed of the region must be read
+        again with a new writer.
         """
         ...
 
@@ -67,6 +76,11 @@ class Writer(Protocol):
 
 class OnlineStore(Protocol):
     """Values by space and key."""
+
+    @property
+    def atomic(self) -> bool:
+        """Whether a transaction is written, and seen, whole or not at all."""
+        ...
 
     @property
     def max_key_bytes(self) -> int:

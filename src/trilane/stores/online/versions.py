@@ -91,7 +91,10 @@ def land(
             return None
         for space in landings.unlisted:
             changes.drop(space)
-        space = f"batch/{name}@{landings.begun}"
+    # The note of what was to be dropped goes when it is dropped, and both lists of a name are rows of one key: so the
+    # law holds in a store whose transactions are not atomic.
+    space = f"batch/{name}@{landings.begun}"
+    with writer.transaction() as changes:
         changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun + 1, (space,))))])
     count = _load(writer, space, rows)
     version = Version(boundary=boundary, visible_from=visible_from, space=space, rows=count)
