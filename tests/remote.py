@@ -56,6 +56,11 @@ class Server:
                 raise AssertionError((self._folder / "server.log").read_text()[-2_000:])
             time.sleep(0.02)
 
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        return self._process.pid if self._process else None
+
     def kill(self) -> None:
         """Ends it at once, as a power cut does."""
         if self._process is not None:

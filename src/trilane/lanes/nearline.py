@@ -28,8 +28,8 @@ from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, entity_of
 from trilane.lanes import progress as progress_rows
-from trilane.lanes.early import Early
 from trilane.lanes import rows as lane_rows
+from trilane.lanes.early import Early
 from trilane.lanes.progress import LANES, Progress, lane_key
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource

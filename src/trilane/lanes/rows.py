@@ -1,8 +1,8 @@
 """Rows of the nearline lane: one for each key and partition, so that each partition writes rows of its own.
 
 In a store whose transactions are not atomic a row begins with the number of the last batch of its partition that was
-applied to it, so that a batch that is applied again changes nothing. Law: a row is written by one partition, batch after
-batch.
+applied to it, so that a batch that is applied again changes nothing. Law: a row is written by one partition, batch
+after batch.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class RowCache:
         return [key for key in keys if key not in self._known] if self._layout.is_batch else keys
 
     def values(self, keys: Sequence[bytes], read: Sequence[bytes], rows: Sequence[bytes | None], now: int) -> Floats:
-        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, one after another.
+        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, in order.
 
         Raises ValueError for bytes that are no rows of this view.
         """
