@@ -116,7 +116,7 @@ def test_a_server_killed_at_any_point_and_started_again_leaves_the_same_state(
         append(project, EVENTS, arrived_at=NOW)
         with _working(project) as wait_for:
             for turn in range(1, 4):
-                wait_for(turn * 700)
+                wait_for(turn * len(EVENTS) // 4)
                 victim = chance.choice(servers)
                 victim.kill()
                 victim.start()
@@ -129,7 +129,7 @@ def test_a_server_that_loses_its_memory_is_filled_again_from_the_log(
     with _project(tmp_path / "project", servers) as project:
         append(project, EVENTS, arrived_at=NOW)
         with _working(project) as wait_for:
-            wait_for(1_000)
+            wait_for(len(EVENTS) // 2)
             talk(servers[-1])("FLUSHALL")
         assert _state(project) == expected
     assert "lost its memory" in caplog.text
