@@ -187,6 +187,7 @@ def check(aggregation: Aggregation, events: Sequence[Row], got: float, want: flo
         # Sums are exact down to 2**-96; weights of a decay within 2e-11; moments are ratios of exact sums.
         exact = aggregation.op in ("sum", "mean", "variance", "stddev", "variance_sample", "stddev_sample")
         # What cancels leaves the error of the weights, so a decay is held against the size of what it adds up.
-        size = sum(abs(float(row[1])) for row in events if isinstance(row[1], float)) + 1
+        values = (row.get(aggregation.column or "") for row in events)
+        size = sum(abs(value) for value in values if isinstance(value, float)) + 1
         close = np.isclose(got, want, rtol=1e-12 if exact else 1e-9, atol=1e-13 if exact else 1e-10 * size)
         assert close, (aggregation, got, want)
