@@ -26,7 +26,6 @@ DRIVERS = {
     "lightgbm": r"trilane\.models\..+",
     "lmdb": r"trilane\.stores\.online\.lmdb(\.\w+)?",
     "onnx": r"trilane\.models\..+",
-    "onnxmltools": r"trilane\.models\..+",
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
     "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
     "rich": r"trilane\.apps\..+",
