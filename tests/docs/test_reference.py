@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,17 @@ from trilane.features.fallback import STATUSES
 from trilane.serving.metrics import Metrics
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def _commands(group: Any, before: str = "") -> dict[str, Any]:
+    """Every command by its whole name, those of groups too."""
+    found: dict[str, Any] = {}
+    for name, one in group.commands.items():
+        found |= _commands(one, f"{before}{name} ") if hasattr(one, "commands") else {f"{before}{name}": one}
+    return found
+
+
+COMMANDS = _commands(typer.main.get_command(app))
 ERRORS = (TrilaneError, *TrilaneError.__subclasses__())
 
 

@@ -172,10 +172,15 @@ def _view_effects(working: Definitions, changes: tuple[Change, ...]) -> Iterator
                 kind="view",
                 name=view.name,
                 action="reconfigure",
-                text="its values stay; only how they are served changes",
+                text=_kept_text(change),
             )
         elif view.lane != "request":
             yield Effect(kind="view", name=view.name, action="rebuild", text=_rebuild_text(view))
+
+
+def _kept_text(change: Change) -> str:
+    told = {detail.partition(".")[0] for detail in change.details} <= {"owner", "tags", "description"}
+    return f"its values stay; only {'what is told about it' if told else 'how they are served'} changes"
 
 
 def _rebuild_text(view: View) -> str:

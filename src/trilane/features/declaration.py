@@ -1,6 +1,9 @@
 """The three decorators by which an author declares feature views, one for each lane.
 
 Law: what is wrong with a declaration is said when it is made, with the author's line, the object and the remedy.
+
+Each takes `owner=`, `tags=` and `description=` (by default the first paragraph of the docstring) for those who look for
+features; they change no version.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from trilane.features.entity import Entity
 from trilane.features.fallback import check_cascade
 from trilane.features.transform import compile_transform
 from trilane.features.view import Feature, Step, View
+from trilane.sources.about import About
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.types import as_field
@@ -30,6 +34,9 @@ def nearline(
     freshness: str | int,
     features: Mapping[str, Aggregation],
     fallback: Sequence[Step] = (),
+    owner: str = "",
+    tags: Sequence[str] = (),
+    description: str = "",
 ) -> Callable[[Callable[..., Any]], View]:
     """Declares a streaming view: the decorated function maps events to rows that are aggregated as they come.
 
@@ -38,7 +45,8 @@ def nearline(
 
     def declare(function: Callable[..., Any]) -> View:
         view = _aggregating("nearline", function, source, entity, features)
-        return _finished(view, freshness=duration(freshness), fallback=tuple(fallback))
+        about = _about(function, owner, tags, description)
+        return _finished(view, about, freshness=duration(freshness), fallback=tuple(fallback))
 
     return declare
 
@@ -52,6 +60,9 @@ def batch(
     landing: str | int = "2h",
     freshness: str | int | None = None,
     fallback: Sequence[Step] = (),
+    owner: str = "",
+    tags: Sequence[str] = (),
+    description: str = "",
 ) -> Callable[[Callable[..., Any]], View]:
     """Declares a view that is computed at each boundary of `schedule`, over the windows that end there.
 
@@ -72,7 +83,8 @@ def batch(
                     remedy="Choose a window whose hop divides the schedule, or give hop=",
                 )
         fresh = 2 * period + lag if freshness is None else duration(freshness)
-        return _finished(view, freshness=fresh, fallback=tuple(fallback), schedule=period, landing=lag)
+        about = _about(function, owner, tags, description)
+        return _finished(view, about, freshness=fresh, fallback=tuple(fallback), schedule=period, landing=lag)
 
     return declare
 
@@ -82,6 +94,9 @@ def request(
     inputs: Mapping[str, object],
     features: Mapping[str, object],
     uses: Sequence[View] = (),
+    owner: str = "",
+    tags: Sequence[str] = (),
+    description: str = "",
 ) -> Callable[[Callable[..., Any]], View]:
     """Declares a view that is computed from the request: NumPy columns in, a mapping of NumPy columns out.
 
@@ -107,7 +122,7 @@ def request(
             inputs=tuple(as_field(name, annotation) for name, annotation in inputs.items()),
             uses=tuple(uses),
         )
-        return _finished(view)
+        return _finished(view, _about(function, owner, tags, description))
 
     return declare
 
@@ -155,8 +170,19 @@ def _check_columns(name: str, aggregation: Aggregation, kinds: Mapping[str, str]
         condition.check(kinds)
 
 
+def _about(function: Callable[..., Any], owner: str, tags: Sequence[str], description: str) -> About:
+    where = f"view {function.__name__!r}"
+    return About.of(owner, tags, description, where=where, document=function.__doc__)
+
+
 def _finished(
-    view: View, *, freshness: int = 0, fallback: tuple[Step, ...] = (), schedule: int = 0, landing: int = 0
+    view: View,
+    about: About,
+    *,
+    freshness: int = 0,
+    fallback: tuple[Step, ...] = (),
+    schedule: int = 0,
+    landing: int = 0,
 ) -> View:
     where = f"view {view.name!r}"
     if not view.features:
@@ -170,7 +196,9 @@ def _finished(
             f"two features are called {repeated!r}", where=where, remedy="Rename one, or the family it comes from"
         )
     check_cascade(view.name, view.feature_names, freshness, fallback)
-    return dataclasses.replace(view, freshness=freshness, fallback=fallback, schedule=schedule, landing=landing)
+    return dataclasses.replace(
+        view, about=about, freshness=freshness, fallback=fallback, schedule=schedule, landing=landing
+    )
 
 
 def _place(function: Callable[..., Any]) -> str:

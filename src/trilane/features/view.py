@@ -17,6 +17,7 @@ from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.code import code_text
 from trilane.features.entity import Entity
+from trilane.sources.about import About
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.types import Field
@@ -113,6 +114,7 @@ class View:
     landing: int = 0
     inputs: tuple[Field, ...] = ()
     uses: tuple[View, ...] = ()
+    about: About = field(default=About())
 
     def __call__(self, *args: object) -> object:
         return self.function(*args)
@@ -186,6 +188,7 @@ class View:
             "version": self.version,
             "freshness": self.freshness,
             "fallback": [step.spec() for step in self.fallback],
+            **self.about.spec(),
         }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trilane import clock
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
+from trilane.sources.about import About
 from trilane.types import Field, arrow_type, fields_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class EventSource:
     `event_id`: the String or Int64 field that identifies it, so that a repeated delivery counts once;
     `disorder`: how late an event may come after later ones (beyond it, it goes to the dead letters);
     `future`: how far a producer's clock may run ahead of ours;
-    `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id).
+    `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id);
+    `owner`, `tags`, `description`: for those who look for it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class EventSource:
     future: int
     partitions: int
     partition_by: str
+    about: About
 
     def __init__(
         self,
@@ -50,6 +53,9 @@ class EventSource:
         future: str | int = "1m",
         partitions: int = 1,
         partition_by: str | None = None,
+        owner: str = "",
+        tags: Sequence[str] = (),
+        description: str = "",
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -60,6 +66,7 @@ class EventSource:
         put(self, "future", clock.duration(future))
         put(self, "partitions", partitions)
         put(self, "partition_by", partition_by or event_id)
+        put(self, "about", About.of(owner, tags, description, where=f"event source {name!r}"))
         self._check()
 
     def _check(self) -> None:
@@ -120,4 +127,5 @@ class EventSource:
             "future": self.future,
             "partitions": self.partitions,
             "partition_by": self.partition_by,
+            **self.about.spec(),
         }

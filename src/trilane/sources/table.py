@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trilane.errors import DefinitionError
+from trilane.sources.about import About
 from trilane.types import Field, fields_of
 
 __all__ = ["TableSource"]
@@ -15,20 +16,33 @@ __all__ = ["TableSource"]
 class TableSource:
     """A declared table of Parquet or CSV files.
 
-    `path`: a file or glob, relative to the project; `event_time`: the Timestamp column from which a row was known.
+    `path`: a file or glob, relative to the project; `event_time`: the Timestamp column from which a row was known;
+    `owner`, `tags`, `description`: for those who look for it.
     """
 
     name: str
     fields: tuple[Field, ...]
     path: str
     event_time: str
+    about: About
 
-    def __init__(self, name: str, *, schema: type | Mapping[str, object], path: str, event_time: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        schema: type | Mapping[str, object],
+        path: str,
+        event_time: str,
+        owner: str = "",
+        tags: Sequence[str] = (),
+        description: str = "",
+    ) -> None:
         put = object.__setattr__
         put(self, "name", name)
         put(self, "fields", fields_of(schema))
         put(self, "path", path)
         put(self, "event_time", event_time)
+        put(self, "about", About.of(owner, tags, description, where=f"table source {name!r}"))
         found = self.field(event_time)
         if found is None or found.dtype.name != "timestamp":
             raise DefinitionError(
@@ -49,4 +63,5 @@ class TableSource:
             "fields": [f.spec() for f in self.fields],
             "path": self.path,
             "event_time": self.event_time,
+            **self.about.spec(),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from trilane.apps.cli.change import apply, plan
+from trilane.apps.cli.features import features
 from trilane.apps.cli.fill import ingest, materialize, train
 from trilane.apps.cli.look import dead_letters, explain, status
 from trilane.apps.cli.roles import control, serve, up, worker
@@ -22,5 +23,6 @@ app = typer.Typer(
 )
 for function in (init, plan, apply, ingest, materialize, train, up, status, explain, dead_letters):
     app.command()(command(function))
+app.add_typer(features)
 for function in (serve, worker, control):
     app.command(rich_help_panel="Single roles, as a fleet runs them")(command(function))
