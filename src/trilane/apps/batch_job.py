@@ -5,11 +5,13 @@ Law: a job that fails leaves the version that serves; what it read and wrote, or
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trilane.apps.project import Project
 from trilane.clock import format_instant
+from trilane.errors import UnavailableError
 from trilane.features.view import View
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import run
@@ -19,15 +21,30 @@ from trilane.stores.online.versions import Version
 
 __all__ = ["archive_sources", "land_version"]
 
+logger = logging.getLogger(__name__)
+
 _REGION = "batch"
 
 
 def archive_sources(project: Project, views: list[View]) -> int:
-    """Archives what the log has gained of the event sources of `views`; how many events were kept."""
+    """Archives what the log has gained of the event sources of `views`, with when it became readable, and when versions
+    landed; how many events were kept.
+    """
     from trilane.lanes.batch.archive import archive
+    from trilane.lanes.batch.landings import keep_landings
+    from trilane.lanes.visibility import keep_visibility
 
     sources = {v.source.name: v.source for v in views if isinstance(v.source, EventSource)}
-    return sum(archive(project.log, project.warehouse, source) for source in sources.values())
+    kept = sum(archive(project.log, project.warehouse, source) for source in sources.values())
+    try:
+        for source in sources.values():
+            keep_visibility(project.online, project.warehouse, source)
+        for view in views:
+            if view.lane == "batch":
+                keep_landings(project.online, project.warehouse, view)
+    except UnavailableError as error:  # both wait in the store until it is back
+        logger.warning("what was readable when is not archived yet: %s", error)
+    return kept
 
 
 def land_version(
@@ -38,6 +55,7 @@ def land_version(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Version | None:
     """Computes and lands the version of `view` at `boundary`; None if later ones have driven it out already."""
+    from trilane.lanes.batch.landings import keep_landings
     from trilane.lanes.batch.materialize import materialize
 
     with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
@@ -51,7 +69,9 @@ def land_version(
                 root=project.config.root,
                 writer=writer,
                 progress=progress,
+                clock=project.clock,
             )
+        keep_landings(project.online, project.warehouse, view)
         if view.source is not None:
             present.reads(uri("source", view.source.name))
         present.writes(uri("batch_version", view.name, f"{view.version[:16]}/{format_instant(boundary)}"))

@@ -31,6 +31,7 @@ from trilane.lanes import progress as progress_rows
 from trilane.lanes import rows as lane_rows
 from trilane.lanes.early import Early
 from trilane.lanes.progress import LANES, Progress, lane_key
+from trilane.lanes.visibility import Trail
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
 from trilane.sources.log.protocol import EventLog
@@ -93,6 +94,7 @@ class Consumer:
         self._layouts = {view.name: TileLayout(view) for view in views}
         self._key = lane_key(source.name, partition) + group.encode()
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
+        self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
         self._seen: set[object] = set()
         self._seen_batches: deque[tuple[bytes, int, list[object]]] = deque()
@@ -105,6 +107,7 @@ class Consumer:
                 self._seen_batches.append((key, latest, ids))
                 self._seen.update(ids)
             self._early = Early.stored(transaction, source, self._key)
+            self._trail = Trail.stored(transaction, self._key)
             if group and self.progress == Progress():
                 self._clear(transaction)
 
@@ -138,6 +141,7 @@ class Consumer:
             transaction.delete(LANES, [newcomer._key])
             transaction.drop(newcomer._seen_space)
             newcomer._early.forget(transaction)
+            newcomer._trail.forget(transaction)
         return Consumer(self.source, self.partition, views, self._tools)
 
     def step(self) -> Step:
@@ -186,12 +190,15 @@ class Consumer:
         spaces = tuple(view.space for view in self.views)
         if now - self.progress.caught_up_at < self._heartbeat and self.progress.spaces == spaces:
             return
-        self._write_progress(msgspec.structs.replace(self.progress, caught_up_at=now, spaces=spaces))
+        trail = self._trail.beat(now, end=self.progress.offset, patience=self._patience)
+        self._write_progress(msgspec.structs.replace(self.progress, caught_up_at=now, spaces=spaces), trail)
 
-    def _write_progress(self, progress: Progress) -> None:
+    def _write_progress(self, progress: Progress, trail: Trail | None = None) -> None:
         with self._tools.writer.transaction() as transaction:
+            if trail is not None:
+                trail.store(transaction)
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
-        self.progress = progress
+        self.progress, self._trail = progress, trail or self._trail
 
     # -- admission ----------------------------------------------------------------------------------------------
 
@@ -278,6 +285,7 @@ class Consumer:
             pending_at=0,
         )
         poison: list[DeadLetter] = []
+        trail = self._trail
         atomic = self._tools.writer.atomic
         if not atomic and not self.progress.pending_at:
             self._write_progress(msgspec.structs.replace(self.progress, pending=progress.offset, pending_at=now))
@@ -287,22 +295,26 @@ class Consumer:
                     poison += self._apply(transaction, view, due, progress)
             entry, expired = self._remember(transaction, admitted, progress)
             if atomic:
-                self._advance(transaction, progress, early)
+                trail = self._advance(transaction, progress, early, now)
                 transaction.delete(self._seen_space, expired)
             self._tools.dead_letters.add(poison)
         if not atomic:
             with self._tools.writer.transaction() as transaction:
-                self._advance(transaction, progress, early)
+                trail = self._advance(transaction, progress, early, now)
             if expired:
                 with self._tools.writer.transaction() as transaction:
                     transaction.delete(self._seen_space, expired)
-        self.progress, self._early = progress, early
+        self.progress, self._early, self._trail = progress, early, trail
         self._forget(entry, expired)
 
-    def _advance(self, transaction: Transaction, progress: Progress, early: Early) -> None:
+    def _advance(self, transaction: Transaction, progress: Progress, early: Early, moment: int) -> Trail:
         """Writes what comes next: rows of one key, so that they are written together in any store."""
         early.store(transaction, before=self._early)
+        at, caught_up = self._tools.clock.now(), progress.caught_up_at
+        trail = self._trail.batch(at=at, end=progress.offset, moment=moment, caught_up=caught_up)
+        trail.store(transaction)
         transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
+        return trail
 
     def _apply(self, transaction: Transaction, view: View, table: pa.Table, progress: Progress) -> list[DeadLetter]:
         newest = progress.newest or 0  # there is one, as events were admitted

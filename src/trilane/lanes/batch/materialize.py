@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.tile import Events, TileLayout
@@ -42,15 +43,18 @@ def materialize(
     memory_limit: str = "2GiB",
     slice_events: int = 400_000,
     progress: Progress | None = None,
+    clock: Clock | None = None,
 ) -> Version | None:
     """Computes and lands the version of `view` at `boundary`; None if later versions have driven it out already.
 
     `root`: where the paths of tables begin. Rows are sliced by key into portions of about `slice_events`, so memory
-    stays bounded; `progress` hears ("rows", done, all). Raises ContractError if the source does not fit.
+    stays bounded; `progress` hears ("rows", done, all); `clock` tells when it lands. Raises ContractError if the source
+    does not fit.
     """
     _check(view)
     with warehouse.connect(memory_limit=memory_limit) as connection:
-        count = _load(view, boundary, connection, relation_sql(warehouse, view.source, root))  # type: ignore[arg-type]
+        ends, relation = _archived(view, warehouse, root)
+        count = _load(view, boundary, connection, relation)
         slices = max(1, -(-count // slice_events))
         return land(
             writer,
@@ -58,7 +62,20 @@ def materialize(
             boundary=boundary,
             visible_from=boundary + view.landing,
             rows=_rows(view, boundary, connection, slices, count, progress),
+            clock=clock,
+            ends=ends,
         )
+
+
+def _archived(view: View, warehouse: Warehouse, root: Path) -> tuple[tuple[int, ...], str]:
+    """What to read, and where the archive ends of which it is; another process may be archiving at the moment."""
+    partitions = range(view.source.partitions) if isinstance(view.source, EventSource) else ()
+    while True:
+        ends = [tuple(warehouse.archived(view.source, p) for p in partitions)]  # type: ignore[arg-type]
+        relation = relation_sql(warehouse, view.source, root)  # type: ignore[arg-type]
+        ends.append(tuple(warehouse.archived(view.source, p) for p in partitions))  # type: ignore[arg-type]
+        if ends[0] == ends[1]:
+            return ends[0], relation
 
 
 def _check(view: View) -> None:

@@ -1,7 +1,8 @@
 """A warehouse in a folder: Parquet files, read by DuckDB.
 
 Events lie in `events/<source>/<partition>-<first offset>-<last offset>.parquet`; a file gets its name when it is whole
-and on disk. A connection keeps its tables in a temporary file, so that what does not fit memory spills.
+and on disk. Notes lie in `notes/<name>/<number>.parquet`; the last file is written anew until it is full. A
+connection keeps its tables in a temporary file, so that what does not fit memory spills.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = ["DuckdbConnection", "DuckdbMicroBatch", "DuckdbWarehouse", "open_ware
 
 _NAME = re.compile(r"(\d{5})-(\d{20})-(\d{20})\.parquet")
 _NEWEST = b"trilane.newest"
+_NOTES_IN_A_FILE = 50_000
 _OWN = (("_arrived_at", pa.int64()), ("_offset", pa.int64()), ("_late", pa.bool_()))
 
 
@@ -94,13 +96,8 @@ class DuckdbWarehouse:
 
     @contextlib.contextmanager
     def archiving(self, source: EventSource) -> Iterator[None]:
-        # The operating system gives a dead process's lock back, so a kill leaves nothing locked.
-        descriptor = os.open(make_folder(self._events(source)) / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _locked(make_folder(self._events(source))):
             yield
-        finally:
-            os.close(descriptor)
 
     def _events(self, source: EventSource) -> Path:
         return self._folder / "events" / quote(source.name, safe="")
@@ -112,6 +109,26 @@ class DuckdbWarehouse:
             if named and partition in (None, int(named[1])):
                 found.append(_File(path, int(named[1]), int(named[2]), int(named[3])))
         return found
+
+    # -- notes --------------------------------------------------------------------------------------------------
+
+    def keep(self, name: str, rows: pa.Table) -> None:
+        folder = make_folder(self._notes(name))
+        with _locked(folder):
+            files = sorted(folder.glob("*.parquet"))
+            last = pq.read_table(files[-1]) if files else None
+            if last is not None and last.num_rows < _NOTES_IN_A_FILE:
+                _write(pa.concat_tables([last, rows]), files[-1])
+            else:
+                _write(rows, folder / f"{len(files):010d}.parquet")
+
+    def kept(self, name: str, *, latest: bool = False) -> pa.Table | None:
+        files = sorted(self._notes(name).glob("*.parquet"))
+        tables = [pq.read_table(file) for file in (files[-1:] if latest else files)]
+        return pa.concat_tables(tables) if tables else None
+
+    def _notes(self, name: str) -> Path:
+        return self._folder / "notes" / quote(name, safe="")
 
     # -- the engine ---------------------------------------------------------------------------------------------
 
@@ -269,6 +286,17 @@ def _translate(error: duckdb.Error) -> TrilaneError:
     if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException):
         return SetupError(what, where="warehouse", remedy="Check the disk and the files named")
     return ContractError(what, where="warehouse", remedy="Check the transform against the rows of its source")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # The operating system gives a dead process's lock back, so a kill leaves nothing locked.
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -55,6 +55,18 @@ def what_was_archived_is_read_back(warehouse: Warehouse) -> None:
     _same(rows, expected)
 
 
+def notes_are_kept_in_order(warehouse: Warehouse) -> None:
+    """Under names that may hold slashes; the latest ones can be read alone."""
+    _same(warehouse.kept("a/b"), None)
+    for first in (0, 2):
+        warehouse.keep("a/b", pa.table({"x": [first, first + 1], "y": ["é", None]}))
+    warehouse.keep("a", pa.table({"z": [1.5]}))
+    found = warehouse.kept("a/b")
+    _same(found and found.to_pydict(), {"x": [0, 1, 2, 3], "y": ["é", None, "é", None]})
+    latest = warehouse.kept("a/b", latest=True)
+    _same(latest and latest.column("x")[-1].as_py(), 3)
+
+
 def archiving_a_range_again_changes_nothing(warehouse: Warehouse) -> None:
     """So that an archiver that was killed may begin again."""
     for _ in range(2):
@@ -96,6 +108,7 @@ def a_micro_batch_keeps_the_order_of_its_rows(warehouse: Warehouse) -> None:
 LAWS: tuple[Law, ...] = (
     an_empty_archive_reads_as_no_rows_of_the_right_types,
     what_was_archived_is_read_back,
+    notes_are_kept_in_order,
     archiving_a_range_again_changes_nothing,
     a_range_that_leaves_a_gap_or_overlaps_is_refused,
     a_relation_stands_for_one_moment,

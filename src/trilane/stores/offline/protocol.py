@@ -110,6 +110,19 @@ class Warehouse(Protocol):
         """
         ...
 
+    def keep(self, name: str, rows: pa.Table) -> None:
+        """Adds rows to the notes called `name`, all of one schema; durable, and whole or not at all, when it returns.
+
+        Notes are small facts about what ran, such as when a micro-batch became readable.
+        """
+        ...
+
+    def kept(self, name: str, *, latest: bool = False) -> pa.Table | None:
+        """The notes called `name` in the order in which they were added, or only a number of the `latest`; None if
+        there are none.
+        """
+        ...
+
 
 def relation_sql(warehouse: Warehouse, source: EventSource | TableSource, root: Path) -> str:
     """What to write after FROM to read a source of either kind."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.stores.online.protocol import OnlineStore, Transaction, Writer
 
@@ -26,12 +27,17 @@ _ROWS_PER_TRANSACTION = 20_000
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """A landed load: rows as known at instant `boundary`, served from `visible_from` on, kept in `space`."""
+    """A landed load: rows as known at instant `boundary`, served from `visible_from` on, kept in `space`.
+
+    `landed_at`: when it was swapped in (0: not noted); `ends`: of each partition, before which offset it saw events.
+    """
 
     boundary: int
     visible_from: int
     space: str
     rows: int
+    landed_at: int = 0
+    ends: tuple[int, ...] = ()
 
 
 class _Landings(msgspec.Struct, frozen=True):
@@ -75,9 +81,12 @@ def land(
     visible_from: int,
     rows: Iterable[tuple[bytes, bytes]],
     keep: int = 3,
+    clock: Clock | None = None,
+    ends: tuple[int, ...] = (),
 ) -> Version | None:
     """Loads `rows` as the version of `name` at `boundary`, in place of one with the same boundary.
 
+    With a `clock` the version says when it landed; `ends`: before which offset of each partition it saw events.
     The `keep` latest boundaries stay; None, and nothing is read, if `boundary` lies before all of them.
     If `rows` raises, the versions stay as they were.
     """
@@ -97,7 +106,14 @@ def land(
     with writer.transaction() as changes:
         changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun + 1, (space,))))])
     count = _load(writer, space, rows)
-    version = Version(boundary=boundary, visible_from=visible_from, space=space, rows=count)
+    version = Version(
+        boundary=boundary,
+        visible_from=visible_from,
+        space=space,
+        rows=count,
+        landed_at=clock.now() if clock else 0,
+        ends=ends,
+    )
     with writer.transaction() as changes:
         _list(changes, key, version, keep)
     return version
