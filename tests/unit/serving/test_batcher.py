@@ -32,8 +32,8 @@ class Kitchen:
         self.expired.append(rows)
         return [-1 for _ in rows]
 
-    def batcher(self, **options: int) -> Batcher[int, list[int]]:
-        return Batcher(self.run, self.expire, loop=asyncio.get_running_loop(), **options)
+    def batcher(self, *, max_rows: int = 1_024, queue_rows: int = 16_384) -> Batcher[int, list[int]]:
+        return Batcher(self.run, self.expire, loop=asyncio.get_running_loop(), max_rows=max_rows, queue_rows=queue_rows)
 
 
 def _on_loop(test: Callable[[Kitchen], Coroutine[Any, Any, None]]) -> Kitchen:

@@ -1,0 +1,122 @@
+"""What a batch costs, learnt while serving: latency = alpha + beta * rows, and how far it strays from that line.
+
+Laws: it learns on rows, not on requests; traffic of a single size does not bend the line, which then only moves up and
+down; one outlier moves it little; all times are in seconds on the caller's clock. The estimate is exponentially
+weighted least squares on relative errors, with the sweep of the model's profile as its prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+__all__ = ["LatencyModel"]
+
+_SHORTEST, _LONGEST = 1e-9, 86_400.0  # seconds that a clock can mean
+_SIZES = 24  # classes of batch sizes: powers of two
+_STEP = 0.05  # how far one observation moves a quantile, as a part of the spread
+_APART = math.log(2)
+_OUTLIER = 8.0  # an observation counts as at most so many times what was predicted
+
+
+class LatencyModel:
+    """Learns how long a batch of so many rows takes.
+
+    `forget`: the weight that an observation keeps after each later one; `quantile`: of the upper estimate.
+    """
+
+    def __init__(
+        self, *, alpha: float = 1e-3, beta: float = 1e-5, forget: float = 0.995, quantile: float = 0.95
+    ) -> None:
+        self.alpha, self.beta = alpha, beta
+        self._forget, self._quantile = forget, quantile
+        self._weight = self._rows = self._squares = self._times = self._products = 0.0
+        self._middle = [0.0] * _SIZES  # logarithm of the typical ratio to the line, by class of size
+        self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
+        self._seen = [0] * _SIZES
+
+    @staticmethod
+    def of(latency: Mapping[int, float], *, forget: float = 0.995, quantile: float = 0.95) -> LatencyModel:
+        """A model that begins with a sweep: seconds by number of rows."""
+        model = LatencyModel(forget=forget, quantile=quantile)
+        for _ in range(6):  # the line first, then how the sizes stray from it
+            for rows, seconds in sorted(latency.items()):
+                model.observe(rows, seconds)
+        return model
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` took `seconds`."""
+        if rows < 1 or not 0 < seconds < math.inf:
+            return
+        seconds = min(max(seconds, _SHORTEST), _LONGEST)
+        if sum(self._seen) >= 8:  # the first ones say what an outlier is
+            seconds = min(seconds, _OUTLIER * self.expected(rows))
+        # Relative errors: else the largest batches alone would decide.
+        weight = 1 / (seconds * seconds)
+        keep = self._forget
+        self._weight = keep * self._weight + weight
+        self._rows = keep * self._rows + weight * rows
+        self._squares = keep * self._squares + weight * rows * rows
+        self._times = keep * self._times + weight * seconds
+        self._products = keep * self._products + weight * rows * seconds
+        self._solve()
+        self._stray(rows, seconds)
+
+    def _solve(self) -> None:
+        spread = self._weight * self._squares - self._rows * self._rows
+        mean = self._rows / self._weight
+        if spread > 0.05 * self._rows * self._rows:
+            slope = (self._weight * self._products - self._rows * self._times) / spread
+            slope = min(max(slope, 0.0), self._times / self._rows)  # a line through the mean with alpha >= 0
+            self.beta = slope
+        self.alpha = max(self._times / self._weight - self.beta * mean, 0.0)
+        if self.alpha == 0.0:
+            self.beta = self._times / self._rows
+
+    def _stray(self, rows: int, seconds: float) -> None:
+        size = _class(rows)
+        self._seen[size] += 1
+        ratio = math.log(seconds / self._line(rows))
+        # A running mean at first, then an exponential one; a step is bounded, so that one pause moves it little.
+        apart = ratio - self._middle[size]
+        self._middle[size] += min(max(apart, -_APART), _APART) / min(self._seen[size], 50)
+        # Robbins and Monro (1951): up by q, down by 1 - q, settles at the quantile.
+        above = ratio > self._middle[size] + self._upper[size]
+        spread = max(abs(ratio - self._middle[size]), 0.02)
+        step = _STEP * spread * (self._quantile if above else self._quantile - 1)
+        self._upper[size] = min(max(self._upper[size] + step, 0.0), math.log(_OUTLIER))
+
+    def _line(self, rows: int) -> float:
+        return max(self.alpha + self.beta * rows, 1e-9)
+
+    def expected(self, rows: int) -> float:
+        """The typical time of a batch of `rows`, in seconds."""
+        return self._line(rows) * math.exp(self._middle[self._nearest(rows)])
+
+    def upper(self, rows: int) -> float:
+        """The time that a batch of `rows` exceeds rarely only, in seconds."""
+        size = self._nearest(rows)
+        return self._line(rows) * math.exp(self._middle[size] + self._upper[size])
+
+    def rows_within(self, seconds: float, most: int) -> int:
+        """How many rows, at most `most`, take no more than `seconds`; 0 if not even one does."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.upper(middle) <= seconds:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _nearest(self, rows: int) -> int:
+        """The class of the size, or of those observed the one nearest to it."""
+        size = _class(rows)
+        if self._seen[size]:
+            return size
+        observed = [other for other in range(_SIZES) if self._seen[other]]
+        return min(observed, key=lambda other: abs(other - size), default=size)
+
+
+def _class(rows: int) -> int:
+    return min((rows - 1).bit_length(), _SIZES - 1)

@@ -1,0 +1,91 @@
+"""What a batch costs is learnt from what batches cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trilane.serving.latency import LatencyModel
+
+
+def _line(rows: int) -> float:
+    return 1e-3 + 2e-5 * rows
+
+
+def test_the_line_is_found_whatever_the_model_began_with() -> None:
+    model = LatencyModel(alpha=1.0, beta=1.0)
+    random = np.random.default_rng(1)
+    for rows in random.integers(1, 200, 400).tolist():
+        model.observe(rows, _line(rows))
+    assert model.alpha == pytest.approx(1e-3, rel=0.05)
+    assert model.beta == pytest.approx(2e-5, rel=0.05)
+    assert model.expected(100) == pytest.approx(_line(100), rel=0.05)
+
+
+def test_a_sweep_is_a_prior_that_traffic_corrects() -> None:
+    model = LatencyModel.of({rows: 2 * _line(rows) for rows in (1, 8, 64, 256)})
+    assert model.expected(64) == pytest.approx(2 * _line(64), rel=0.05)
+    for _ in range(300):
+        for rows in (1, 8, 64, 256):
+            model.observe(rows, _line(rows))
+    assert model.expected(64) == pytest.approx(_line(64), rel=0.1)
+
+
+def test_traffic_of_one_size_does_not_bend_the_line() -> None:
+    model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64, 256)})
+    before = model.beta
+    for _ in range(5_000):
+        model.observe(1, 1.5 * _line(1))
+    assert model.expected(1) == pytest.approx(1.5 * _line(1), rel=0.05)
+    assert model.beta == pytest.approx(before, rel=0.5)
+
+
+def test_one_pause_of_the_machine_hardly_moves_it() -> None:
+    model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64, 256)})
+    model.observe(8, 10.0)
+    assert model.expected(8) < 1.2 * _line(8)
+
+
+def test_the_upper_estimate_is_exceeded_rarely_but_is_no_fantasy() -> None:
+    random = np.random.default_rng(2)
+    model = LatencyModel(alpha=1e-3, beta=2e-5, quantile=0.95)
+    noise = random.lognormal(0, 0.3, 6_000)
+    above = 0
+    for i, factor in enumerate(noise.tolist()):
+        rows = 1 << (i % 7)
+        if i >= 3_000:
+            above += _line(rows) * factor > model.upper(rows)
+        model.observe(rows, _line(rows) * factor)
+    assert 0.02 < above / 3_000 < 0.10
+
+
+def test_a_cost_that_bends_is_told_size_by_size() -> None:
+    model = LatencyModel()
+    for _ in range(300):
+        for rows in (1, 8, 64, 512):
+            model.observe(rows, _line(rows) * (3 if rows == 512 else 1))
+    assert model.expected(512) == pytest.approx(3 * _line(512), rel=0.1)
+    assert model.expected(8) == pytest.approx(_line(8), rel=0.1)
+
+
+@given(st.integers(1, 4_096), st.floats(1e-6, 10))
+def test_as_many_rows_fit_as_take_no_longer(most: int, seconds: float) -> None:
+    model = LatencyModel(alpha=1e-3, beta=2e-5)
+    rows = model.rows_within(seconds, most)
+    assert 0 <= rows <= most
+    assert rows == 0 or model.upper(rows) <= seconds
+    assert rows == most or model.upper(rows + 1) > seconds
+
+
+@given(st.lists(st.tuples(st.integers(-3, 5_000), st.floats(allow_nan=True, allow_infinity=True))))
+def test_no_observation_makes_it_answer_nonsense(observed: list[tuple[int, float]]) -> None:
+    model = LatencyModel()
+    for rows, seconds in observed:
+        model.observe(rows, seconds)
+    for rows in (1, 7, 1_000):
+        assert 0 < model.expected(rows) < math.inf
+        assert model.expected(rows) <= model.upper(rows) < math.inf
