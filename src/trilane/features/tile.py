@@ -30,11 +30,8 @@ from trilane.features.window import Window
 
 __all__ = ["Events", "TileLayout"]
 
-_LEVEL_BITS, _ROW_BITS, _POSITION = (
-    36,
-    40,
-    (1 << 36) - 1,
-)  # 2**36 hops of 1 s reach the year 4147; 2**4 levels; 2**23 rows a call
+# 2**36 hops of 1 s reach the year 4147; 2**4 levels; 2**23 rows a call
+_LEVEL_BITS, _ROW_BITS, _POSITION, _SLOT = 36, 40, (1 << 36) - 1, (1 << 40) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +152,19 @@ class TileLayout:
         Tiles that no query after `newest - slack` (microseconds) can see are dropped.
         """
         old_codes, old = self._format.decode(stored)
-        bags = {p: ragged.join([old.bags[p], tiles.bags[p]]) for p, bag in self._format.bags.items()}
-        together = Tiles(np.concatenate([old.records, tiles.records]), bags)
-        states = self._format.unpack(together)
-        codes, merged = self._folded(np.concatenate([old_codes, codes]), together.records["slot"], states)
+        if self._format.bags:
+            bags = {p: ragged.join([old.bags[p], tiles.bags[p]]) for p in self._format.bags}
+            together = Tiles(np.concatenate([old.records, tiles.records]), bags)
+            states = self._format.unpack(together)
+            codes, merged = self._folded(np.concatenate([old_codes, codes]), together.records["slot"], states)
+        else:
+            codes, merged = self._woven(old_codes, old, codes, tiles)
         slots = merged.records["slot"]
         seen = slots >= self._oldest(newest - slack)[slots >> _LEVEL_BITS]
-        codes, records = codes[seen], merged.records[seen]
-        kept = Tiles(records, {p: bag.chosen(seen) for p, bag in merged.bags.items()})
-        return self._format.encode(kept, np.searchsorted(codes, np.arange(len(stored) + 1)))
+        if not seen.all():
+            codes = codes[seen]
+            merged = Tiles(merged.records[seen], {p: bag.chosen(seen) for p, bag in merged.bags.items()})
+        return self._format.encode(merged, np.searchsorted(codes, np.arange(len(stored) + 1)))
 
     def _oldest(self, instant: int) -> Ints:
         return np.array(
@@ -174,20 +175,43 @@ class TileLayout:
         )
 
     def _folded(self, codes: Ints, slots: Ints, states: list[Columns | Ragged]) -> tuple[Ints, Tiles]:
-        order = np.lexsort((slots, codes))
-        codes, slots = codes[order], slots[order]
-        fresh = np.ones(len(codes), bool)
-        fresh[1:] = (codes[1:] != codes[:-1]) | (slots[1:] != slots[:-1])
+        places = slots | (codes << _ROW_BITS)
+        order = np.argsort(places)  # in any order among equals: merging does not depend on it
+        places = places[order]
+        fresh = np.ones(len(places), bool)
+        fresh[1:] = places[1:] != places[:-1]
         starts = np.flatnonzero(fresh)
         folded = np.zeros(len(starts), self.record)
-        folded["slot"] = slots[starts]
+        folded["slot"] = places[starts] & _SLOT
         bags = {}
         for position, state in enumerate(self._merged(states, order, fresh, starts)):
             if isinstance(state, Ragged):
                 bags[position] = state
             else:
                 self._format.store(folded, position, state)
-        return codes[starts], Tiles(folded, bags)
+        return places[starts] >> _ROW_BITS, Tiles(folded, bags)
+
+    def _woven(self, old_codes: Ints, old: Tiles, codes: Ints, tiles: Tiles) -> tuple[Ints, Tiles]:
+        """Old and new tiles without bags, each sorted, as one: only those that are in both are unpacked."""
+        before = old.records["slot"] | (old_codes << _ROW_BITS)
+        fresh = tiles.records["slot"] | (codes << _ROW_BITS)
+        at = np.searchsorted(before, fresh)
+        both = np.flatnonzero(at < len(before))
+        both = both[before[at[both]] == fresh[both]]
+        records = old.records.copy()
+        pairs = Tiles(np.concatenate([records[at[both]], tiles.records[both]]), {})
+        _, merged = self._folded(np.tile(codes[both], 2), pairs.records["slot"], self._format.unpack(pairs))
+        records[at[both]] = merged.records
+        if len(both) == len(fresh):
+            return old_codes, Tiles(records, {})
+        alone = np.ones(len(fresh), bool)
+        alone[both] = False
+        is_new = np.zeros(len(records) + int(alone.sum()), bool)
+        is_new[at[alone] + np.arange(int(alone.sum()))] = True
+        woven, woven_codes = np.empty(len(is_new), self.record), np.empty(len(is_new), np.int64)
+        woven[is_new], woven[~is_new] = tiles.records[alone], records
+        woven_codes[is_new], woven_codes[~is_new] = codes[alone], old_codes
+        return woven_codes, Tiles(woven, {})
 
     def _merged(
         self, states: Sequence[Columns | Ragged], order: Ints, fresh: npt.NDArray[np.bool_], starts: Ints

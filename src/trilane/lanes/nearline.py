@@ -13,13 +13,10 @@ the rows that say that they have it.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from trilane.clock import Clock
@@ -29,19 +26,18 @@ from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, entity_of
 from trilane.lanes import progress as progress_rows
 from trilane.lanes import rows as lane_rows
+from trilane.lanes.admission import OFFSET, TEXT, Admission, Admitted
 from trilane.lanes.early import Early
 from trilane.lanes.progress import LANES, Progress, lane_key
+from trilane.lanes.seen import Seen
 from trilane.lanes.visibility import Trail
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
 from trilane.sources.log.protocol import EventLog
-from trilane.sources.watermark import Watermark
 from trilane.stores.offline.protocol import MicroBatch
 from trilane.stores.online.protocol import Transaction, Writer
 
 __all__ = ["Consumer", "Step", "Tools"]
-
-_OFFSET, _TEXT = "_offset", "_text"  # what the table of admitted events tells beside the source's fields
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +48,6 @@ class Step:
 
     read: int
     drained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    """The events of a micro-batch that count, with their offsets and texts, and what became of the others."""
-
-    table: pa.Table
-    newest: int | None
-    letters: list[DeadLetter]
-    duplicates: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +62,7 @@ class Tools:
     engine: MicroBatch
     dead_letters: DeadLetters
     clock: Clock
-    limit: int = 50_000
+    limit: int = 200_000
     heartbeat: int = 1_000_000
 
 
@@ -96,16 +82,14 @@ class Consumer:
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
         self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
-        self._seen: set[object] = set()
-        self._seen_batches: deque[tuple[bytes, int, list[object]]] = deque()
+        self._admission = Admission(source, partition)
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
-            for key, row in transaction.scan(self._seen_space):
-                if int.from_bytes(key, "big") > self.progress.offset:
-                    continue  # of a batch that was interrupted, and will be applied again
-                latest, ids = msgspec.msgpack.decode(row)
-                self._seen_batches.append((key, latest, ids))
-                self._seen.update(ids)
+            # A row beyond the offset is of a batch that was interrupted, and will be applied again.
+            rows = (
+                r for r in transaction.scan(self._seen_space) if int.from_bytes(r[0], "big") <= self.progress.offset
+            )
+            self._seen = Seen.stored(rows, source.disorder)
             self._early = Early.stored(transaction, source, self._key)
             self._trail = Trail.stored(transaction, self._key)
             if group and self.progress == Progress():
@@ -154,14 +138,14 @@ class Consumer:
         if batch is None or batch.num_rows == 0:
             early = self.progress.early is not None and self.progress.early < began
             if (self.progress.pending_at and not more) or (not self.progress.pending_at and early):
-                self._commit(None, moment, self.progress, [])
+                self._commit(None, moment, self.progress)
             elif not self.progress.pending_at:
                 self._beat(began)
             return Step(0, drained=True)
         last = int(batch.column("offset")[-1].as_py())
         # All that had arrived when the step began is applied if it reaches what was then the end of the log.
         arrived = began if last + 1 >= end else int(batch.column("arrived_at")[-1].as_py())
-        admitted = self._admit(batch)
+        admitted = self._admission.admit(batch, self.progress.newest, self._seen)
         progress = Progress(
             offset=last + 1,
             newest=admitted.newest,
@@ -170,7 +154,7 @@ class Consumer:
             duplicates=self.progress.duplicates + admitted.duplicates,
             rejected=self.progress.rejected + len(admitted.letters),
         )
-        self._commit(admitted.table, moment, progress, admitted.letters)
+        self._commit(admitted, moment, progress)
         return Step(batch.num_rows, last + 1 >= end)
 
     def _read(self) -> pa.RecordBatch:
@@ -200,81 +184,17 @@ class Consumer:
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
         self.progress, self._trail = progress, trail or self._trail
 
-    # -- admission ----------------------------------------------------------------------------------------------
-
-    def _admit(self, batch: pa.RecordBatch) -> _Admitted:
-        values = batch.column("value").to_pylist()
-        offsets = batch.column("offset").to_numpy()
-        arrived = batch.column("arrived_at").to_numpy()
-        payloads, indexes, rejections = self.source.contract.decode_many(values)
-        letters = [
-            self._letter(r.code, r.path, r.reason, values[r.index], int(offsets[r.index]), int(arrived[r.index]))
-            for r in rejections
-        ]
-        table = self.source.as_table(payloads)
-        kept = np.asarray(indexes, np.int64)
-        times = event_times(table, self.source.event_time)
-        verdict = self._watermark().judge(times, arrived[kept])
-        ids = table.column(self.source.event_id).to_pylist()
-        repeated = self._repeated(ids, ~(verdict.late | verdict.from_future))
-        for bad, code, reason in (
-            (verdict.from_future, "future", "the event lies further in the future than the source allows"),
-            (verdict.late, "late", "the event came later than the source's disorder allows"),
-        ):
-            path = f"$.{self.source.event_time}"
-            letters += [
-                self._letter(code, path, reason, values[i], int(offsets[i]), int(arrived[i]))
-                for i in kept[bad].tolist()
-            ]
-        good = np.flatnonzero(~(verdict.late | verdict.from_future | repeated))
-        places = pa.array(kept)
-        table = table.append_column(_OFFSET, batch.column("offset").take(places))
-        table = table.append_column(_TEXT, batch.column("value").take(places))
-        return _Admitted(
-            table.take(pa.array(good)) if len(good) < len(kept) else table,
-            None if verdict.after.complete_until is None else verdict.after.latest,
-            letters,
-            int(repeated.sum()),
-        )
-
-    def _watermark(self) -> Watermark:
-        mark = Watermark(disorder=self.source.disorder, future=self.source.future)
-        return mark if self.progress.newest is None else replace(mark, latest=self.progress.newest)
-
-    def _repeated(self, ids: list[object], candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        repeated = np.zeros(len(ids), bool)
-        here: set[object] = set()
-        for position in np.flatnonzero(candidates).tolist():
-            event_id = ids[position]
-            if event_id in self._seen or event_id in here:
-                repeated[position] = True
-            else:
-                here.add(event_id)
-        return repeated
-
-    def _letter(self, code: str, path: str, reason: str, payload: bytes, offset: int, at: int) -> DeadLetter:
-        return DeadLetter(
-            source=self.source.name,
-            code=code,
-            path=path,
-            reason=reason,
-            payload=payload,
-            partition=self.partition,
-            offset=offset,
-            at=at,
-        )
-
     # -- application --------------------------------------------------------------------------------------------
 
-    def _commit(self, admitted: pa.Table | None, now: int, progress: Progress, letters: list[DeadLetter]) -> None:
+    def _commit(self, admitted: Admitted | None, now: int, progress: Progress) -> None:
         """Applies what was admitted and has happened by `now`, and what was early before and is due."""
         # Letters first: they are idempotent, so a crash between the two commits repeats them without effect.
-        if letters:
-            self._tools.dead_letters.add(letters)
+        if admitted is not None and admitted.letters:
+            self._tools.dead_letters.add(admitted.letters)
         moment = max(progress.caught_up_at, now) if admitted is None else progress.caught_up_at
         spaces = tuple(view.space for view in self.views)
         serial = self.progress.serial + 1
-        due, early = self._early.split(admitted, now)
+        due, early = self._early.split(None if admitted is None else admitted.table, now)
         progress = msgspec.structs.replace(
             progress,
             caught_up_at=moment,
@@ -286,6 +206,8 @@ class Consumer:
         )
         poison: list[DeadLetter] = []
         trail = self._trail
+        horizon = (progress.newest or 0) - self.source.disorder
+        expired = self._seen.expired(horizon)
         atomic = self._tools.writer.atomic
         if not atomic and not self.progress.pending_at:
             self._write_progress(msgspec.structs.replace(self.progress, pending=progress.offset, pending_at=now))
@@ -293,7 +215,7 @@ class Consumer:
             if due is not None and due.num_rows and progress.newest is not None:
                 for view in self.views:
                     poison += self._apply(transaction, view, due, progress)
-            entry, expired = self._remember(transaction, admitted, progress)
+            entry = self._remember(transaction, admitted, progress.offset)
             if atomic:
                 trail = self._advance(transaction, progress, early, now)
                 transaction.delete(self._seen_space, expired)
@@ -305,7 +227,9 @@ class Consumer:
                 with self._tools.writer.transaction() as transaction:
                     transaction.delete(self._seen_space, expired)
         self.progress, self._early, self._trail = progress, early, trail
-        self._forget(entry, expired)
+        self._seen.forget(expired, horizon)
+        if entry is not None and admitted is not None:
+            self._seen.add(*entry, admitted.prints)
 
     def _advance(self, transaction: Transaction, progress: Progress, early: Early, moment: int) -> Trail:
         """Writes what comes next: rows of one key, so that they are written together in any store."""
@@ -345,9 +269,9 @@ class Consumer:
                     if lane_rows.applied(before) < progress.serial
                 ]
                 transaction.put(view.space, fresh)
-        texts, offsets = table.column(_TEXT), table.column(_OFFSET)
+        texts, offsets = table.column(TEXT), table.column(OFFSET)
         return [
-            self._letter(f"transform:{view.name}", "$", reason, texts[i].as_py(), offsets[i].as_py(), newest)
+            self._letter(f"transform:{view.name}", reason, texts[i].as_py(), offsets[i].as_py(), newest)
             for i, reason in failed
         ]
 
@@ -366,26 +290,23 @@ class Consumer:
         empty = self._tools.engine.run(view.sql, table.slice(0, 0))
         return pa.concat_tables([empty, *good]), failed
 
-    def _remember(
-        self, transaction: Transaction, admitted: pa.Table | None, progress: Progress
-    ) -> tuple[tuple[bytes, int, list[object]] | None, list[bytes]]:
-        """Stores the ids of this batch, one row for all; that row, and the keys of those that nothing can repeat."""
-        entry = None
-        if admitted is not None and admitted.num_rows:
-            latest = int(event_times(admitted, self.source.event_time).max())
-            entry = (progress.offset.to_bytes(8, "big"), latest, admitted.column(self.source.event_id).to_pylist())
-            transaction.put(self._seen_space, [(entry[0], msgspec.msgpack.encode(entry[1:]))])
-        horizon = (progress.newest or 0) - self.source.disorder
-        expired = [key for key, latest, _ in self._seen_batches if latest < horizon]
-        return entry, expired
+    def _letter(self, code: str, reason: str, payload: bytes, offset: int, at: int) -> DeadLetter:
+        return DeadLetter(
+            source=self.source.name,
+            code=code,
+            path="$",
+            reason=reason,
+            payload=payload,
+            partition=self.partition,
+            offset=offset,
+            at=at,
+        )
 
-    def _forget(self, entry: tuple[bytes, int, list[object]] | None, expired: list[bytes]) -> None:
-        gone = set(expired)
-        for key, _, ids in self._seen_batches:
-            if key in gone:
-                self._seen.difference_update(ids)
-        if gone:
-            self._seen_batches = deque(batch for batch in self._seen_batches if batch[0] not in gone)
-        if entry is not None:
-            self._seen_batches.append(entry)
-            self._seen.update(entry[2])
+    def _remember(self, transaction: Transaction, admitted: Admitted | None, offset: int) -> tuple[bytes, int] | None:
+        """Stores the prints of this batch, one row for all; the key of the row, and their latest event time."""
+        if admitted is None or not admitted.table.num_rows:
+            return None
+        latest = int(event_times(admitted.table, self.source.event_time).max())
+        entry = offset.to_bytes(8, "big"), latest
+        transaction.put(self._seen_space, [(entry[0], Seen.row(latest, admitted.prints))])
+        return entry

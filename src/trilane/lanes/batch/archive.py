@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from trilane.features.algebra import Ints
 from trilane.features.columns import event_times
+from trilane.sources.decoding import Decoder, decoder_of
 from trilane.sources.event import EventSource
 from trilane.sources.log.protocol import EventLog
 from trilane.sources.watermark import Watermark
@@ -29,20 +30,21 @@ def archive(log: EventLog, warehouse: Warehouse, source: EventSource, *, limit: 
 
     A file holds at most `limit` offsets, which bounds the memory.
     """
-    kept = 0
+    kept, decoder = 0, decoder_of(source)
     with warehouse.archiving(source):
         for partition in range(source.partitions):
             while (offset := warehouse.archived(source, partition)) < log.end(source.name, partition):
                 batch = log.read(source.name, partition, offset, limit)
-                kept += _archive_batch(batch, warehouse, source, partition)
+                kept += _archive_batch(batch, decoder, warehouse, source, partition)
     return kept
 
 
-def _archive_batch(batch: pa.RecordBatch, warehouse: Warehouse, source: EventSource, partition: int) -> int:
+def _archive_batch(
+    batch: pa.RecordBatch, decoder: Decoder, warehouse: Warehouse, source: EventSource, partition: int
+) -> int:
     offsets = batch.column("offset").to_numpy()
-    payloads, passed, _ = source.contract.decode_many(batch.column("value").to_pylist())
-    indexes = np.asarray(passed, np.int64)
-    table = source.as_table(payloads)
+    decoded = decoder.decode(batch.column("value"))
+    table, indexes = decoded.table, decoded.indexes
     times = event_times(table, source.event_time)
     arrived = batch.column("arrived_at").to_numpy()[indexes]
     newest = warehouse.newest(source, partition)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import tempfile
@@ -36,6 +37,11 @@ __all__ = ["DuckdbConnection", "DuckdbMicroBatch", "DuckdbWarehouse", "open_ware
 _NAME = re.compile(r"(\d{5})-(\d{20})-(\d{20})\.parquet")
 _NEWEST = b"trilane.newest"
 _NOTES_IN_A_FILE = 50_000
+# The SQL of transforms that give their rows as they are; the table itself is the answer.
+_EVERYTHING = f'SELECT * FROM "{INPUT}"'
+_FROM = f' FROM "{INPUT}" AS "t0"'
+_COLUMN = re.compile(r'"t0"\."((?:[^"]|"")+)"(?: AS "((?:[^"]|"")+)")?')
+_CHOICE = re.compile(rf"SELECT {_COLUMN.pattern}(?:, {_COLUMN.pattern})*{_FROM}")
 _OWN = (("_arrived_at", pa.int64()), ("_offset", pa.int64()), ("_late", pa.bool_()))
 
 
@@ -233,6 +239,11 @@ class DuckdbMicroBatch:
         self._prepared: dict[tuple[str, pa.Schema], tuple[duckdb.DuckDBPyConnection, _Input]] = {}
 
     def run(self, sql: str, table: pa.Table) -> pa.Table:
+        columns = _projection(sql)
+        if columns is not None:
+            return table.select([source for source, _ in columns]).rename_columns([name for _, name in columns])
+        if sql == _EVERYTHING:
+            return table
         with _translated():
             connection, shown = self._prepare(sql, table)
             shown.table = table
@@ -254,6 +265,15 @@ class DuckdbMicroBatch:
         for connection, _ in self._prepared.values():
             connection.close()
         self._prepared.clear()
+
+
+@functools.lru_cache(maxsize=1024)
+def _projection(sql: str) -> tuple[tuple[str, str], ...] | None:
+    """The columns and their new names, of a transform that only chooses columns; None of any other."""
+    if not _CHOICE.fullmatch(sql):
+        return None
+    found = _COLUMN.findall(sql[: -len(_FROM)])
+    return tuple((source.replace('""', '"'), (name or source).replace('""', '"')) for source, name in found)
 
 
 def _connect(database: str, threads: int | None) -> duckdb.DuckDBPyConnection:

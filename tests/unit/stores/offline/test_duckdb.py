@@ -82,6 +82,19 @@ def test_a_transform_that_fails_on_a_row_is_a_contract_error() -> None:
         DuckdbMicroBatch().run("SELECT CAST(x AS INTEGER) AS y FROM events", pa.table({"x": ["1", "one"]}))
 
 
+@pytest.mark.parametrize(
+    "columns",
+    ["*", '"t0"."x"', '"t0"."y" AS "x", "t0"."x" AS "a ""b"', '"t0"."x", "t0"."x" AS "z"', '"t0"."x" + 1 AS "x"'],
+)
+def test_choosing_columns_gives_what_the_engine_gives(columns: str) -> None:
+    table = pa.table({"x": [1, None, 3], "y": ["a", "b", None]})
+    sql = f'SELECT {columns} FROM "events"' + ("" if columns == "*" else ' AS "t0"')
+    with DuckdbWarehouse(Path()).connect() as connection:
+        connection.register("events", table)
+        expected = connection.query(sql).to_arrow_table()
+    assert DuckdbMicroBatch().run(sql, table).equals(expected)
+
+
 def test_a_micro_batch_takes_no_variable_for_a_table() -> None:
     strangers = pa.table({"x": [1]})
     with pytest.raises(ContractError, match="strangers"):
