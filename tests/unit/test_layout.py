@@ -28,6 +28,8 @@ DRIVERS = {
     "onnx": r"trilane\.models\..+",
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
     "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
+    "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",
+    "pyspark": r"trilane\.stores\.offline\.spark(\.\w+)?",
     "rich": r"trilane\.apps\..+",
     "rustworkx": r"trilane\.(lifecycle|features)\..+",
     "skl2onnx": r"trilane\.models\..+",

@@ -24,7 +24,7 @@ __all__ = ["CONFIG_FILE", "Config", "load_config"]
 CONFIG_FILE = "trilane.toml"
 
 # The adapters that live in files of this machine; the rest of any other URL is a network's business.
-_LOCAL = ("duckdb", "lmdb", "sqlite")
+_LOCAL = ("duckdb", "lmdb", "spark", "sqlite")
 _ENVIRONMENT = "TRILANE_"
 _Level = Literal["debug", "info", "warning", "error"]
 

@@ -6,12 +6,13 @@ share stored tiles, and a change of a comment, a freshness or a fallback rebuild
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias, TypeVar
 
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
@@ -31,9 +32,12 @@ __all__ = [
     "Stale",
     "Step",
     "View",
+    "bare",
     "entity_of",
     "stand_ins",
 ]
+
+_Part = TypeVar("_Part", EventSource | TableSource | None, Entity | None)
 
 # Raised whenever the stored bytes of tiles change, so that no release reads what another wrote as its own.
 LAYOUT = 2
@@ -205,6 +209,28 @@ def entity_of(view: View) -> Entity:
     if view.entity is None:
         raise DefinitionError("a request view has no entity", where=f"view {view.name!r}")
     return view.entity
+
+
+def bare(view: View) -> View:
+    """All that computes the values of a view with tiles, but neither the author's code nor the rules of fields: it can
+    be sent to a machine that lacks these. Its version is not the view's.
+    """
+    source, entity = _without_rules(view.source, "fields"), _without_rules(view.entity, "keys")
+    return replace(view, function=_elsewhere, fallback=(), uses=(), source=source, entity=entity)
+
+
+def _without_rules(part: _Part, name: str) -> _Part:
+    if part is None:
+        return part
+    twin = copy.copy(part)
+    vars(twin).clear()  # of what was derived from the rules and kept, too
+    vars(twin).update({f.name: getattr(part, f.name) for f in fields(part)})
+    vars(twin)[name] = tuple(replace(f, annotation=None) for f in getattr(part, name))
+    return twin
+
+
+def _elsewhere(*_: object) -> object:
+    raise DefinitionError("the author's function is not here", remedy="Call it where it was defined")
 
 
 def stand_ins(view: View) -> tuple[View, ...]:

@@ -26,6 +26,7 @@ from trilane.features.transform import INPUT
 from trilane.features.view import View, entity_of
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted, relation_sql
+from trilane.training.gathered import fill_gathered, instants_of, left_of
 from trilane.training.spine import ROW, SPINE, TIME
 
 __all__ = ["Progress", "join"]
@@ -55,8 +56,11 @@ def join(
     width = sum(len(view.features) for view in plan.views)
     values = np.memmap(folder / "values.f64", np.float64, "w+", shape=(max(rows, 1), width))[:rows]
     asks: dict[tuple[str, ...], str] = {}
+    cluster = warehouse.cluster()
     for view in plan.views:
-        if view.lane != "request" and rows:
+        if view.lane != "request" and rows and cluster is not None:
+            fill_gathered(values[:, places[view.name]], view, connection, cluster, root, slice_rows, progress)
+        elif view.lane != "request" and rows:
             keys = entity_of(view).key_names
             if keys not in asks:
                 asks[keys] = _sort_asks(connection, keys, len(asks))
@@ -125,12 +129,10 @@ class _Lane:
         self.connection.run("DROP TABLE moments")
 
     def _instants(self, times: Ints) -> Ints:
-        if self.view.lane == "nearline":
-            return times
-        return (times - self.view.landing) // self.view.schedule * self.view.schedule
+        return instants_of(self.view, times)
 
     def _left(self, instant: int) -> int:
-        return min(window.left(instant) for window in self.layout.windows)
+        return left_of(self.layout, instant)
 
     def _sort_moments(self) -> None:
         """Runs the transform over what the asks can see, and keeps the rows of asked keys by key and time."""

@@ -6,22 +6,27 @@ version serving. Late events count in no lane, so a version sees what a training
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
+
+import pyarrow as pa
 
 from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.tile import Events, TileLayout
 from trilane.features.transform import INPUT
-from trilane.features.view import View, entity_of
+from trilane.features.view import View, bare, entity_of
 from trilane.sources.event import EventSource
-from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted, relation_sql
+from trilane.stores.offline.moments import events_of, portions
+from trilane.stores.offline.protocol import Cluster, Connection, Warehouse, instant_sql, quoted, relation_sql
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version, land
 
-__all__ = ["Progress", "due", "materialize"]
+__all__ = ["Progress", "due", "fold_moments", "materialize"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -52,16 +57,21 @@ def materialize(
     does not fit.
     """
     _check(view)
-    with warehouse.connect(memory_limit=memory_limit) as connection:
-        ends, relation = _archived(view, warehouse, root)
-        count = _load(view, boundary, connection, relation)
-        slices = max(1, -(-count // slice_events))
+    ends, relation = _archived(view, warehouse, root)
+    cluster = warehouse.cluster()
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            rows = _gathered(view, boundary, cluster, root, ends, slice_events, progress)
+        else:
+            connection = stack.enter_context(warehouse.connect(memory_limit=memory_limit))
+            count = _load(view, boundary, connection, relation)
+            rows = _rows(view, boundary, connection, max(1, -(-count // slice_events)), count, progress)
         return land(
             writer,
             view.space,
             boundary=boundary,
             visible_from=boundary + view.landing,
-            rows=_rows(view, boundary, connection, slices, count, progress),
+            rows=rows,
             clock=clock,
             ends=ends,
         )
@@ -85,10 +95,45 @@ def _check(view: View) -> None:
         )
 
 
+def _gathered(
+    view: View,
+    boundary: int,
+    cluster: Cluster,
+    root: Path,
+    ends: tuple[int, ...],
+    slice_events: int,
+    progress: Progress | None,
+) -> Iterator[tuple[bytes, bytes]]:
+    schema = pa.schema([("key", pa.binary()), ("row", pa.binary())])
+    fold = functools.partial(fold_moments, bare(view), boundary, slice_events)
+    left, done = _left(TileLayout(view), boundary), 0
+    for batch in cluster.gather(view, root, since=left, until=boundary, ends=ends, fold=fold, schema=schema):
+        yield from zip(batch.column("key").to_pylist(), batch.column("row").to_pylist(), strict=True)
+        done += batch.num_rows
+        if progress is not None:
+            progress("keys", done, done)
+
+
+def fold_moments(
+    view: View, boundary: int, slice_events: int, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The rows (key, row) of the version at `boundary`, from moments that come key after key."""
+    layout = TileLayout(view)
+    for table in portions(view, batches, slice_events):
+        events, keys = events_of(view, layout, table)
+        yield pa.record_batch(
+            {"key": pa.array(keys), "row": pa.array(layout.boundary_rows(events, len(keys), boundary))}
+        )
+
+
+def _left(layout: TileLayout, boundary: int) -> int:
+    return min(window.left(boundary) for window in layout.windows)
+
+
 def _load(view: View, boundary: int, connection: Connection, relation: str) -> int:
     """Runs the transform over the rows that some window sees; how many rows it gave."""
     layout = TileLayout(view)
-    time, left = quoted([_time(view)]), min(window.left(boundary) for window in layout.windows)
+    time, left = quoted([_time(view)]), _left(layout, boundary)
     on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
     keys = entity_of(view).key_names
     wanted = tuple(dict.fromkeys((*keys, _time(view), *layout.columns)))

@@ -13,7 +13,7 @@ import functools
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -105,6 +105,11 @@ class DuckdbWarehouse:
         with _locked(make_folder(self._events(source))):
             yield
 
+    def event_files(self, source: EventSource, ends: Sequence[int] | None = None) -> list[Path]:
+        """The files of all partitions; of those that `ends` names, those of offsets before theirs."""
+        bounds = dict(enumerate(ends or ()))
+        return [f.path for f in self._files(source) if f.last < bounds.get(f.partition, f.last + 1)]
+
     def _events(self, source: EventSource) -> Path:
         return self._folder / "events" / quote(source.name, safe="")
 
@@ -150,6 +155,9 @@ class DuckdbWarehouse:
                 yield DuckdbConnection(connection)
             finally:
                 connection.close()
+
+    def cluster(self) -> None:
+        return None
 
     def micro_batch(self) -> DuckdbMicroBatch:
         return DuckdbMicroBatch()

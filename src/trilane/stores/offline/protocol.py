@@ -6,18 +6,31 @@ follow one another without gap, and what was archived is never changed. The SQL 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from trilane.features.view import View
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Connection", "MicroBatch", "Relation", "Warehouse", "instant_sql", "quoted", "relation_sql"]
+__all__ = [
+    "Cluster",
+    "Connection",
+    "Fold",
+    "MicroBatch",
+    "Relation",
+    "Warehouse",
+    "instant_sql",
+    "quoted",
+    "relation_sql",
+]
+
+Fold: TypeAlias = "Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]"
 
 
 class Relation(Protocol):
@@ -60,6 +73,33 @@ class MicroBatch(Protocol):
         ...
 
 
+class Cluster(Protocol):
+    """Brings the rows of each key together, on as many machines as there are."""
+
+    def gather(
+        self,
+        view: View,
+        root: Path,
+        *,
+        since: int,
+        until: int,
+        fold: Fold,
+        schema: pa.Schema,
+        ends: Sequence[int] | None = None,
+        beside: pa.RecordBatchReader | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """What `fold` gives, in the columns of `schema` and in any order.
+
+        It gets the moments (`trilane.stores.offline.moments`) from `since` to before `until` that were not late, and
+        the rows `beside` them, which have the columns of a moment's key, `_time` and `_row`; moments of keys that have
+        no row beside them may then be left out. It is called for disjoint
+        sets of keys with all rows of these, sorted by key and time; it is sent to other machines, so it must pickle.
+        `ends`: before which offset of each partition events are seen (of partitions not named: all that is archived).
+        Raises ContractError for rows that the transform cannot compute.
+        """
+        ...
+
+
 class Warehouse(Protocol):
     """Events by source and partition, and tables by their files."""
 
@@ -90,6 +130,10 @@ class Warehouse(Protocol):
         self, *, memory_limit: str = "2GiB", threads: int | None = None, temp: Path | None = None
     ) -> AbstractContextManager[Connection]:
         """A connection; what does not fit `memory_limit` goes to a folder below `temp` that is removed at the end."""
+        ...
+
+    def cluster(self) -> Cluster | None:
+        """What computes views by key on other machines; None if a connection does it here."""
         ...
 
     def micro_batch(self) -> MicroBatch:

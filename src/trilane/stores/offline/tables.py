@@ -17,7 +17,7 @@ from trilane.sources.table import TableSource
 from trilane.stores.offline.protocol import Connection, quoted
 from trilane.types import Field
 
-__all__ = ["check_columns", "columns_of", "empty_sql", "table_sql", "text", "typed"]
+__all__ = ["check_columns", "columns_of", "empty_sql", "table_files", "table_sql", "text", "typed"]
 
 SQL_TYPES = {
     "bool": "BOOLEAN",
@@ -58,7 +58,7 @@ def text(value: str) -> str:
 
 def table_sql(source: TableSource, root: Path, connection: Connection) -> str:
     """What to write after FROM to read `source`. Raises ContractError."""
-    files = _files(source, root)
+    files = table_files(source, root)
     if not files:
         return empty_sql(columns_of(source))
     for file in files:
@@ -66,11 +66,13 @@ def table_sql(source: TableSource, root: Path, connection: Connection) -> str:
     return f"(SELECT {typed(source.fields)} FROM {_read(source, files)})"
 
 
-def _files(source: TableSource, root: Path) -> list[Path]:
+def table_files(source: TableSource, root: Path) -> list[Path]:
+    """The files that are there now."""
     path = root / source.path
     if path.is_dir():
         return sorted(path.glob("**/*.parquet"))
-    return sorted(Path(found) for found in glob.glob(str(path), recursive=True))  # noqa: PTH207 - any absolute path
+    pattern = str(Path(glob.escape(str(root)), source.path))  # the project's own folder is no pattern
+    return sorted(Path(found) for found in glob.glob(pattern, recursive=True))  # noqa: PTH207 - any absolute path
 
 
 def _read(source: TableSource, files: list[Path]) -> str:
