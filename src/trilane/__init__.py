@@ -1,6 +1,7 @@
 """Trilane turns live events into decisions: features over three lanes, models, and serving contracts."""
 
 from trilane.clock import SimulatedClock, WallClock, duration, format_instant, instant
+from trilane.constraint import check
 from trilane.errors import (
     ConflictError,
     ContractError,
@@ -40,6 +41,8 @@ from trilane.models.model import Model
 from trilane.serving.degradation import constant
 from trilane.serving.endpoint import Endpoint
 from trilane.sources.event import EventSource
+from trilane.sources.expectation import volume
+from trilane.sources.rule import rule, unique
 from trilane.sources.table import TableSource
 from trilane.types import Bool, Float64, Int64, String, Timestamp
 
@@ -68,6 +71,7 @@ __all__ = [
     "approx_distinct",
     "batch",
     "bottom_k",
+    "check",
     "constant",
     "count",
     "decayed_count",
@@ -94,13 +98,16 @@ __all__ = [
     "rate",
     "ratio",
     "request",
+    "rule",
     "skew",
     "stale",
     "stddev",
     "sum",
     "time_since_last",
     "top_k",
+    "unique",
     "variance",
+    "volume",
 ]
 
 __version__ = "0.1.0"

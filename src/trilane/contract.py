@@ -7,12 +7,14 @@ to the fault and the reason. Nothing is dropped, nothing is coerced silently.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from trilane.clock import instant
+from trilane.constraint import bound_text, broken_bound
 from trilane.errors import ContractError
 from trilane.types import Field
 
@@ -38,8 +40,9 @@ def split_message(message: str) -> tuple[str, str]:
     >>> split_message("Expected `float`, got `str` - at `$.dep_delay`")
     ('Expected `float`, got `str`', '$.dep_delay')
     """
-    reason, _, path = message.partition(" - at `")
-    return reason, path.rstrip("`") or "$"
+    # A bound that the decoder cannot check itself tells its own field before msgspec tells the way to the object.
+    reason, *paths = message.split(" - at `")
+    return reason, "$" + "".join(path.rstrip("`").removeprefix("$") for path in reversed(paths))
 
 
 def malformed(text: bytes, error: Exception) -> str:
@@ -55,6 +58,18 @@ def malformed(text: bytes, error: Exception) -> str:
     return f"malformed JSON: {error}"
 
 
+def _bounded(bounds: Sequence[tuple[str, str, int]]) -> Callable[[Any], None]:
+    """The check of instants against their bounds, which msgspec leaves to us."""
+
+    def check(payload: msgspec.Struct) -> None:
+        for name, rule, bound in bounds:
+            value = getattr(payload, name)
+            if value is not None and broken_bound(rule, bound, instant(value)):
+                raise ValueError(f"{bound_text(rule, bound)} - at `$.{name}`")
+
+    return check
+
+
 @dataclass(frozen=True)
 class Contract:
     """The fields that a payload must have; unknown fields are ignored, so that producers may add them first."""
@@ -67,7 +82,9 @@ class Contract:
         """The msgspec class whose instances are checked payloads. Nullable fields may be absent."""
         required = [(f.name, f.annotation) for f in self.fields if not f.nullable]
         optional = [(f.name, f.annotation | None, None) for f in self.fields if f.nullable]  # type: ignore[operator]
-        return msgspec.defstruct(self.name, [*required, *optional], kw_only=True, gc=False)
+        bounds = [(f.name, *bound) for f in self.fields for bound in f.instants]
+        own = {"__post_init__": _bounded(bounds)} if bounds else None
+        return msgspec.defstruct(self.name, [*required, *optional], namespace=own, kw_only=True, gc=False)
 
     @functools.cached_property
     def _one(self) -> msgspec.json.Decoder[Any]:

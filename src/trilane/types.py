@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import msgspec
 
+from trilane.constraint import Check
 from trilane.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -71,17 +72,23 @@ _ALIASES: dict[object, object] = {bool: Bool, int: Int64, float: Float64, str: S
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A named, typed place in a schema. `annotation` is what msgspec decodes and checks."""
+    """A named, typed place in a schema.
+
+    `annotation` is what msgspec decodes and checks; `rules` the constraints by name, and `instants` those of them, in
+    microseconds, that msgspec cannot check.
+    """
 
     name: str
     dtype: DataType
     nullable: bool
     annotation: object
+    rules: tuple[tuple[str, Any], ...] = ()
+    instants: tuple[tuple[str, int], ...] = ()
 
     def spec(self) -> dict[str, object]:
         """The field as plain data; two fields with equal specs promise the same."""
-        metas = [repr(m) for m in getattr(self.annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
-        return {"name": self.name, "type": self.dtype.name, "nullable": self.nullable, "rules": sorted(metas)}
+        rules = {name: list(value) if isinstance(value, tuple) else value for name, value in self.rules}
+        return {"name": self.name, "type": self.dtype.name, "nullable": self.nullable, "rules": rules}
 
 
 def as_field(name: str, annotation: object) -> Field:
@@ -97,7 +104,7 @@ def as_field(name: str, annotation: object) -> Field:
             bare = Annotated[(alias, *_metadata(bare))]
     for meta in _metadata(bare):
         if isinstance(meta, DataType):
-            return Field(name, meta, nullable, _with_one_rule(bare))
+            return _field(name, meta, nullable, bare)
     raise DefinitionError(
         f"{annotation!r} is not a value type",
         where=name,
@@ -138,20 +145,43 @@ def fields_of(schema: type | Mapping[str, object]) -> tuple[Field, ...]:
     return tuple(as_field(name, hint) for name, hint in hints.items())
 
 
-def _with_one_rule(annotation: object) -> object:
-    """The annotation with its rules in one Meta, for msgspec refuses a bound that is given twice; the inner is ours."""
-    metas = [part for part in _metadata(annotation) if isinstance(part, msgspec.Meta)]
-    if len(metas) < 2:
-        return annotation
+def _field(name: str, dtype: DataType, nullable: bool, annotation: object) -> Field:
+    """The field of an annotation, its constraints in one Meta, for msgspec refuses a bound that is given twice."""
+    own = {id(part) for alias in _ALIASES.values() for part in _metadata(alias)}
+    parts = _metadata(annotation)
+    checks = [part for part in parts if isinstance(part, Check)]
+    for one in checks:
+        one.fit(dtype.name, where=name)
+    metas = [_meta_rules(m) for p in parts if (m := p.meta() if isinstance(p, Check) else p) and _is_meta(m)]
+    declared = [dict(p.rules) if isinstance(p, Check) else _meta_rules(p) for p in parts if id(p) not in own]
+    rules, whole = _merged(declared), _merged(metas)
+    base = typing.get_args(annotation)[0]
+    choices = next((one.choices for one in reversed(checks) if one.choices is not None), None)
+    if choices is not None:
+        base, whole = choices, {}
+    meta = (msgspec.Meta(**whole),) if whole else ()
+    instants = tuple(dict(bound for one in checks for bound in one.instants).items())
+    full = Annotated[(base, dtype, *meta)]  # type: ignore[valid-type]
+    return Field(name, dtype, nullable, full, tuple(sorted(rules.items())), instants)
+
+
+def _is_meta(part: object) -> bool:
+    return isinstance(part, msgspec.Meta)
+
+
+def _meta_rules(part: object) -> dict[str, Any]:
+    return {name: value for name in _RULES if (value := getattr(part, name, None)) is not None}
+
+
+def _merged(given: list[dict[str, Any]]) -> dict[str, Any]:
+    """All constraints; of two on one side, the later."""
     rules: dict[str, Any] = {}
-    for meta in metas:
-        given = {name: value for name in _RULES if (value := getattr(meta, name)) is not None}
-        for one, other in (("gt", "ge"), ("ge", "gt"), ("lt", "le"), ("le", "lt")):
-            if one in given:
+    for one in given:
+        for name, other in (("gt", "ge"), ("ge", "gt"), ("lt", "le"), ("le", "lt")):
+            if name in one:
                 rules.pop(other, None)
-        rules.update(given)
-    others = [part for part in _metadata(annotation) if not isinstance(part, msgspec.Meta)]
-    return Annotated[(typing.get_args(annotation)[0], *others, msgspec.Meta(**rules))]
+        rules.update(one)
+    return rules
 
 
 def _metadata(annotation: object) -> tuple[object, ...]:

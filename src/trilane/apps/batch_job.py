@@ -61,6 +61,7 @@ def land_version(
     with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
         present.note(boundary=format_instant(boundary), space=view.space)
         archive_sources(project, [view])
+        violations: dict[str, int] = {}
         with _writing(project) as writer:
             version = materialize(
                 view,
@@ -70,12 +71,13 @@ def land_version(
                 writer=writer,
                 progress=progress,
                 clock=project.clock,
+                noted=violations.__setitem__,
             )
         keep_landings(project.online, project.warehouse, view)
         if view.source is not None:
             present.reads(uri("source", view.source.name))
         present.writes(uri("batch_version", view.name, f"{view.version[:16]}/{format_instant(boundary)}"))
-        present.note(rows=version.rows if version else None, landed=version is not None)
+        present.note(rows=version.rows if version else None, landed=version is not None, violations=violations)
     return version
 
 

@@ -17,7 +17,7 @@ from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
 from trilane.features.fallback import check_cascade
-from trilane.features.transform import compile_transform
+from trilane.features.transform import compile_transform, pruned
 from trilane.features.view import Feature, Step, View
 from trilane.sources.about import About
 from trilane.sources.event import EventSource
@@ -145,6 +145,9 @@ def _aggregating(
             _check_columns(member_name, member, kinds, where)
             column_type = kinds[member.column] if member.column else None
             declared.append(Feature(member_name, member.result_type(column_type), member))
+    aggregated = (column for feature in declared if feature.aggregation for column in feature.aggregation.columns)
+    wanted = tuple(dict.fromkeys((*entity.key_names, source.event_time, *aggregated)))
+    sql, reads = pruned(sql, source, wanted, where=where)
     return View(
         name=function.__name__,
         lane=lane,
@@ -155,6 +158,7 @@ def _aggregating(
         entity=entity,
         sql=sql,
         columns=columns,
+        reads=reads,
     )
 
 

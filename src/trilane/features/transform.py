@@ -1,46 +1,27 @@
 """The author's Ibis function compiled once to DuckDB SQL, so that the warehouse and a micro-batch run the same text.
 
-Law: a transform looks at one row at a time. What depends on other rows (aggregates, joins, sorting, limits, window
-functions) or on the moment it runs would mean one thing on a micro-batch and another on the warehouse; it is refused.
+Laws: a transform looks at one row at a time (see `trilane.sources.expression`); what it compiles to names the fields
+that the view's features need and no other, so a field that is added to a source changes no view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trilane.errors import DefinitionError
 from trilane.features.entity import Entity
 from trilane.sources.event import EventSource
+from trilane.sources.expression import INPUT, check_row_wise, input_table, place_of
 from trilane.sources.table import TableSource
-from trilane.types import Field
 
 if TYPE_CHECKING:
     from ibis import Table
     from ibis.expr.datatypes import DataType
 
-__all__ = ["INPUT", "compile_transform"]
+__all__ = ["INPUT", "compile_transform", "pruned"]
 
-INPUT = "events"  # the name of the input relation in the compiled SQL
-_FORBIDDEN = (
-    "Aggregate",
-    "Distinct",
-    "JoinChain",
-    "JoinReference",
-    "Limit",
-    "TimestampNow",
-    "DateNow",
-    "RowID",
-    "Subquery",
-    "RandomScalar",
-    "RandomUUID",
-    "Sample",
-    "Sort",
-    "TableUnnest",
-    "WindowFunction",
-    "CountStar",
-    "Reduction",
-)
+_SQL_TYPES = {"bool": "BOOLEAN", "int64": "BIGINT", "float64": "DOUBLE", "string": "TEXT", "timestamp": "TIMESTAMPTZ"}
 
 
 def compile_transform(
@@ -51,7 +32,7 @@ def compile_transform(
     """
     import ibis
 
-    unbound = ibis.table({f.name: _ibis_type(f) for f in source.fields}, name=INPUT)
+    unbound, place = input_table(source.fields), place_of(function)
     try:
         result = function(unbound)
     except Exception as error:
@@ -59,28 +40,45 @@ def compile_transform(
             f"the transform raised {type(error).__name__}: {error}",
             where=where,
             remedy=f"It gets an Ibis table with the columns {', '.join(f.name for f in source.fields)}",
-            file=_place(function),
+            file=place,
         ) from error
     if not isinstance(result, ibis.Table):
         raise DefinitionError(
             f"the transform returned {type(result).__name__}",
             where=where,
             remedy="Return an Ibis table",
-            file=_place(function),
+            file=place,
         )
-    _check_row_wise(result, where, _place(function))
+    remedy = "Only filter rows and derive columns here; declare aggregations in features={...}"
+    check_row_wise(result, subject="the transform", where=where, place=place, remedy=remedy)
     columns = tuple((name, _type_name(dtype)) for name, dtype in result.schema().items())
-    _check_columns(result, dict(columns), source, entity, where, _place(function))
+    _check_columns(result, dict(columns), source, entity, where, place)
     return str(ibis.to_sql(result, dialect="duckdb", pretty=False)), columns
 
 
-def _place(function: Callable[..., Any]) -> str:
-    return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+def pruned(
+    sql: str, source: EventSource | TableSource, wanted: Sequence[str], *, where: str
+) -> tuple[str, tuple[str, ...]]:
+    """The SQL of a transform cut down to the columns `wanted`, and the source's fields that it still reads."""
+    import sqlglot
+    from sqlglot import expressions
+    from sqlglot.errors import SqlglotError
+    from sqlglot.optimizer.pushdown_projections import pushdown_projections
+    from sqlglot.optimizer.qualify import qualify
 
-
-def _ibis_type(field: Field) -> str:
-    name = "timestamp('UTC', 6)" if field.dtype.name == "timestamp" else field.dtype.name
-    return name if field.nullable else f"!{name}"
+    columns = [expressions.column(name, quoted=True) for name in wanted]
+    types = {field.name: _SQL_TYPES[field.dtype.name] for field in source.fields}
+    try:
+        inner = sqlglot.parse_one(sql, dialect="duckdb")
+        outer = expressions.select(*columns).from_(inner.subquery("rows"))  # type: ignore[attr-defined]
+        whole = qualify(outer, schema={INPUT: types}, dialect="duckdb", quote_identifiers=True)
+        whole = pushdown_projections(whole)
+    except SqlglotError as error:
+        raise DefinitionError(
+            f"the transform cannot be cut down to what it reads: {error}", where=where, remedy="Write it more simply"
+        ) from error
+    named = {column.name for column in whole.find_all(expressions.Column)}
+    return whole.sql("duckdb"), tuple(name for name in types if name in named)
 
 
 def _type_name(dtype: DataType) -> str:
@@ -93,21 +91,6 @@ def _type_name(dtype: DataType) -> str:
     if dtype.is_boolean():
         return "bool"
     return "string" if dtype.is_string() else str(dtype)
-
-
-def _check_row_wise(table: Table, where: str, place: str) -> None:
-    from ibis.expr import operations as ops
-
-    for node in table.op().find(ops.Node):
-        names = {cls.__name__ for cls in type(node).__mro__}
-        found = names.intersection(_FORBIDDEN)
-        if found:
-            raise DefinitionError(
-                f"the transform uses {type(node).__name__}, which depends on more than one row or on the clock",
-                where=where,
-                remedy="Only filter rows and derive columns here; declare aggregations in features={...}",
-                file=place,
-            )
 
 
 def _is_untouched(table: Table, name: str) -> bool:

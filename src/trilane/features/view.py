@@ -114,6 +114,7 @@ class View:
     entity: Entity | None = None
     sql: str = ""
     columns: tuple[tuple[str, str], ...] = ()
+    reads: tuple[str, ...] = ()
     schedule: int = 0
     landing: int = 0
     inputs: tuple[Field, ...] = ()
@@ -177,7 +178,9 @@ class View:
             "layout": LAYOUT,
             "source": self.source.name,
             "event_time": self.source.event_time,
-            "fields": [f.spec() for f in self.source.fields],
+            # What a value may be, and may be null, says which events are let in, not what is made of them.
+            "fields": {f.name: f.dtype.name for f in self.source.fields if f.name in self.reads},
+            "rules": [[rule.action, rule.sql] for rule in self.source.rules if rule.action != "warn"],
             "entity": self.entity.spec(),
             "sql": self.sql,
             "schedule": self.schedule,
@@ -226,6 +229,8 @@ def _without_rules(part: _Part, name: str) -> _Part:
     vars(twin).clear()  # of what was derived from the rules and kept, too
     vars(twin).update({f.name: getattr(part, f.name) for f in fields(part)})
     vars(twin)[name] = tuple(replace(f, annotation=None) for f in getattr(part, name))
+    if "rules" in vars(twin):
+        vars(twin)["rules"] = ()  # whose conditions are the author's code
     return twin
 
 

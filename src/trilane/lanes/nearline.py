@@ -82,7 +82,7 @@ class Consumer:
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
         self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
-        self._admission = Admission(source, partition)
+        self._admission = Admission(source, partition, tools.engine)
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
             # A row beyond the offset is of a batch that was interrupted, and will be applied again.
@@ -153,6 +153,7 @@ class Consumer:
             applied=self.progress.applied + admitted.table.num_rows,
             duplicates=self.progress.duplicates + admitted.duplicates,
             rejected=self.progress.rejected + len(admitted.letters),
+            verdicts=progress_rows.counted(self.progress.verdicts, admitted.verdicts),
         )
         self._commit(admitted, moment, progress)
         return Step(batch.num_rows, last + 1 >= end)

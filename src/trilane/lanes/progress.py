@@ -6,11 +6,11 @@ not atomic, it first says how far the batch reaches, and then, when all is writt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-__all__ = ["LANES", "Progress", "lane_key", "lane_state"]
+__all__ = ["LANES", "Progress", "counted", "lane_key", "lane_state"]
 
 LANES = "nearline/lanes"
 
@@ -18,7 +18,9 @@ LANES = "nearline/lanes"
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
     `early`: when the first event that waits for its time happens; `caught_up_at`: the clock's instant up to which
-    all that had arrived is applied; `spaces`: the views in step; `serial`: how many batches were applied;
+    all that had arrived is applied; `verdicts`: how many events were refused, by the code of their dead letters, and
+    how many broke a rule that only warns (`warn:<rule>`); `spaces`: the views in step; `serial`: how many batches were
+    applied;
     `pending`, `pending_at`: in a store whose transactions are not atomic, where the batch that is being applied ends,
     and the instant as of which (0: none is).
     """
@@ -30,6 +32,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     applied: int = 0
     duplicates: int = 0
     rejected: int = 0
+    verdicts: dict[str, int] = {}
     spaces: tuple[str, ...] = ()
     serial: int = 0
     pending: int = 0
@@ -53,6 +56,11 @@ def encode(progress: Progress) -> bytes:
 def decode(row: bytes | None) -> Progress:
     """The progress in a stored row; the very beginning where there is none."""
     return Progress() if row is None else _decoder.decode(row)
+
+
+def counted(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """The sum of two counts by name."""
+    return {name: before.get(name, 0) + more.get(name, 0) for name in sorted({*before, *more})}
 
 
 def lane_state(rows: Iterable[bytes | None], space: str) -> int | None:

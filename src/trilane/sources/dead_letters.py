@@ -1,12 +1,13 @@
-"""The dead letters: what was refused, as it came, with the reason.
+"""The dead letters: what was refused, as it came, with the reason, and what became of it since.
 
 A letter from the log counts once, by source, partition and offset, however often it is refused again. A
-letter refused before the log took it has no offset, and is kept each time. Adding is durable when it returns.
+letter refused before the log took it has no offset, and is kept each time. Adding is durable when it returns. A
+letter is never removed: what is settled stays, so that reading the log again does not open it anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +15,12 @@ from typing import cast
 from trilane.plugins import make_folder
 from trilane.sources.sqlite import SqliteFile
 
-__all__ = ["DeadLetter", "DeadLetters"]
+__all__ = ["DISCARDED", "OPEN", "QUARANTINED", "REFUSED", "REPLAYED", "DeadLetter", "DeadLetters"]
+
+REFUSED, QUARANTINED, REPLAYED, DISCARDED = "refused", "quarantined", "replayed", "discarded"
+OPEN = (REFUSED, QUARANTINED)
+_STATES = (*OPEN, REPLAYED, DISCARDED)
+_IS_OPEN = f"state IN ('{REFUSED}', '{QUARANTINED}')"
 
 # NULLs are distinct under UNIQUE, so letters without an offset never conflict.
 _SCHEMA = """
@@ -28,13 +34,17 @@ CREATE TABLE letter (
     at INTEGER NOT NULL,
     "partition" INTEGER,
     "offset" INTEGER,
+    state TEXT NOT NULL,
+    fixed BLOB,
+    settled_at INTEGER,
     UNIQUE (source, "partition", "offset")
 );
-CREATE INDEX letter_kind ON letter (source, code);
+CREATE INDEX letter_kind ON letter (source, code, state);
 """
-_COLUMNS = 'source, code, path, reason, payload, at, "partition", "offset"'
+_COLUMNS = 'source, code, path, reason, payload, at, "partition", "offset", state, fixed, settled_at'
+_NAMES = tuple(name.strip(' "') for name in _COLUMNS.split(","))
 _ADD = f"""
-INSERT INTO letter ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO letter ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source, "partition", "offset") DO NOTHING
 """
 
@@ -44,7 +54,9 @@ class DeadLetter:
     """One refused payload of `source`.
 
     `code`, `path` and `reason` are those of the rejection; `at` is when it was refused, in microseconds since
-    1970 UTC; `partition` and `offset` say where in the log it stands, if the log took it.
+    1970 UTC; `partition` and `offset` say where in the log it stands, if the log took it. `state`: refused or
+    quarantined while it is open, replayed or discarded since `settled_at`; `fixed`: the payload as somebody mended it;
+    `id`: its number, once it is kept.
     """
 
     source: str
@@ -55,6 +67,15 @@ class DeadLetter:
     at: int
     partition: int | None = None
     offset: int | None = None
+    state: str = REFUSED
+    fixed: bytes | None = None
+    settled_at: int | None = None
+    id: int | None = None
+
+    @property
+    def text(self) -> bytes:
+        """What would be replayed: the mended payload, else the one that came."""
+        return self.payload if self.fixed is None else self.fixed
 
 
 class DeadLetters:
@@ -66,31 +87,71 @@ class DeadLetters:
 
     def add(self, letters: Iterable[DeadLetter]) -> None:
         """Keeps all of `letters`, or none if it raises."""
-        rows = [
-            (one.source, one.code, one.path, one.reason, one.payload, one.at, one.partition, one.offset)
-            for one in letters
-        ]
+        rows = [tuple(getattr(one, name) for name in _NAMES) for one in letters]
         if rows:
             with self._file.transaction() as connection:
                 connection.executemany(_ADD, rows)
 
     def count(self, source: str | None = None) -> dict[tuple[str, str], int]:
-        """How many letters there are by (source, code); of one source if it is given."""
+        """How many open letters there are by (source, code); of one source if it is given."""
+        found: dict[tuple[str, str], int] = {}
+        for (name, code, state), number in self.census(source).items():
+            if state in OPEN:
+                found[name, code] = found.get((name, code), 0) + number
+        return found
+
+    def census(self, source: str | None = None) -> dict[tuple[str, str, str], int]:
+        """How many letters there are by (source, code, state); of one source if it is given."""
         rows = self._file.rows(
-            "SELECT source, code, count(*) FROM letter WHERE ?1 IS NULL OR source = ?1 GROUP BY source, code",
+            "SELECT source, code, state, count(*) FROM letter WHERE ?1 IS NULL OR source = ?1 "
+            "GROUP BY source, code, state",
             (source,),
         )
-        return {(cast(str, name), cast(str, code)): cast(int, count) for name, code, count in rows}
+        return {(str(name), str(code), str(state)): cast(int, number) for name, code, state, number in rows}
 
-    def read(self, source: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
-        """The last `limit` letters, the newest first; of one source if it is given."""
+    def read(
+        self,
+        source: str | None = None,
+        *,
+        code: str | None = None,
+        states: Sequence[str] = OPEN,
+        limit: int = 100,
+    ) -> list[DeadLetter]:
+        """The last `limit` letters in one of `states`, the newest first; of one source or code if it is given."""
+        wanted = ", ".join(f"'{state}'" for state in states if state in _STATES)
         rows = self._file.rows(
-            f"SELECT {_COLUMNS} FROM letter WHERE ?1 IS NULL OR source = ?1 ORDER BY id DESC LIMIT ?2",
-            (source, limit),
+            f"SELECT {_COLUMNS}, id FROM letter WHERE (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR code = ?2) "
+            f"AND state IN ({wanted}) ORDER BY id DESC LIMIT ?3",
+            (source, code, limit),
         )
-        names = ("source", "code", "path", "reason", "payload", "at", "partition", "offset")
-        return [DeadLetter(**dict(zip(names, row, strict=True))) for row in rows]  # type: ignore[arg-type]
+        return [_letter(row) for row in rows]
+
+    def find(self, number: int) -> DeadLetter | None:
+        """The letter with this number."""
+        row = self._file.row(f"SELECT {_COLUMNS}, id FROM letter WHERE id = ?", (number,))
+        return None if row is None else _letter(row)
+
+    def mend(self, number: int, payload: bytes) -> bool:
+        """Keeps `payload` as what an open letter should have been; whether there was one."""
+        if not self._file.exists():
+            return False
+        with self._file.transaction() as connection:
+            changed = connection.execute(f"UPDATE letter SET fixed = ? WHERE id = ? AND {_IS_OPEN}", (payload, number))
+            return changed.rowcount > 0
+
+    def settle(self, numbers: Sequence[int], state: str, at: int) -> int:
+        """Marks open letters as replayed or discarded; how many were open."""
+        with self._file.transaction() as connection:
+            changed = connection.executemany(
+                f"UPDATE letter SET state = ?, settled_at = ? WHERE id = ? AND {_IS_OPEN}",
+                [(state, at, number) for number in numbers],
+            )
+            return max(changed.rowcount, 0)
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _letter(row: Sequence[object]) -> DeadLetter:
+    return DeadLetter(**dict(zip((*_NAMES, "id"), row, strict=True)))  # type: ignore[arg-type]

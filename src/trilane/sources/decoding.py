@@ -8,7 +8,7 @@ does not depend on those beside it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Protocol
@@ -17,7 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from trilane.constraint import broken_bound
 from trilane.contract import NOT_JSON, Contract, Rejection
 from trilane.sources.event import EventSource
 from trilane.sources.instants import parse_instants
@@ -87,7 +89,7 @@ class JsonDecoder:
                 [*map(attrgetter(field.name), payloads)], pa.string() if is_instant else arrow_type(field)
             )
             parsed = parse_instants(column) if is_instant else column
-            if parsed is None:
+            if parsed is None or (field.instants and _breaks(parsed, field.instants)):
                 return
             yield parsed
 
@@ -103,3 +105,10 @@ class JsonDecoder:
             Field(f.name, f.dtype, f.nullable, str) if f.dtype.name == "timestamp" else f for f in self._source.fields
         )
         return msgspec.json.Decoder(Contract(self._source.name, fields).struct)
+
+
+def _breaks(column: pa.Array, bounds: Sequence[tuple[str, int]]) -> bool:
+    """Whether an instant lies outside its field's bounds."""
+    spread = pc.min_max(column.cast(pa.int64())).as_py()
+    ends = [end for end in spread.values() if end is not None]
+    return any(broken_bound(name, bound, end) for name, bound in bounds for end in ends)

@@ -12,6 +12,8 @@ from trilane import clock
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.sources.about import About
+from trilane.sources.expectation import Volume
+from trilane.sources.rule import Rule, compiled
 from trilane.types import Field, arrow_type, fields_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class EventSource:
     `future`: how far a producer's clock may run ahead of ours;
     `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id);
     `owner`, `tags`, `description`: for those who look for it.
+    `rules`: what must hold in each event; `expect_every`, `volume`: how often, and how many in a period, are expected.
     """
 
     name: str
@@ -41,6 +44,9 @@ class EventSource:
     partitions: int
     partition_by: str
     about: About
+    rules: tuple[Rule, ...]
+    expect_every: int
+    volume: Volume | None
 
     def __init__(
         self,
@@ -56,6 +62,9 @@ class EventSource:
         owner: str = "",
         tags: Sequence[str] = (),
         description: str = "",
+        rules: Sequence[Rule] = (),
+        expect_every: str | int | None = None,
+        volume: Volume | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -64,6 +73,9 @@ class EventSource:
         put(self, "event_id", event_id)
         put(self, "disorder", clock.duration(disorder))
         put(self, "future", clock.duration(future))
+        put(self, "rules", compiled(rules, self.fields, where=f"event source {name!r}"))
+        put(self, "expect_every", 0 if expect_every is None else clock.duration(expect_every))
+        put(self, "volume", volume)
         put(self, "partitions", partitions)
         put(self, "partition_by", partition_by or event_id)
         put(self, "about", About.of(owner, tags, description, where=f"event source {name!r}"))
@@ -111,6 +123,11 @@ class EventSource:
             schema=pa.schema([pa.field(f.name, arrow_type(f), f.nullable) for f in self.fields]),
         )
 
+    @property
+    def refusing(self) -> tuple[Rule, ...]:
+        """The rules that decide which events count: all but those that only warn."""
+        return tuple(rule for rule in self.rules if rule.action != "warn")
+
     def field(self, name: str) -> Field | None:
         """The field called `name`, if there is one."""
         return next((f for f in self.fields if f.name == name), None)
@@ -128,4 +145,7 @@ class EventSource:
             "partitions": self.partitions,
             "partition_by": self.partition_by,
             **self.about.spec(),
+            "rules": [rule.spec() for rule in self.rules],
+            "expect_every": self.expect_every,
+            "volume": None if self.volume is None else self.volume.spec(),
         }

@@ -15,6 +15,7 @@ from trilane.clock import instant
 from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
 from trilane.sources.event import EventSource
+from trilane.sources.rule import RELEASED, is_released
 
 __all__ = ["Sorted", "partition_of", "sort_events", "split_body"]
 
@@ -51,12 +52,16 @@ def split_body(body: bytes, *, ndjson: bool) -> list[bytes]:
 def sort_events(source: EventSource, texts: Sequence[bytes], *, now: int) -> Sorted:
     """Checks the contract and the future rule of events that arrive at instant `now`."""
     payloads, indexes, rejected = source.contract.decode_many(texts)
+    aside = any(rule.action == "quarantine" for rule in source.rules)
     accepted: dict[int, list[bytes]] = {}
     for payload, index in zip(payloads, indexes, strict=True):
         happened = instant(getattr(payload, source.event_time))
         if happened > now + source.future:
             reason = f"the event lies {(happened - now) / 1e6:.0f} s in the future"
             rejected.append(Rejection(index, "future", f"$.{source.event_time}", reason))
+        elif aside and is_released(texts[index]):
+            reason = "only `trilane dead-letters release` may say that an event was released from quarantine"
+            rejected.append(Rejection(index, "type", f"$.{RELEASED}", reason))
         else:
             key = getattr(payload, source.partition_by)
             accepted.setdefault(partition_of(key, source.partitions), []).append(texts[index])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from trilane.errors import DefinitionError
 from trilane.sources.about import About
+from trilane.sources.expectation import Volume
+from trilane.sources.rule import Rule, Unique, compiled
 from trilane.types import Field, fields_of
 
 __all__ = ["TableSource"]
@@ -18,6 +20,7 @@ class TableSource:
 
     `path`: a file or glob, relative to the project; `event_time`: the Timestamp column from which a row was known;
     `owner`, `tags`, `description`: for those who look for it.
+    `rules`: what must hold in each row, and which columns are unique; `volume`: how many rows a period brings.
     """
 
     name: str
@@ -25,6 +28,9 @@ class TableSource:
     path: str
     event_time: str
     about: About
+    rules: tuple[Rule, ...]
+    unique: tuple[Unique, ...]
+    volume: Volume | None
 
     def __init__(
         self,
@@ -36,18 +42,29 @@ class TableSource:
         owner: str = "",
         tags: Sequence[str] = (),
         description: str = "",
+        rules: Sequence[Rule | Unique] = (),
+        volume: Volume | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
         put(self, "fields", fields_of(schema))
         put(self, "path", path)
         put(self, "event_time", event_time)
-        put(self, "about", About.of(owner, tags, description, where=f"table source {name!r}"))
+        where = f"table source {name!r}"
+        put(self, "about", About.of(owner, tags, description, where=where))
+        put(self, "unique", tuple(rule for rule in rules if isinstance(rule, Unique)))
+        put(self, "rules", compiled([r for r in rules if not isinstance(r, Unique)], self.fields, where=where))
+        put(self, "volume", volume)
+        for column in (column for rule in self.unique for column in rule.columns):
+            if self.field(column) is None:
+                raise DefinitionError(
+                    f"unique names {column!r}, which the schema lacks", where=where, remedy="Name one of its fields"
+                )
         found = self.field(event_time)
         if found is None or found.dtype.name != "timestamp":
             raise DefinitionError(
                 f"event_time names {event_time!r}, which is no Timestamp of the schema",
-                where=f"table source {name!r}",
+                where=where,
                 remedy="Name the column that says when a row became known",
             )
 
@@ -64,4 +81,6 @@ class TableSource:
             "path": self.path,
             "event_time": self.event_time,
             **self.about.spec(),
+            "rules": [*(rule.spec() for rule in self.rules), *(rule.spec() for rule in self.unique)],
+            "volume": None if self.volume is None else self.volume.spec(),
         }

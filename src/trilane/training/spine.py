@@ -15,6 +15,7 @@ from trilane.errors import ContractError, DefinitionError
 from trilane.features.plan import FeaturePlan
 from trilane.sources.table import TableSource
 from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted
+from trilane.stores.offline.quality import check_table
 from trilane.stores.offline.tables import check_columns, typed
 from trilane.types import Field, Timestamp, as_field
 
@@ -45,6 +46,7 @@ def number_spine(
     if label not in declared:
         raise DefinitionError(f"it lacks the label {label!r}", where=where, remedy="Add it to the schema")
     moment = quoted([spine.event_time])
+    check_table(connection, warehouse.table_sql(spine, root, all_rows=True), spine, before=until)
     relation = warehouse.table_sql(spine, root)
     _check_nulls(connection, relation, [spine.event_time], where)
     conditions = [f"{quoted([label])} IS NOT NULL"]

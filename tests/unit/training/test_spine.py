@@ -59,12 +59,12 @@ def test_rows_without_a_label_or_outside_the_period_are_left_out(tmp_path: Path)
 
 
 def test_a_row_without_an_event_time_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="spine 'asked': 1 rows have no 'at'"):
+    with pytest.raises(ContractError, match="break 'at is not null'"):
         numbered(tmp_path, rows([1, None], [1, 2], [True, True]))
 
 
 def test_a_row_without_an_input_that_may_not_be_null_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="1 rows have no 'size'"):
+    with pytest.raises(ContractError, match="break 'size is not null'"):
         numbered(tmp_path, rows([1, 2], [1, None], [True, True]))
 
 

@@ -7,7 +7,8 @@ import typer
 from trilane.apps.cli.change import apply, plan
 from trilane.apps.cli.features import features
 from trilane.apps.cli.fill import ingest, materialize, train
-from trilane.apps.cli.look import dead_letters, explain, status
+from trilane.apps.cli.letters import COMMANDS, ListByDefault
+from trilane.apps.cli.look import explain, status
 from trilane.apps.cli.roles import control, serve, up, worker
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
@@ -21,8 +22,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for function in (init, plan, apply, ingest, materialize, train, up, status, explain, dead_letters):
+for function in (init, plan, apply, ingest, materialize, train, up, status, explain):
     app.command()(command(function))
 app.add_typer(features)
+letters = typer.Typer(
+    cls=ListByDefault, help="Look at refused events, mend them, and put them into the log again.", no_args_is_help=False
+)
+for name, one in COMMANDS.items():
+    letters.command(name)(command(one))
+app.add_typer(letters, name="dead-letters")
 for function in (serve, worker, control):
     app.command(rich_help_panel="Single roles, as a fleet runs them")(command(function))

@@ -1,4 +1,4 @@
-"""`trilane status`, `explain` and `dead-letters`: what runs, why it answered so, and what it refused."""
+"""`trilane status` and `explain`: what runs, and why it answered so."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.lifecycle.metadata.protocol import RunRecord
 
-__all__ = ["dead_letters", "explain", "server_answers", "status"]
+__all__ = ["explain", "server_answers", "status"]
 
 _RUNS = 8
 _BATCH = ("boundary", "visible_from", "newest_landed", "due")
-_SHOWN = 60  # characters of a dead letter's payload in a table
 
 
 def status(*, project: ProjectOption = None, json: JsonOption = False) -> None:
@@ -52,50 +51,6 @@ def explain(
             facts = _recorded(opened, decision)
     terminal.answer(facts)
     _tell_decision(terminal, facts)
-
-
-def dead_letters(
-    *,
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="The event source; default: all.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    project: ProjectOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List refused events, the newest first: why each was refused, and the event as it came."""
-    terminal = Terminal(json=json)
-    with open_project(project) as opened:
-        found = opened.dead_letters.read(source, limit=limit)
-        counts = opened.dead_letters.count(source)
-        if source is not None and not found:
-            from trilane.apps.event_file import source_named
-
-            source_named(opened.definitions.sources, source)
-    letters = [
-        {
-            "source": one.source,
-            "code": one.code,
-            "path": one.path,
-            "reason": one.reason,
-            "at": format_instant(one.at),
-            "partition": one.partition,
-            "offset": one.offset,
-            "payload": one.payload.decode(errors="backslashreplace"),
-        }
-        for one in found
-    ]
-    total = sum(counts.values())
-    terminal.answer({"dead_letters": letters, "total": total})
-    if not letters:
-        terminal.tell("There are no dead letters.")
-    headings = ["at", "source", "code", "path", "reason", "payload"]
-    terminal.table("Dead letters", headings, [[_short(str(one[name])) for name in headings] for one in letters])
-    if total > len(letters):
-        terminal.tell(f"{len(letters):,} of {total:,}; --limit shows more.")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
 def server_answers(config: Config) -> bool:

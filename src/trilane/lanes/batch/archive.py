@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 
 from trilane.features.algebra import Ints
 from trilane.features.columns import event_times
+from trilane.lanes.judgement import judge
 from trilane.sources.decoding import Decoder, decoder_of
 from trilane.sources.event import EventSource
 from trilane.sources.log.protocol import EventLog
+from trilane.sources.rule import RELEASED
 from trilane.sources.watermark import Watermark
-from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted
+from trilane.stores.offline.protocol import Connection, MicroBatch, Warehouse, instant_sql, quoted
 
 __all__ = ["archive"]
 
@@ -30,21 +32,28 @@ def archive(log: EventLog, warehouse: Warehouse, source: EventSource, *, limit: 
 
     A file holds at most `limit` offsets, which bounds the memory.
     """
-    kept, decoder = 0, decoder_of(source)
+    kept, decoder, engine = 0, decoder_of(source), warehouse.micro_batch()
     with warehouse.archiving(source):
         for partition in range(source.partitions):
             while (offset := warehouse.archived(source, partition)) < log.end(source.name, partition):
                 batch = log.read(source.name, partition, offset, limit)
-                kept += _archive_batch(batch, decoder, warehouse, source, partition)
+                kept += _archive_batch(batch, decoder, engine, warehouse, source, partition)
     return kept
 
 
 def _archive_batch(
-    batch: pa.RecordBatch, decoder: Decoder, warehouse: Warehouse, source: EventSource, partition: int
+    batch: pa.RecordBatch,
+    decoder: Decoder,
+    engine: MicroBatch,
+    warehouse: Warehouse,
+    source: EventSource,
+    partition: int,
 ) -> int:
     offsets = batch.column("offset").to_numpy()
-    decoded = decoder.decode(batch.column("value"))
+    values = batch.column("value")
+    decoded = decoder.decode(values)
     table, indexes = decoded.table, decoded.indexes
+    judged = judge(source, table, lambda row: values[indexes[row]].as_py(), engine)
     times = event_times(table, source.event_time)
     arrived = batch.column("arrived_at").to_numpy()[indexes]
     newest = warehouse.newest(source, partition)
@@ -55,8 +64,15 @@ def _archive_batch(
         .append_column("_offset", pa.array(offsets[indexes]))
         .append_column("_late", pa.array(verdicts.late))
     )
-    table = table.filter(pa.array(~verdicts.from_future))
-    table = table.filter(pa.array(~_repeated(table, warehouse, source, partition)))
+    if source.rules:
+        table = table.append_column(RELEASED, pa.array(judged.released))
+    table, broken = table.filter(pa.array(~verdicts.from_future)), judged.broken[~verdicts.from_future]
+    # What breaks a rule is kept, and left out whenever it is read, so that the rules of that moment decide. It uses up
+    # no id, so that the same event may come again, mended.
+    repeated = np.zeros(table.num_rows, bool)
+    sound = table.filter(pa.array(~broken)) if broken.any() else table
+    repeated[~broken] = _repeated(sound, warehouse, source, partition)
+    table = table.filter(pa.array(~repeated))
     after = verdicts.after
     warehouse.append_events(
         source,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -21,14 +22,19 @@ from trilane.features.tile import Events, TileLayout
 from trilane.features.transform import INPUT
 from trilane.features.view import View, bare, entity_of
 from trilane.sources.event import EventSource
+from trilane.sources.table import TableSource
 from trilane.stores.offline.moments import events_of, portions
 from trilane.stores.offline.protocol import Cluster, Connection, Warehouse, instant_sql, quoted, relation_sql
+from trilane.stores.offline.quality import check_table
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version, land
 
-__all__ = ["Progress", "due", "fold_moments", "materialize"]
+__all__ = ["Noted", "Progress", "due", "fold_moments", "materialize"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+Noted: TypeAlias = Callable[[str, int], None]
+
+_log = logging.getLogger(__name__)
 
 
 def due(view: View, now: int) -> int:
@@ -49,14 +55,16 @@ def materialize(
     slice_events: int = 400_000,
     progress: Progress | None = None,
     clock: Clock | None = None,
+    noted: Noted | None = None,
 ) -> Version | None:
     """Computes and lands the version of `view` at `boundary`; None if later versions have driven it out already.
 
     `root`: where the paths of tables begin. Rows are sliced by key into portions of about `slice_events`, so memory
-    stays bounded; `progress` hears ("rows", done, all); `clock` tells when it lands. Raises ContractError if the source
-    does not fit.
+    stays bounded; `progress` hears ("rows", done, all); `clock` tells when it lands; `noted` hears each rule of a table
+    that rows break without stopping the load, with their number. Raises ContractError if the source does not fit.
     """
     _check(view)
+    _check_quality(view, boundary, warehouse, root, noted, memory_limit)
     ends, relation = _archived(view, warehouse, root)
     cluster = warehouse.cluster()
     with contextlib.ExitStack() as stack:
@@ -128,6 +136,22 @@ def fold_moments(
 
 def _left(layout: TileLayout, boundary: int) -> int:
     return min(window.left(boundary) for window in layout.windows)
+
+
+def _check_quality(
+    view: View, boundary: int, warehouse: Warehouse, root: Path, noted: Noted | None, memory_limit: str
+) -> None:
+    """Raises ContractError if the view reads a table that breaks its promises."""
+    source = view.source
+    if not isinstance(source, TableSource):
+        return
+    relation = warehouse.table_sql(source, root, all_rows=True)
+    with warehouse.connect(memory_limit=memory_limit) as connection:
+        found = check_table(connection, relation, source, before=boundary)
+    for rule, rows in found.items():
+        _log.warning("table %s: %d rows break the rule %r", source.name, rows, rule)
+        if noted is not None:
+            noted(rule, rows)
 
 
 def _load(view: View, boundary: int, connection: Connection, relation: str) -> int:

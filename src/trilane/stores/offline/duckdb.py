@@ -27,6 +27,7 @@ from trilane.errors import ConflictError, ContractError, SetupError, TrilaneErro
 from trilane.features.transform import INPUT
 from trilane.plugins import local_path, make_folder, options
 from trilane.sources.event import EventSource
+from trilane.sources.rule import RELEASED, kept_sql
 from trilane.sources.table import TableSource
 from trilane.stores.offline import tables
 from trilane.stores.offline.protocol import Relation, quoted
@@ -85,7 +86,9 @@ class DuckdbWarehouse:
             )
         path = make_folder(self._events(source)) / f"{partition:05d}-{first:020d}-{last:020d}.parquet"
         fields = [pa.field(f.name, arrow_type(f), f.nullable) for f in source.fields]
-        schema = pa.schema([*fields, *(pa.field(name, kind, nullable=False) for name, kind in _OWN)])
+        # Most sources put nothing aside, and then no event was ever released.
+        own = (*_OWN, (RELEASED, pa.bool_())) if RELEASED in table.column_names and source.refusing else _OWN
+        schema = pa.schema([*fields, *(pa.field(name, kind, nullable=False) for name, kind in own)])
         facts = {} if newest is None else {_NEWEST: str(newest).encode()}
         _write(table.select(schema.names).cast(schema).replace_schema_metadata(facts), path)
 
@@ -177,16 +180,22 @@ class DuckdbWarehouse:
         columns = [*fields, "_arrived_at", f"{partition} AS _partition", "_offset", "_late"]
         paths = ", ".join(tables.text(str(file.path)) for file in files)
         read = f"read_parquet([{paths}], union_by_name = true, filename = true, hive_partitioning = false)"
-        return f"(SELECT {', '.join(columns)} FROM {read})"
+        if not source.refusing:
+            return f"(SELECT {', '.join(columns)} FROM {read})"
+        columns.append(f"{RELEASED if RELEASED in present else 'false'} AS {RELEASED}")
+        kept = kept_sql(source.refusing, released=RELEASED)
+        return f"(SELECT * EXCLUDE ({RELEASED}) FROM (SELECT {', '.join(columns)} FROM {read}) WHERE {kept})"
 
     def _names(self, path: Path) -> frozenset[str]:
         if path not in self._schemas:
             self._schemas[path] = frozenset(pq.read_schema(path).names)
         return self._schemas[path]
 
-    def table_sql(self, source: TableSource, root: Path) -> str:
+    def table_sql(self, source: TableSource, root: Path, *, all_rows: bool = False) -> str:
         with contextlib.closing(_connect(":memory:", 1)) as connection:
-            return tables.table_sql(source, root, DuckdbConnection(connection))
+            relation = tables.table_sql(source, root, DuckdbConnection(connection))
+        aside = [rule for rule in source.rules if rule.action == "quarantine"]
+        return relation if all_rows or not aside else f"(SELECT * FROM {relation} WHERE {kept_sql(aside)})"
 
 
 class DuckdbConnection:

@@ -108,9 +108,9 @@ class Warehouse(Protocol):
     ) -> None:
         """Archives what was kept of offsets `first` to `last`, both included; durable when it returns.
 
-        `table`: the source's fields, `_arrived_at`, `_offset` (int64) and `_late` (bool); `newest`: the latest event
-        time seen in the partition so far. Archiving the same range again changes nothing; a range that does not
-        begin where the archive ends raises ConflictError.
+        `table`: the source's fields, `_arrived_at`, `_offset` (int64) and `_late` (bool), and `_released` (bool) if the
+        source has rules; `newest`: the latest event time seen in the partition so far. Archiving the same range again
+        changes nothing; a range that does not begin where the archive ends raises ConflictError.
         """
         ...
 
@@ -143,13 +143,15 @@ class Warehouse(Protocol):
     def events_sql(self, source: EventSource) -> str:
         """What to write after FROM: the fields, `_arrived_at`, `_partition`, `_offset` (int64), `_late` (bool).
 
-        It names the files of this moment, so what is archived later changes no result.
+        It names the files of this moment, so what is archived later changes no result. Events that break a rule of
+        `source` which rejects, or which puts aside while they were not released, are left out.
         """
         ...
 
-    def table_sql(self, source: TableSource, root: Path) -> str:
+    def table_sql(self, source: TableSource, root: Path, *, all_rows: bool = False) -> str:
         """What to write after FROM: the table's fields, typed as declared; without files no rows.
 
+        Rows that break a rule which puts aside are left out, unless `all_rows`.
         Raises ContractError naming the file and the column that does not fit.
         """
         ...

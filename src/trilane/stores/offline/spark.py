@@ -111,8 +111,8 @@ class SparkWarehouse:
     def events_sql(self, source: EventSource) -> str:
         return self._files.events_sql(source)
 
-    def table_sql(self, source: TableSource, root: Path) -> str:
-        return self._files.table_sql(source, root)
+    def table_sql(self, source: TableSource, root: Path, *, all_rows: bool = False) -> str:
+        return self._files.table_sql(source, root, all_rows=all_rows)
 
 
 class SparkCluster:
@@ -166,7 +166,9 @@ class SparkCluster:
             relation += f" WHERE _partition >= {len(bounds)}{''.join(f' OR {bound}' for bound in bounds)}"
         else:
             relation, files = self._files.table_sql(source, root), table_files(source, root)  # type: ignore[arg-type]
-        if not _plain(files, schema, may_lack=isinstance(source, EventSource)):
+        # The rules of a source are DuckDB's SQL, as the transform is, so what they leave out is left out here.
+        ruled = source is not None and bool(source.rules)
+        if ruled or not _plain(files, schema, may_lack=isinstance(source, EventSource)):
             with self._files.connect(temp=scratch) as connection:
                 rows = connection.query(f"SELECT {quoted(schema.names)} FROM {relation}").to_arrow_reader(_BATCH)
                 files = [_written(rows, scratch / "table.parquet", schema)]
