@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import deltalake
 import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from trilane.stores.offline.spark import SparkWarehouse, open_warehouse
 
 pytestmark = [
     pytest.mark.xdist_group("spark"),
+    pytest.mark.timeout(300),  # a busy machine starts Java slowly
     pytest.mark.skipif(
         shutil.which("java") is None, reason="Spark needs Java: install a runtime of version 17 or later"
     ),
@@ -95,6 +97,37 @@ def test_a_row_that_the_transform_cannot_compute_is_told_as_here(tmp_path: Path)
 
     with pytest.raises(ContractError, match="no number"):
         rows_of(tmp_path, spark(tmp_path), numbers)
+
+
+def test_tables_of_open_formats_are_read_as_by_duckdb(tmp_path: Path) -> None:
+    duckdb, spark_here = fill(tmp_path, seed=3, orders=20), spark(tmp_path)
+    rows = pa.table(
+        {
+            "at": pa.array(
+                [tl.clock.instant(f"2026-01-0{day}T00:00:00Z") for day in (1, 2, 3)], pa.timestamp("us", "UTC")
+            ),
+            "city": ["a", "é", "a"],
+            "x": [0.1, 0.2, 0.3],
+        }
+    )
+    deltalake.write_deltalake(tmp_path / "whole", rows)
+    deltalake.write_deltalake(tmp_path / "parted", rows, partition_by=["city"])
+    for path in ("whole", "parted"):
+        table = tl.TableSource(
+            path,
+            schema={"at": tl.Timestamp, "city": tl.String, "x": tl.Float64},
+            path=path,
+            event_time="at",
+            format="delta",
+        )
+
+        @tl.batch(table, CITY, features={"x": tl.sum("x", window="4d")})
+        def sums(rows: ibis.Table) -> ibis.Table:
+            return rows
+
+        found = rows_of(tmp_path, spark_here, sums)
+        assert found == rows_of(tmp_path, duckdb, sums)
+        assert found[-1] == b"2"
 
 
 def test_one_process_runs_one_spark(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ SOURCE = ROOT / "src"
 
 # A driver, and the modules that may import it: its adapters, whose names say so, or the layer it belongs to.
 DRIVERS = {
+    "deltalake": r"trilane\.stores\.offline\.delta(\.\w+)?",
     "duckdb": r"trilane\.\w+\.(.+\.)?duckdb(\.\w+)?",
     "granian": r"trilane\.apps\.server(\.\w+)?",
     "httpx": r"trilane\.apps\..+",
@@ -29,6 +30,7 @@ DRIVERS = {
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
     "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
     "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",
+    "pyiceberg": r"trilane\.stores\.offline\.iceberg(\.\w+)?",
     "pyspark": r"trilane\.stores\.offline\.spark(\.\w+)?",
     "rich": r"trilane\.apps\..+",
     "rustworkx": r"trilane\.(lifecycle|features)\..+",

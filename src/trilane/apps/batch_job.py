@@ -16,6 +16,7 @@ from trilane.features.view import View
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import run
 from trilane.sources.event import EventSource
+from trilane.sources.table import TableSource
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version
 
@@ -57,14 +58,18 @@ def land_version(
     """Computes and lands the version of `view` at `boundary`; None if later ones have driven it out already."""
     from trilane.lanes.batch.landings import keep_landings
     from trilane.lanes.batch.materialize import materialize
+    from trilane.stores.offline.lake import pinned_view
 
     with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
         present.note(boundary=format_instant(boundary), space=view.space)
         archive_sources(project, [view])
         violations: dict[str, int] = {}
+        read = pinned_view(view, project.config.root)
+        if isinstance(read.source, TableSource) and read.source.version is not None:
+            present.note(tables={read.source.name: read.source.version})
         with _writing(project) as writer:
             version = materialize(
-                view,
+                read,
                 boundary,
                 warehouse=project.warehouse,
                 root=project.config.root,

@@ -191,7 +191,12 @@ def _record(
 
 
 def _record_training_set(project: Project, model: Model, training_set: TrainingSet) -> None:
-    facts = {"rows": len(training_set), "views": training_set.views, "columns": list(training_set.columns)}
+    facts = {
+        "rows": len(training_set),
+        "views": training_set.views,
+        "columns": list(training_set.columns),
+        "tables": training_set.tables,
+    }
     path = _relative(training_set.folder, project)
     project.registry.record_artifact("training_set", model.name, training_set.digest, path, facts)
 

@@ -16,10 +16,11 @@ __all__ = ["TableSource"]
 
 @dataclass(frozen=True, init=False)
 class TableSource:
-    """A declared table of Parquet or CSV files.
+    """A declared table of Parquet or CSV files, or of an open format.
 
     `path`: a file or glob, relative to the project; `event_time`: the Timestamp column from which a row was known;
-    `owner`, `tags`, `description`: for those who look for it.
+    `format`: "delta" or "iceberg" if `path` is the folder of such a table; `version`: the one to read of it (default:
+    the newest); `owner`, `tags`, `description`: for those who look for it.
     `rules`: what must hold in each row, and which columns are unique; `volume`: how many rows a period brings.
     """
 
@@ -31,6 +32,8 @@ class TableSource:
     rules: tuple[Rule, ...]
     unique: tuple[Unique, ...]
     volume: Volume | None
+    format: str | None
+    version: int | None
 
     def __init__(
         self,
@@ -39,6 +42,8 @@ class TableSource:
         schema: type | Mapping[str, object],
         path: str,
         event_time: str,
+        format: str | None = None,
+        version: int | None = None,
         owner: str = "",
         tags: Sequence[str] = (),
         description: str = "",
@@ -50,6 +55,9 @@ class TableSource:
         put(self, "fields", fields_of(schema))
         put(self, "path", path)
         put(self, "event_time", event_time)
+        put(self, "format", format)
+        put(self, "version", version)
+        self._check_format()
         where = f"table source {name!r}"
         put(self, "about", About.of(owner, tags, description, where=where))
         put(self, "unique", tuple(rule for rule in rules if isinstance(rule, Unique)))
@@ -68,6 +76,17 @@ class TableSource:
                 remedy="Name the column that says when a row became known",
             )
 
+    def _check_format(self) -> None:
+        where = f"table source {self.name!r}"
+        if self.format not in (None, "delta", "iceberg"):
+            raise DefinitionError(
+                f"format {self.format!r} is not known",
+                where=where,
+                remedy='Write "delta" or "iceberg", or leave it out for Parquet and CSV files',
+            )
+        if self.version is not None and self.format is None:
+            raise DefinitionError("files have no version", where=where, remedy='Add format="delta" or "iceberg"')
+
     def field(self, name: str) -> Field | None:
         """The field called `name`, if there is one."""
         return next((f for f in self.fields if f.name == name), None)
@@ -80,6 +99,8 @@ class TableSource:
             "fields": [f.spec() for f in self.fields],
             "path": self.path,
             "event_time": self.event_time,
+            **({"format": self.format} if self.format else {}),
+            **({} if self.version is None else {"version": self.version}),
             **self.about.spec(),
             "rules": [*(rule.spec() for rule in self.rules), *(rule.spec() for rule in self.unique)],
             "volume": None if self.volume is None else self.volume.spec(),

@@ -23,6 +23,7 @@ from trilane.features.algebra import Floats
 from trilane.features.plan import FeaturePlan
 from trilane.plugins import make_folder
 from trilane.sources.table import TableSource
+from trilane.stores.offline.lake import pinned, pinned_plan, versions_of
 from trilane.stores.offline.protocol import Connection, Warehouse, quoted
 from trilane.training.point_in_time import Progress, join, places_of
 from trilane.training.spine import ROW, SPINE, number_asks, number_spine
@@ -52,6 +53,7 @@ def build(
     `root`: where the paths of tables begin; `memory_limit` bounds the engine, `slice_rows` the events and asks
     that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
     """
+    plan, spine = pinned_plan(plan, root), pinned(spine, root)
     begin, end = (None if at is None else clock.instant(at) for at in (since, until))
     with (
         tempfile.TemporaryDirectory(prefix=".building-", dir=make_folder(out)) as temporary,
@@ -83,6 +85,7 @@ def build(
             since=begin,
             until=end,
             statistics={},
+            tables=versions_of(plan, spine),
         )
         folder = make_folder(Path(temporary) / "set")
         manifest = _write(folder, unnamed, plan, spine, connection, values, progress)
@@ -104,6 +107,7 @@ def values_at(
 
     `asks` holds the plan's inputs and, in column `event_time`, the instant of each row.
     """
+    plan = pinned_plan(plan, root)
     with (
         tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
         warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,

@@ -49,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None
     until: int | None
     statistics: dict[str, Statistics]
+    tables: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class TrainingSet:
     def views(self) -> dict[str, str]:
         """The version of each view that was joined."""
         return self.manifest.views
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """The version that was read of each table that has versions."""
+        return self.manifest.tables
 
     @property
     def statistics(self) -> dict[str, Statistics]:

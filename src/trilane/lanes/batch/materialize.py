@@ -23,6 +23,7 @@ from trilane.features.transform import INPUT
 from trilane.features.view import View, bare, entity_of
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
+from trilane.stores.offline.lake import pinned_view
 from trilane.stores.offline.moments import events_of, portions
 from trilane.stores.offline.protocol import Cluster, Connection, Warehouse, instant_sql, quoted, relation_sql
 from trilane.stores.offline.quality import check_table
@@ -64,6 +65,7 @@ def materialize(
     that rows break without stopping the load, with their number. Raises ContractError if the source does not fit.
     """
     _check(view)
+    view = pinned_view(view, root)
     _check_quality(view, boundary, warehouse, root, noted, memory_limit)
     ends, relation = _archived(view, warehouse, root)
     cluster = warehouse.cluster()

@@ -31,6 +31,7 @@ from trilane.sources.rule import RELEASED, kept_sql
 from trilane.sources.table import TableSource
 from trilane.stores.offline import tables
 from trilane.stores.offline.protocol import Relation, quoted
+from trilane.stores.offline.sql import text
 from trilane.types import arrow_type
 
 __all__ = ["DuckdbConnection", "DuckdbMicroBatch", "DuckdbWarehouse", "open_warehouse"]
@@ -154,7 +155,7 @@ class DuckdbWarehouse:
             connection = _connect(str(Path(folder) / "work.duckdb"), threads)
             try:
                 connection.execute(f"SET memory_limit = '{memory_limit}'")
-                connection.execute(f"SET temp_directory = {tables.text(str(Path(folder) / 'spill'))}")
+                connection.execute(f"SET temp_directory = {text(str(Path(folder) / 'spill'))}")
                 yield DuckdbConnection(connection)
             finally:
                 connection.close()
@@ -178,7 +179,7 @@ class DuckdbWarehouse:
         ]
         partition = "CAST(regexp_extract(filename, '([0-9]{5})-[0-9]{20}-[0-9]{20}[.]parquet$', 1) AS BIGINT)"
         columns = [*fields, "_arrived_at", f"{partition} AS _partition", "_offset", "_late"]
-        paths = ", ".join(tables.text(str(file.path)) for file in files)
+        paths = ", ".join(text(str(file.path)) for file in files)
         read = f"read_parquet([{paths}], union_by_name = true, filename = true, hive_partitioning = false)"
         if not source.refusing:
             return f"(SELECT {', '.join(columns)} FROM {read})"

@@ -30,6 +30,7 @@ from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.stores.offline import moments
 from trilane.stores.offline.duckdb import DuckdbMicroBatch, DuckdbWarehouse
+from trilane.stores.offline.lake import plain_files
 from trilane.stores.offline.protocol import Connection, Fold, MicroBatch, quoted
 from trilane.stores.offline.tables import table_files
 from trilane.types import arrow_type
@@ -161,20 +162,25 @@ class SparkCluster:
         """The fields of the source that the transform looks at."""
         source, schema = view.source, _read_schema(view)
         if isinstance(source, EventSource):
-            relation, files = self._files.events_sql(source), self._files.event_files(source, ends)
+            relation = self._files.events_sql(source)
+            files: list[Path] | None = self._files.event_files(source, ends)
             bounds = [f"(_partition = {number} AND _offset < {end})" for number, end in enumerate(ends or ())]
             relation += f" WHERE _partition >= {len(bounds)}{''.join(f' OR {bound}' for bound in bounds)}"
         else:
-            relation, files = self._files.table_sql(source, root), table_files(source, root)  # type: ignore[arg-type]
+            relation, files = self._files.table_sql(source, root), _table_files(source, root)  # type: ignore[arg-type]
         # The rules of a source are DuckDB's SQL, as the transform is, so what they leave out is left out here.
         ruled = source is not None and bool(source.rules)
-        if ruled or not _plain(files, schema, may_lack=isinstance(source, EventSource)):
+        if ruled or files is None or not _plain(files, schema, may_lack=isinstance(source, EventSource)):
             with self._files.connect(temp=scratch) as connection:
                 rows = connection.query(f"SELECT {quoted(schema.names)} FROM {relation}").to_arrow_reader(_BATCH)
                 files = [_written(rows, scratch / "table.parquet", schema)]
         if not files:
             return session.createDataFrame([], _ddl(schema))
         return session.read.schema(_ddl(schema)).parquet(*(_literal(file) for file in files))
+
+
+def _table_files(source: TableSource, root: Path) -> list[Path] | None:
+    return plain_files(source, root) if source.format else table_files(source, root)
 
 
 def _read_schema(view: View) -> pa.Schema:

@@ -14,18 +14,13 @@ from pathlib import Path
 from trilane.errors import ContractError
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
+from trilane.stores.offline import lake
 from trilane.stores.offline.protocol import Connection, quoted
+from trilane.stores.offline.sql import SQL_TYPES, text
 from trilane.types import Field
 
-__all__ = ["check_columns", "columns_of", "empty_sql", "table_files", "table_sql", "text", "typed"]
+__all__ = ["check_columns", "columns_of", "empty_sql", "table_files", "table_sql", "typed"]
 
-SQL_TYPES = {
-    "bool": "BOOLEAN",
-    "int64": "BIGINT",
-    "float64": "DOUBLE",
-    "string": "VARCHAR",
-    "timestamp": "TIMESTAMP WITH TIME ZONE",
-}
 _INTEGERS = r"(U?TINYINT|U?SMALLINT|U?INTEGER|BIGINT)"
 _FITTING = {
     "bool": r"BOOLEAN",
@@ -47,23 +42,24 @@ def empty_sql(columns: Iterable[tuple[str, str]]) -> str:
     return f"(SELECT {typed} WHERE false)"
 
 
-def text(value: str) -> str:
-    """A string literal.
-
-    >>> text("it's")
-    "'it''s'"
-    """
-    return "'" + value.replace("'", "''") + "'"
-
-
 def table_sql(source: TableSource, root: Path, connection: Connection) -> str:
     """What to write after FROM to read `source`. Raises ContractError."""
+    if source.format:
+        return _lake_sql(source, root, connection)
     files = table_files(source, root)
     if not files:
         return empty_sql(columns_of(source))
     for file in files:
         _check(source, file, connection)
     return f"(SELECT {typed(source.fields)} FROM {_read(source, files)})"
+
+
+def _lake_sql(source: TableSource, root: Path, connection: Connection) -> str:
+    raw = lake.raw_sql(source, root)
+    if raw is None:
+        return empty_sql(columns_of(source))
+    check_columns(source.fields, connection.query(f"DESCRIBE {raw}").fetchall(), where=f"table {source.name!r}")
+    return f"(SELECT {typed(source.fields)} FROM ({raw}))"
 
 
 def table_files(source: TableSource, root: Path) -> list[Path]:
