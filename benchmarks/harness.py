@@ -25,7 +25,18 @@ from rich.table import Table
 
 from trilane.errors import SetupError
 
-__all__ = ["BENCH", "ROOT", "Load", "Result", "arguments", "load", "report", "serving", "wait_until_ready"]
+__all__ = [
+    "BENCH",
+    "ROOT",
+    "Load",
+    "Result",
+    "arguments",
+    "environment",
+    "load",
+    "report",
+    "serving",
+    "wait_until_ready",
+]
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # a benchmark is run as a script, and uses the examples
@@ -116,7 +127,9 @@ def arguments(purpose: str) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], *, url: str, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+def serving(
+    command: Sequence[str], *, url: str, environment: Mapping[str, str] | None = None, body: bytes | None = None
+) -> Iterator[None]:
     """Runs a server pinned to its core, ready to answer `url`, for the length of a block."""
     BENCH.mkdir(exist_ok=True)
     with tempfile.TemporaryFile(dir=BENCH) as log:
@@ -129,7 +142,7 @@ def serving(command: Sequence[str], *, url: str, environment: Mapping[str, str] 
             start_new_session=True,
         )
         try:
-            wait_until_ready(url, process)
+            wait_until_ready(url, process, body)
             yield
         except SetupError as error:
             log.seek(0)
@@ -143,15 +156,30 @@ def serving(command: Sequence[str], *, url: str, environment: Mapping[str, str] 
                 process.wait()
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], body: bytes | None = None) -> None:
     """Waits until `url` answers with success. Raises SetupError if it never does."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(url, timeout=5)
+            urllib.request.urlopen(url, body, timeout=5)
             return
         time.sleep(0.05)  # between two looks at the condition
     raise SetupError("a server did not become ready", where=url)
+
+
+def environment(name: str, *packages: str) -> str:
+    """The Python of a peer's own environment below `.bench`, which is made on first use. Raises SetupError."""
+    folder = BENCH / name
+    python, done = folder / "bin" / "python", folder / "installed"
+    wanted = " ".join(packages)
+    if not done.exists() or done.read_text() != wanted:
+        line = [str(python), "-m", "pip", "install", "--quiet", *packages]
+        for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], line):
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+            if made.returncode:
+                raise SetupError(f"{wanted} cannot be installed: {made.stderr[-1_000:]}", where=str(folder))
+        done.write_text(wanted)
+    return str(python)
 
 
 def load(url: str, bodies: Sequence[str], *, connections: int, seconds: float) -> Load:
@@ -164,6 +192,7 @@ def load(url: str, bodies: Sequence[str], *, connections: int, seconds: float) -
         lines.write_text("\n".join(bodies))
         script.write_text(_SCRIPT % lines)
         line = ["taskset", "-c", str(_LOAD_CORE), wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        line += ["--timeout", "60s"]  # a slow answer counts as slow, not as none
         done = subprocess.run([*line, "-s", str(script), url], capture_output=True, text=True, check=True)
     found = json.loads(next(row for row in done.stdout.splitlines() if row.startswith("JSON "))[5:])
     if found.pop("failed"):

@@ -43,6 +43,8 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8321
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     replay: bool = False
+    feature_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1_048_576)] = 32
     log_level: _Level = "info"
 
 
@@ -51,7 +53,8 @@ class Config:
     """A project's settings; all paths, also those in URLs, are absolute.
 
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
-    clock stands still until somebody moves it.
+    clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
+    the decoded rows of each view.
     """
 
     root: Path
@@ -66,6 +69,8 @@ class Config:
     port: int
     workers: int
     replay: bool
+    feature_rows: int
+    cache_mib: int
     log_level: str
 
     @property
@@ -146,6 +151,8 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         port=keys.port,
         workers=keys.workers,
         replay=keys.replay,
+        feature_rows=keys.feature_rows,
+        cache_mib=keys.cache_mib,
         log_level=keys.log_level,
     )
 

@@ -22,6 +22,7 @@ from trilane.errors import DefinitionError
 from trilane.features import ragged
 from trilane.features.algebra import Array, Columns, Floats, Ints
 from trilane.features.answering import Answering, Read
+from trilane.features.landed import Landed
 from trilane.features.operation import Kept, kept_of
 from trilane.features.ragged import Bag, Ragged
 from trilane.features.row import RowFormat, Tiles
@@ -81,6 +82,8 @@ class TileLayout:
         self._answering = Answering(self._kept, reads, self.windows, len(features))
         self._format = RowFormat(self._kept)
         self.record = self._format.record
+        self._defaults = np.array([np.nan if a.default is None else a.default for a in features])
+        self._landed = Landed.of(self._kept, reads, self._format, len(self.windows)) if self.is_batch else None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -245,6 +248,21 @@ class TileLayout:
 
         Each key has `shards` rows, one after another, whose tiles are merged first.
         """
+        if self._landed is None:
+            return self._search(rows, instants, shards=shards)
+        there = [row for row in rows if row]
+        found = self._landed.read(there)
+        if found is None:
+            return self._search(rows, instants)
+        found = np.where(np.isnan(found), self._defaults, found)
+        if len(there) == len(rows):
+            return found
+        answers = np.repeat(self._search([None], instants[:1]), len(rows), axis=0)
+        answers[[bool(row) for row in rows]] = found
+        return answers
+
+    def _search(self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1) -> Floats:
+        """What `read` gives, of rows in which the tiles of a window must be found first."""
         if not rows:
             return np.empty((0, len(self.view.features)))
         codes, tiles = self._format.decode(rows) if shards == 1 else self._united(rows, shards)

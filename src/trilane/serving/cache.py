@@ -2,7 +2,7 @@
 
 Laws: what a cache answers is what decoding the row anew would answer, bit for bit: a landed version never changes, and
 a row of tiles gives the same values as long as its bytes and the tiles that each window reaches are the same. A cache
-never holds more than its share of memory.
+never holds more than its share of memory; one without a share keeps nothing, and every row is read and decoded anew.
 """
 
 from __future__ import annotations
@@ -14,46 +14,83 @@ import numpy as np
 from trilane.features.algebra import Floats
 from trilane.features.tile import TileLayout
 
-__all__ = ["RowCache"]
+__all__ = ["CAPACITY", "RowCache"]
 
-_CAPACITY = 32 << 20  # bytes of rows and values, for each view
+CAPACITY = 32 << 20  # bytes of rows and values, for each view
+_FEWEST = 256  # rows for which there is room at first
 
 
 class RowCache:
-    """The values of one view by encoded key; each key has `shards` rows."""
+    """The values of one view by encoded key; each key has `shards` rows. `capacity`: bytes it may keep, 0 for none."""
 
-    def __init__(self, layout: TileLayout, *, shards: int = 1) -> None:
-        self._shards = shards
-        self._layout = layout
+    def __init__(self, layout: TileLayout, *, shards: int = 1, capacity: int = CAPACITY) -> None:
+        self._shards, self._layout, self._capacity = shards, layout, capacity
         self._scope: object = None
-        self._known: dict[bytes, tuple[Sequence[bytes | None], Floats]] = {}
+        self._places: dict[bytes, int] = {}
+        self._rows: list[object] = []
+        self._values = np.empty((0, len(layout.view.features)))
         self._size = 0
 
     def enter(self, space: str, now: int) -> None:
         """Forgets everything if the rows now come from another space, or if a window reaches other tiles."""
+        if not self._capacity:
+            return
         scope = space if self._layout.is_batch else (space, *self._layout.reach(now))
-        if scope != self._scope or self._size > _CAPACITY:
+        if scope != self._scope or self._size > self._capacity:
             self._scope, self._size = scope, 0
-            self._known.clear()
+            self._places.clear()
+            self._rows.clear()
 
     def to_read(self, keys: Sequence[bytes]) -> Sequence[bytes]:
         """Those of `keys` whose rows must be read from the store: of a landed version, those not known."""
-        return [key for key in keys if key not in self._known] if self._layout.is_batch else keys
+        if not (self._places and self._layout.is_batch):
+            return keys
+        known = self._places
+        return [key for key in keys if key not in known]
 
     def values(self, keys: Sequence[bytes], read: Sequence[bytes], rows: Sequence[bytes | None], now: int) -> Floats:
         """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, in order.
 
         Raises ValueError for bytes that are no rows of this view.
         """
-        known = self._known
-        shards = self._shards
-        own = [rows[i * shards : i * shards + shards] for i in range(len(read))]
-        changed = [i for i, key in enumerate(read) if (entry := known.get(key)) is None or entry[0] != own[i]]
-        if changed:
-            fresh = [row for i in changed for row in own[i]]
-            decoded = self._layout.read(fresh, np.full(len(changed), now, np.int64), shards=shards)
-            for i, values in zip(changed, decoded, strict=True):
-                kept = () if self._layout.is_batch else own[i]
-                known[read[i]] = (kept, values)
-                self._size += sum(len(row or b"") for row in kept) + values.nbytes
-        return np.array([known[key][1] for key in keys])
+        if not self._capacity:
+            return self._decoded(rows, now)
+        if self._layout.is_batch:
+            self._keep(read, rows, [None] * len(read), now)
+        else:
+            shards = self._shards
+            own = rows if shards == 1 else [tuple(rows[i : i + shards]) for i in range(0, len(rows), shards)]
+            changed = [i for i, key in enumerate(read) if not self._is_kept(key, own[i])]
+            fresh = [rows[i * shards + shard] for i in changed for shard in range(shards)]
+            self._keep([read[i] for i in changed], fresh, [own[i] for i in changed], now)
+        places = self._places
+        return self._values[[places[key] for key in keys]]
+
+    def _decoded(self, rows: Sequence[bytes | None], now: int) -> Floats:
+        return self._layout.read(rows, np.full(len(rows) // self._shards, now, np.int64), shards=self._shards)
+
+    def _is_kept(self, key: bytes, row: object) -> bool:
+        place = self._places.get(key)
+        return place is not None and self._rows[place] == row
+
+    def _keep(self, keys: Sequence[bytes], rows: Sequence[bytes | None], own: Sequence[object], now: int) -> None:
+        """Decodes the rows of `keys`, and keeps their values with what each was decoded from."""
+        if not keys:
+            return
+        found = self._decoded(rows, now)
+        known, kept, places = self._places, self._rows, []
+        for key, row in zip(keys, own, strict=True):
+            place = known.setdefault(key, len(kept))
+            if place == len(kept):
+                kept.append(row)
+            else:
+                kept[place] = row
+            places.append(place)
+        if len(kept) > len(self._values):
+            more = np.empty((max(len(kept), 2 * len(self._values), _FEWEST), found.shape[1]))
+            more[: len(self._values)] = self._values
+            self._values = more
+        self._values[places] = found
+        self._size += found.nbytes
+        if not self._layout.is_batch:
+            self._size += sum([len(row) for row in rows if row])

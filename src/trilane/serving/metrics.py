@@ -6,6 +6,7 @@ Law: nothing here blocks, and what is counted for each decision is counted once 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -80,9 +81,13 @@ class Metrics:
         self.decisions.labels(endpoint, "false").inc(size - worse)
         if worse:
             self.decisions.labels(endpoint, "true").inc(worse)
-        for code, number in enumerate(np.bincount(answers.reading.statuses.reshape(-1), minlength=len(STATUSES))):
+        self.count_values(endpoint, answers.reading.statuses)
+
+    def count_values(self, name: str, statuses: npt.NDArray[np.uint8]) -> None:
+        """Counts feature values that were read together."""
+        for code, number in enumerate(np.bincount(statuses.reshape(-1), minlength=len(STATUSES))):
             if number:
-                self.values.labels(endpoint, STATUSES[code]).inc(int(number))
+                self.values.labels(name, STATUSES[code]).inc(int(number))
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -28,16 +28,32 @@ from trilane.features.tile import TileLayout
 from trilane.features.view import LastBatch, Stale, View, entity_of, stand_ins
 from trilane.lanes.progress import LANES, lane_key, lane_state
 from trilane.lanes.rows import shards_of, unstamp
-from trilane.serving.cache import RowCache
+from trilane.serving.cache import CAPACITY, RowCache
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
 from trilane.stores.online.protocol import OnlineStore
 from trilane.stores.online.versions import Version
 
-__all__ = ["Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
+__all__ = ["Asked", "Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
 
 Rows: TypeAlias = Sequence[msgspec.Struct]
 Statuses: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`size` checked rows as the columns of their inputs, of equal length."""
+
+    columns: Mapping[str, Sequence[object]]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def cut(self, start: int, stop: int) -> Asked:
+        """Rows `start` up to `stop`."""
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        return Asked(columns, min(stop, self.size) - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +125,23 @@ class _Keys:
     """Distinct keys of one entity among the rows, and which of them each row has."""
 
     def __init__(self, entity: Entity) -> None:
+        self._names = entity.key_names
         self._get = attrgetter(*entity.key_names)
         self._encode = functools.lru_cache(100_000)(self._encoded)
 
-    def of(self, rows: Rows) -> tuple[list[bytes], Ints]:
-        """Distinct encoded keys, and the position of each row's key among them."""
-        places: dict[Any, int] = {}
-        codes = [places.setdefault(value, len(places)) for value in map(self._get, rows)]
-        return [self._encode(value) for value in places], np.array(codes, np.int64)
+    def of(self, rows: Rows | Asked) -> tuple[list[bytes], Ints | None]:
+        """Distinct encoded keys, and the position of each row's key among them; None if each row has its own."""
+        if isinstance(rows, Asked):
+            columns = [rows.columns[name] for name in self._names]
+            values: list[Any] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+        else:
+            values = list(map(self._get, rows))
+        places = dict.fromkeys(values)
+        keys = list(map(self._encode, places))
+        if len(places) == len(values):
+            return keys, None
+        numbers = dict(zip(places, range(len(places)), strict=True))
+        return keys, np.fromiter(map(numbers.__getitem__, values), np.int64, len(values))
 
     def _encoded(self, value: object) -> bytes:
         # No stored key is empty, so the key of a row whose entity is null finds nothing.
@@ -126,10 +151,18 @@ class _Keys:
 class FeatureReader:
     """Reads the features of one plan from the online store.
 
-    `failed` is called with a view's name whenever its author's function fails.
+    `failed` is called with a view's name whenever its author's function fails; `cache`: the bytes of decoded rows that
+    each view may keep, 0 for none.
     """
 
-    def __init__(self, plan: FeaturePlan, store: OnlineStore, *, failed: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        store: OnlineStore,
+        *,
+        failed: Callable[[str], None] | None = None,
+        cache: int = CAPACITY,
+    ) -> None:
         self.plan = plan
         self._store = store
         self._failed = failed
@@ -143,12 +176,15 @@ class FeatureReader:
         self._batch = [view for view in self._stored if view.lane == "batch"]
         starts = np.cumsum([0, *(len(view.features) for view in plan.views)])
         first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
-        self._columns = np.array([first[view.name] + position for view, position in plan.columns])
+        columns = [first[view.name] + position for view, position in plan.columns]
+        self._columns = None if columns == [*range(starts[-1])] else np.array(columns)
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
-        self._caches = {view.name: RowCache(TileLayout(view), shards=_shards(view)) for view in self._stored}
+        self._caches = {
+            view.name: RowCache(TileLayout(view), shards=_shards(view), capacity=cache) for view in self._stored
+        }
         self._throttle = Throttle(__name__)
 
-    def read(self, rows: Rows, now: int) -> Reading:
+    def read(self, rows: Rows | Asked, now: int) -> Reading:
         """The features of `rows` as known at instant `now`. No lane, store or author's function makes it raise."""
         faults: list[Fault] = []
         answers: dict[str, _Answer] = {}
@@ -173,11 +209,13 @@ class FeatureReader:
                 statuses[:, start:stop] = answer.statuses
             start = stop
         chosen = self._columns
+        if chosen is None:
+            return Reading(values, statuses, ages, tuple(faults))
         return Reading(values[:, chosen], statuses[:, chosen], ages[:, chosen], tuple(faults))
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
-    def _read_stored(self, rows: Rows, now: int, faults: list[Fault]) -> dict[str, tuple[int, Floats]]:
+    def _read_stored(self, rows: Rows | Asked, now: int, faults: list[Fault]) -> dict[str, tuple[int, Floats]]:
         """Age and values [rows, features] of each stored view that can answer at all."""
         if not self._stored:
             return {}
@@ -218,7 +256,7 @@ class FeatureReader:
     def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
         return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
 
-    def _fetch(self, rows: Rows, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
+    def _fetch(self, rows: Rows | Asked, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
         wanted, requests = self._wanted(lanes), []
         for view in wanted:
@@ -234,7 +272,7 @@ class FeatureReader:
             except ValueError as error:  # bytes that are no tiles: the cascade answers for this view
                 self._throttle.tell(view.name, error)
                 continue
-            answers[view.name] = (lanes[view.name].age or 0, values[codes])
+            answers[view.name] = (lanes[view.name].age or 0, values if codes is None else values[codes])
         return answers
 
     def _wanted(self, lanes: Mapping[str, _Lane]) -> list[View]:
@@ -279,9 +317,9 @@ class FeatureReader:
 
     # -- request lane -------------------------------------------------------------------------------------------
 
-    def _compute(self, view: View, rows: Rows, answers: Mapping[str, _Answer], faults: list[Fault]) -> _Answer:
+    def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, _Answer], faults: list[Fault]) -> _Answer:
         size = len(rows)
-        columns: dict[str, Array] = {f.name: as_column(f, [getattr(r, f.name) for r in rows]) for f in view.inputs}
+        columns: dict[str, Array] = {f.name: as_column(f, _values_of(rows, f.name)) for f in view.inputs}
         worst = np.zeros(size, np.uint8)
         for used in view.uses:
             answer = answers[used.name]
@@ -311,6 +349,10 @@ class FeatureReader:
                 bad.setdefault(error.what, set()).add(row)
         faults.extend(Fault(f"{view.name}: {what}", frozenset(at)) for what, at in bad.items())
         return values
+
+
+def _values_of(rows: Rows | Asked, name: str) -> Sequence[object]:
+    return rows.columns[name] if isinstance(rows, Asked) else [getattr(row, name) for row in rows]
 
 
 def _shards(view: View) -> int:

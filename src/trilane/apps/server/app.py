@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias
 
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
@@ -20,6 +20,7 @@ from trilane.apps.server import address
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
 from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.reads import Reads, wire
 from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
@@ -27,7 +28,6 @@ from trilane.errors import ConflictError, ContractError, DefinitionError, SetupE
 from trilane.feedback.record import Decision, Recorder, Records
 from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
-from trilane.serving.protocol.decisions import encode_features
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.ingest import sort_events, split_body
 
@@ -64,6 +64,7 @@ class Server:
         )
         self.records = Records(project.config.state / "records.db")
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
+        self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.appender = Appender(project.log, project.clock, loop)
         self._tell_address()
 
@@ -111,10 +112,20 @@ class Server:
         return code
 
     async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
-        deployed = self._deployed(name)
-        rows = deployed.row_format.decode(await read_body(scope, protocol))
-        reader = deployed.engine.reader
-        return send(protocol, 200, encode_features(reader.plan.names, reader.read(rows, self.project.clock.now())))
+        reads = self.reads.of_endpoint(name) or self.reads.selected(name) or self._no_features(name)
+        form = wire(scope)
+        body = await read_body(scope, protocol)
+        return send(protocol, 200, await reads.answer(body, form), form.headers)
+
+    def _no_features(self, name: str) -> NoReturn:
+        """Tells why no features can be read under this name."""
+        try:
+            self._deployed(name)
+        except DefinitionError as error:
+            views = ", ".join(sorted(self.deployments.definitions.views)) if self.deployments.definitions else "none"
+            what = f"there is no endpoint and no view {name!r}"
+            raise DefinitionError(what, where=name, remedy=f"{error.remedy}; views: {views}", status=404) from None
+        raise UnavailableError("it was deployed a moment ago", where=name, remedy="Ask again")
 
     def _deployed(self, name: str) -> Deployed:
         try:

@@ -28,7 +28,8 @@ from trilane.models.runtime.onnx import open_onnx
 from trilane.serving.batcher import Batcher
 from trilane.serving.engine import Answers, Engine
 from trilane.serving.metrics import Metrics
-from trilane.serving.protocol.decisions import DecisionFormat, RowFormat
+from trilane.serving.protocol.decisions import DecisionFormat
+from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import FeatureReader
 
 __all__ = ["Deployed", "Deployments", "compile_bundle"]
@@ -61,7 +62,7 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
     runtime = open_onnx(artifact)
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
-    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed)
+    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed, cache=project.config.cache_mib << 20)
     return Engine(endpoint, bundle=bundle.digest, reader=reader, runtime=runtime)
 
 

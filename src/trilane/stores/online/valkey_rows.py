@@ -147,9 +147,13 @@ class ValkeyRows:
 
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
         wanted: list[bytes] = []
+        buckets: dict[int, list[int]] = {}  # of each list of keys, which is often asked for in several spaces
         for space, keys in requests:
             heads = self.keys.heads(space)
-            wanted += [heads[crc32(key) & 255] + key for key in keys]
+            found = buckets.get(id(keys))
+            if found is None:
+                found = buckets[id(keys)] = [crc32(key) & 255 for key in keys]
+            wanted += [heads[bucket] + key for bucket, key in zip(found, keys, strict=True)]
         if not wanted:
             return [[] for _ in requests]
         values = self._get(requests, wanted)

@@ -1,0 +1,211 @@
+"""Feature reads of one server process: of an endpoint's features, or of any applied views and features by name.
+
+Laws: requests that come in one tick of the event loop are read together; a request of many rows is read in portions as
+of one instant, and others are answered in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from granian.rsgi import Scope
+
+from trilane.apps.definitions import Definitions
+from trilane.apps.project import Project
+from trilane.apps.server.deployments import Deployments
+from trilane.apps.server.http import JSON
+from trilane.contract import Contract
+from trilane.errors import ContractError, DefinitionError
+from trilane.features.plan import FeaturePlan, Selection
+from trilane.serving.batcher import Batcher
+from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.arrow import ArrowFormat, encode_table
+from trilane.serving.protocol.features import FeatureFormat, share_of
+from trilane.serving.protocol.rows import RowFormat
+from trilane.serving.reading import Asked, FeatureReader, Reading
+
+__all__ = ["FeatureReads", "Reads", "Wire", "wire_of"]
+
+_PORTION = 1_024  # rows that are read before others are answered
+_VIEWS = "(views)"  # the label under which reads by name are counted, as there may be any number of names
+_KEPT = 16  # selections by name that stay compiled
+_JSON, _MSGPACK, _ARROW = "json", "msgpack", "arrow"
+_MEDIA = {
+    _JSON: JSON,
+    _MSGPACK: [("content-type", "application/msgpack")],
+    _ARROW: [("content-type", "application/vnd.apache.arrow.stream")],
+}
+_KINDS = {
+    "application/json": _JSON,
+    "text/json": _JSON,
+    "text/plain": _JSON,
+    "application/x-www-form-urlencoded": _JSON,  # what curl says of any text it is not told about
+    "application/msgpack": _MSGPACK,
+    "application/vnd.msgpack": _MSGPACK,
+    "application/x-msgpack": _MSGPACK,
+    "application/vnd.apache.arrow.stream": _ARROW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The formats of a request and of its answer, and the answer's headers."""
+
+    asked: str
+    answered: str
+    headers: list[tuple[str, str]]
+
+
+@functools.lru_cache(256)
+def wire_of(content_type: str, accept: str) -> Wire:
+    """What a request is written in, and what its answer shall be. Raises ContractError (415, 406)."""
+    media = content_type.partition(";")[0].strip().lower()
+    asked = _KINDS.get(media or "application/json", _JSON if media.endswith("+json") else "")
+    known = "application/json, application/msgpack or application/vnd.apache.arrow.stream"
+    if not asked:
+        raise ContractError(
+            f"{media!r} is no format of a request", where="content-type", remedy=f"Send {known}", status=415
+        )
+    wanted = [part.partition(";")[0].strip().lower() for part in accept.split(",")] if accept.strip() else ["*/*"]
+    for one in wanted:
+        answered = asked if one in ("*/*", "application/*") else _KINDS.get(one, "")
+        if answered:
+            return Wire(asked, answered, _MEDIA[answered])
+    raise ContractError(f"{accept!r} is no format of an answer", where="accept", remedy=f"Accept {known}", status=406)
+
+
+class FeatureReads:
+    """Reads the features of one plan, for requests in any format."""
+
+    def __init__(
+        self,
+        name: str,
+        reader: FeatureReader,
+        project: Project,
+        metrics: Metrics,
+        *,
+        label: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._reader, self._clock, self._metrics, self._label = reader, project.clock, metrics, label
+        contract = Contract(name, reader.plan.inputs)
+        self._rows = RowFormat(contract, max_rows=project.config.feature_rows, over=413, columns=True)
+        self._tables = ArrowFormat(contract, self._rows)
+        self._format = FeatureFormat(reader.plan)
+        self._batcher: Batcher[msgspec.Struct, Reading] = Batcher(self._read, self._read, loop=loop)
+        views = {view.name: view.version[:16] for view in reader.plan.views}
+        self.facts = {"views": msgspec.json.encode(views).decode()}
+
+    async def answer(self, body: bytes, wire: Wire) -> bytes:
+        """The answer to a request. Raises ContractError."""
+        if wire.asked == _ARROW:
+            asked: list[msgspec.Struct] | Asked = self._tables.decode(body)
+        else:
+            asked = self._rows.asked(body, packed=wire.asked == _MSGPACK)
+        if isinstance(asked, list) and len(asked) <= _PORTION:
+            share = await self._batcher.submit(asked, deadline=math.inf)
+            reading = share_of(share.result, share.start, share.stop)
+        else:
+            reading = await self._in_portions(asked)
+        if wire.answered == _ARROW:
+            return encode_table(self._format.names, reading, self.facts)
+        if isinstance(asked, Asked):
+            return self._format.columns(reading, packed=wire.answered == _MSGPACK)
+        return self._format.msgpack(reading) if wire.answered == _MSGPACK else self._format.json(reading)
+
+    def _read(self, rows: list[msgspec.Struct] | Asked, now: int | None = None) -> Reading:
+        reading = self._reader.read(rows, self._clock.now() if now is None else now)
+        self._metrics.count_values(self._label, reading.statuses)
+        return reading
+
+    async def _in_portions(self, asked: list[msgspec.Struct] | Asked) -> Reading:
+        now, parts = self._clock.now(), []
+        for start in range(0, len(asked), _PORTION):
+            stop = min(start + _PORTION, len(asked))
+            parts.append(self._read(asked.cut(start, stop) if isinstance(asked, Asked) else asked[start:stop], now))
+            await asyncio.sleep(0)  # to others whose turn it is
+        if len(parts) == 1:
+            return parts[0]
+        faults = {fault.reason: fault for part in parts for fault in part.faults}
+        return Reading(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.statuses for part in parts]),
+            np.concatenate([part.ages for part in parts]),
+            tuple(faults.values()),
+        )
+
+
+class Reads:
+    """Finds what reads the features that a request names."""
+
+    def __init__(
+        self, project: Project, deployments: Deployments, metrics: Metrics, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._project, self._deployments, self._metrics, self._loop = project, deployments, metrics, loop
+        self._of_endpoints: dict[str, FeatureReads] = {}
+        self._selected: dict[tuple[str, str], FeatureReads] = {}
+
+    def of_endpoint(self, name: str) -> FeatureReads | None:
+        """What reads the features of a deployed endpoint; None if it is none."""
+        digest = self._deployments.router.routes().get(name)
+        if digest is None:
+            return None
+        found = self._of_endpoints.get(digest)
+        if found is None:
+            deployed = self._deployments.find(name)
+            found = FeatureReads(
+                name, deployed.engine.reader, self._project, self._metrics, label=name, loop=self._loop
+            )
+            found.facts["bundle"] = deployed.bundle.digest[:16]
+            live = {*self._deployments.router.routes().values()}
+            self._of_endpoints = {one: reads for one, reads in self._of_endpoints.items() if one in live}
+            self._of_endpoints[digest] = found
+        return found
+
+    def selected(self, names: str) -> FeatureReads | None:
+        """What reads applied views or single features, `view,view.feature,...`; None if the first is no view."""
+        definitions = self._deployments.definitions
+        if definitions is None or names.partition(",")[0].partition(".")[0] not in definitions.views:
+            return None
+        key = (definitions.digest, names)
+        found = self._selected.pop(key, None)
+        if found is None:
+            found = self._compiled(definitions, names)
+            while len(self._selected) >= _KEPT:
+                del self._selected[next(iter(self._selected))]
+        self._selected[key] = found  # the last of all to be forgotten
+        return found
+
+    def _compiled(self, definitions: Definitions, names: str) -> FeatureReads:
+        selections: list[Selection] = []
+        for name in names.split(","):
+            view, dot, feature = name.partition(".")
+            if view not in definitions.views:
+                known = ", ".join(sorted(definitions.views))
+                raise DefinitionError(
+                    f"there is no view {view!r}", where=names, remedy=f"The applied views are {known}", status=404
+                )
+            try:
+                selections.append(definitions.views[view][feature] if dot else definitions.views[view])
+            except DefinitionError as error:
+                raise DefinitionError(error.what, where=names, remedy=error.remedy, status=404) from None
+        plan = FeaturePlan.of(selections, where=names)
+        config = self._project.config
+        failed = self._metrics.failures
+        reader = FeatureReader(
+            plan, self._project.online, failed=lambda view: failed.labels(view).inc(), cache=config.cache_mib << 20
+        )
+        found = FeatureReads(names, reader, self._project, self._metrics, label=_VIEWS, loop=self._loop)
+        found.facts["definitions"] = definitions.digest[:16]
+        return found
+
+
+def wire(scope: Scope) -> Wire:
+    """The formats that the headers of a request ask for."""
+    headers = scope.headers
+    return wire_of(headers.get("content-type") or "", headers.get("accept") or "")
