@@ -214,21 +214,16 @@ def measure(folder: Path, *, rounds: int, seconds: float, quick: bool) -> list[R
             for (rows, connections), found in loads.items():
                 mine, theirs = asked[rows]
                 sides = {"off": (at["off"] + BATCH, mine), "on": (at["on"] + BATCH, mine)}
-                slow = (rows, connections) == SLOW
-                if not (slow and quick):
+                if not (quick and (rows, connections) == SLOW):
                     sides["feast"] = (at["feast"] + "/get-online-features", theirs)
                 if connections == 64:
                     sides["tiles"] = (at["off"] + WINDOWS, mine)
                 if rows == 1:
                     sides |= {"lmdb": (at["lmdb"] + BATCH, mine), "echo": (at["echo"] + "/", mine)}
+                times = {"feast": max(seconds, 15 if (rows, connections) == SLOW else 4 if rows == 100 else 1)}
                 found.append(
                     {
-                        side: load(
-                            url,
-                            texts,
-                            connections=connections,
-                            seconds=max(seconds, 15) if slow and side == "feast" else seconds,
-                        )
+                        side: load(url, texts, connections=connections, seconds=times.get(side, seconds))
                         for side, (url, texts) in sides.items()
                     }
                 )

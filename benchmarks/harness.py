@@ -197,6 +197,8 @@ def load(url: str, bodies: Sequence[str], *, connections: int, seconds: float) -
     found = json.loads(next(row for row in done.stdout.splitlines() if row.startswith("JSON "))[5:])
     if found.pop("failed"):
         raise SetupError(f"requests failed: {done.stdout}", where=url)
+    if not found["rate"]:
+        raise SetupError(f"no request was answered within {seconds:g} s", where=url)
     return Load(**found)
 
 

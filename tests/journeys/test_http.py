@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
+import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -85,7 +87,8 @@ def test_events_become_features_and_features_decisions(up: Running) -> None:
     assert (first["shop_now.n_10m"], first["shop_now.sum_1h"], first["shop_now.last_1h"]) == (5, 22, 6)
     assert (second["shop_now.n_10m"], second["shop_now.sum_1h"]) == (0, None)
     assert first["basket.over_mean"] == 60 - 22 / 5
-    assert set(found["rows"][0]["statuses"]) <= {"fresh", "missing"}
+    assert found["rows"][0]["statuses"].keys() <= {"missing"}
+    assert found["ages_s"].keys() == {"shop_now", "shop_daily", "basket"}
 
     [decision] = _decide(up, ASK)
     assert 0 <= decision["score"] <= 1
@@ -94,6 +97,50 @@ def test_events_become_features_and_features_decisions(up: Running) -> None:
     several = _decide(up, ASK, {**ASK, "basket": 1.0}, {**ASK, "shop": "nobody"})
     assert [one["id"][-2:] for one in several] == ["-0", "-1", "-2"]
     assert several[0]["score"] == decision["score"]
+
+
+def test_features_are_the_same_in_every_format_and_of_views_by_name(up: Running) -> None:
+    shops = ["a", "z", "a"]
+    rows = up.post("/v1/features/is_big", {"rows": [{"shop": shop, "basket": 60.0} for shop in shops]}).json()
+    expected = [row["values"] for row in rows["rows"]]
+    body = {"columns": {"shop": shops, "basket": [60.0] * 3}}
+    columns = up.post("/v1/features/is_big", body).json()
+    assert [list(row) for row in zip(*columns["columns"].values(), strict=True)] == expected
+    assert list(columns["columns"]) == rows["names"]
+
+    def ask(name: str, content: bytes, **headers: str) -> httpx.Response:
+        sent = {key.replace("_", "-"): value for key, value in headers.items()}
+        return up.client.post(f"/v1/features/{name}", content=content, headers=sent)
+
+    packed = ask("is_big", msgspec.msgpack.encode(body), content_type="application/msgpack")
+    assert packed.headers["content-type"] == "application/msgpack"
+    assert msgspec.msgpack.decode(packed.content)["columns"] == columns["columns"]
+
+    sink = pa.BufferOutputStream()
+    table = pa.table(body["columns"])
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    answer = ask("is_big", bytes(sink.getvalue()), content_type="application/vnd.apache.arrow.stream")
+    assert answer.status_code == 200, answer.text
+    found = pa.ipc.open_stream(answer.content).read_all()
+    assert [found.column(name).to_pylist() for name in rows["names"]] == [*columns["columns"].values()]
+    assert found.schema.metadata[b"bundle"].decode() == up.status()["endpoints"]["is_big"]["bundle"]
+    said = ask("is_big", bytes(sink.getvalue()), content_type="application/vnd.apache.arrow.stream", accept="text/json")
+    assert said.json()["columns"] == columns["columns"]
+
+    by_name = up.post("/v1/features/shop_now.n_10m,shop_daily", {"columns": {"shop": shops}}).json()
+    assert by_name["columns"] == {
+        name: columns["columns"][name] for name in ("shop_now.n_10m", "shop_daily.mean_7d", "shop_daily.n_7d")
+    }
+    many = up.post("/v1/features/shop_now", {"columns": {"shop": ["a", "b"] * 1_500}}).json()
+    assert many["columns"]["shop_now.n_10m"] == [*columns["columns"]["shop_now.n_10m"][:1], 0] * 1_500
+
+    for content_type, accept, status, where in (
+        ("application/xml", "*/*", 415, "content-type"),
+        ("application/json", "text/html", 406, "accept"),
+    ):
+        refused = ask("is_big", b"{}", content_type=content_type, accept=accept)
+        assert (refused.status_code, refused.json()["error"]["where"]) == (status, where)
 
 
 def test_a_decision_is_explained_and_rebuilt_bit_for_bit(up: Running) -> None:

@@ -54,9 +54,10 @@ class Endpoint:
             raise DefinitionError(
                 f"{threshold} is no threshold", where=f"endpoint {name!r}", remedy="Give a finite score, such as 0.5"
             )
-        if any(field.name == "rows" for field in model.plan.inputs):
+        taken = [field.name for field in model.plan.inputs if field.name in ("rows", "columns")]
+        if taken:
             raise DefinitionError(
-                "an input is called 'rows', the word by which a request holds many rows",
+                f"an input is called {taken[0]!r}, the word by which a request holds many rows",
                 where=f"endpoint {name!r}",
                 remedy="Rename the input",
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from dataclasses import dataclass
 
 import msgspec
@@ -22,12 +21,12 @@ from trilane.apps.server.http import JSON
 from trilane.contract import Contract
 from trilane.errors import ContractError, DefinitionError
 from trilane.features.plan import FeaturePlan, Selection
-from trilane.serving.batcher import Batcher
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.arrow import ArrowFormat, encode_table
 from trilane.serving.protocol.features import FeatureFormat, share_of
 from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import Asked, FeatureReader, Reading
+from trilane.serving.together import Together
 
 __all__ = ["FeatureReads", "Reads", "Wire", "wire_of"]
 
@@ -97,7 +96,7 @@ class FeatureReads:
         self._rows = RowFormat(contract, max_rows=project.config.feature_rows, over=413, columns=True)
         self._tables = ArrowFormat(contract, self._rows)
         self._format = FeatureFormat(reader.plan)
-        self._batcher: Batcher[msgspec.Struct, Reading] = Batcher(self._read, self._read, loop=loop)
+        self._together: Together[msgspec.Struct, Reading] = Together(self._read, loop=loop, max_rows=_PORTION)
         views = {view.name: view.version[:16] for view in reader.plan.views}
         self.facts = {"views": msgspec.json.encode(views).decode()}
 
@@ -108,7 +107,7 @@ class FeatureReads:
         else:
             asked = self._rows.asked(body, packed=wire.asked == _MSGPACK)
         if isinstance(asked, list) and len(asked) <= _PORTION:
-            share = await self._batcher.submit(asked, deadline=math.inf)
+            share = await self._together.submit(asked)
             reading = share_of(share.result, share.start, share.stop)
         else:
             reading = await self._in_portions(asked)
@@ -195,6 +194,9 @@ class Reads:
             except DefinitionError as error:
                 raise DefinitionError(error.what, where=names, remedy=error.remedy, status=404) from None
         plan = FeaturePlan.of(selections, where=names)
+        if any(field.name in ("rows", "columns") for field in plan.inputs):
+            what = "an input is called 'rows' or 'columns', the words by which a request holds many rows"
+            raise DefinitionError(what, where=names, remedy="Rename the input")
         config = self._project.config
         failed = self._metrics.failures
         reader = FeatureReader(
