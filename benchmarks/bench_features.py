@@ -220,7 +220,7 @@ def measure(folder: Path, *, rounds: int, seconds: float, quick: bool) -> list[R
                     sides["tiles"] = (at["off"] + WINDOWS, mine)
                 if rows == 1:
                     sides |= {"lmdb": (at["lmdb"] + BATCH, mine), "echo": (at["echo"] + "/", mine)}
-                times = {"feast": max(seconds, 15 if (rows, connections) == SLOW else 4 if rows == 100 else 1)}
+                times = {"feast": max(seconds, 15 if (rows, connections) == SLOW else {1: 1, 10: 2, 100: 4}[rows])}
                 found.append(
                     {
                         side: load(url, texts, connections=connections, seconds=times.get(side, seconds))

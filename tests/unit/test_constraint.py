@@ -15,7 +15,7 @@ from trilane.clock import format_instant, instant
 from trilane.constraint import narrowed
 from trilane.contract import Contract
 from trilane.errors import ContractError, DefinitionError
-from trilane.serving.protocol.decisions import RowFormat
+from trilane.serving.protocol.rows import RowFormat
 from trilane.types import as_field, fields_of
 
 
