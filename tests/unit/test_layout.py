@@ -22,6 +22,7 @@ SOURCE = ROOT / "src"
 DRIVERS = {
     "deltalake": r"trilane\.stores\.offline\.delta(\.\w+)?",
     "duckdb": r"trilane\.\w+\.(.+\.)?duckdb(\.\w+)?",
+    "feast": r"trilane\.apps\.feast_import\.reader",
     "granian": r"trilane\.apps\.server(\.\w+)?",
     "httpx": r"trilane\.apps\..+",
     "lightgbm": r"trilane\.models\..+",

@@ -7,6 +7,7 @@ import typer
 from trilane.apps.cli.change import apply, plan
 from trilane.apps.cli.features import features
 from trilane.apps.cli.fill import ingest, materialize, train
+from trilane.apps.cli.imports import imports
 from trilane.apps.cli.letters import COMMANDS, ListByDefault
 from trilane.apps.cli.look import explain, status
 from trilane.apps.cli.roles import control, serve, up, worker
@@ -31,5 +32,6 @@ letters = typer.Typer(
 for name, one in COMMANDS.items():
     letters.command(name)(command(one))
 app.add_typer(letters, name="dead-letters")
+app.add_typer(imports)
 for function in (serve, worker, control):
     app.command(rich_help_panel="Single roles, as a fleet runs them")(command(function))

@@ -1,7 +1,7 @@
 """Tables that somebody else lands as files, checked against their declaration and read as SQL.
 
 Law: nothing is coerced silently. An integer may stand for a float, a narrow number for a wide one; an instant without a
-time zone stands for nothing.
+time zone stands for nothing, one in nanoseconds, as pandas writes it, for the nearest microsecond.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FITTING = {
     "int64": _INTEGERS,
     "float64": rf"(FLOAT|DOUBLE|DECIMAL\(.*\)|{_INTEGERS})",
     "string": r"(VARCHAR|ENUM\(.*\))",
-    "timestamp": r"TIMESTAMP WITH TIME ZONE",
+    "timestamp": r"(TIMESTAMP WITH TIME ZONE|TIMESTAMPTZ_NS)",
 }
 
 

@@ -64,6 +64,12 @@ def test_a_column_of_another_type_is_refused(tmp_path: Path, declared: object, v
         rows(tmp_path, source(y=declared))
 
 
+def test_an_instant_in_nanoseconds_is_read_as_its_microsecond(tmp_path: Path) -> None:
+    at = pa.array([1_356_998_400_000_000_123, -1_000], pa.timestamp("ns", "UTC"))
+    write(tmp_path / "rows" / "a.parquet", at=at, x=[1.0, 2.0])
+    assert rows(tmp_path, source(), 'epoch_us("at") AS at') == [{"at": 1_356_998_400_000_000}, {"at": -1}]
+
+
 def test_one_bad_file_among_good_ones_is_found(tmp_path: Path) -> None:
     write(tmp_path / "rows" / "a.parquet", at=INSTANTS, x=[1.0, 2.0])
     write(tmp_path / "rows" / "b.parquet", at=INSTANTS, x=["1", "2"])

@@ -1,0 +1,1 @@
+"""Coming from Feast: what a Feast repository declares, written as Trilane definitions."""
