@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import trilane as tl
-from tests.orders import CITY, ORDERS, VIEWS, digest, fill, rows_of
+from tests.orders import CITY, DAY, ORDERS, VIEWS, digest, fill, rows_of
+from tests.shop import MINUTE, T0, append, event, make_project
+from trilane.apps.batch_job import land_version
+from trilane.clock import SimulatedClock
 from trilane.errors import ContractError, SetupError
 from trilane.stores.offline.spark import SparkWarehouse, open_warehouse
 
@@ -67,6 +70,7 @@ def test_what_the_files_lack_or_hold_as_another_type_is_read_as_declared(tmp_pat
         schema={f.name: tl.Float64 if f.name == "shop" else f.annotation for f in ORDERS.fields},
         event_time="at",
         event_id="id",
+        rules=[tl.rule("no x", lambda orders: orders.note != "x", action="quarantine")],
     )
 
     @tl.batch(wider, CITY, features={"shop": tl.sum("shop", window="4d")})
@@ -141,3 +145,16 @@ def test_one_process_runs_one_spark(tmp_path: Path) -> None:
 def test_a_strange_option_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="unknown option 'color'"):
         open_warehouse(f"spark://{tmp_path}?color=red&spark.executor.memory=2g")
+
+
+def test_a_project_names_spark_by_its_url(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    project = make_project(folder, clock=SimulatedClock(T0 + 3 * DAY), offline=f"spark://warehouse?{OPTIONS}")
+    events = [event(i, shop="abc"[i % 3], at=T0 + i * MINUTE, amount=i / 7) for i in range(60)]
+    append(project, events, arrived_at=T0 + 2 * DAY)
+    view = project.definitions.views["shop_daily"]
+    landed = land_version(project, view, T0 + DAY)
+    assert landed is not None
+    assert landed.rows == 3
+    assert list((folder / "warehouse" / "events" / "orders").glob("*.parquet"))
+    project.close()
