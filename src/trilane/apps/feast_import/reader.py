@@ -93,9 +93,8 @@ def _files(root: Path, ignored: list[str]) -> Iterator[Path]:
 def _things(root: Path, ignored: list[str]) -> list[Any]:
     """Each Feast object that a file holds, once, in order of file and name."""
     import feast.base_feature_view as base
-    from feast.data_source import DataSource
-
     from feast import Entity, FeatureService, Project
+    from feast.data_source import DataSource
 
     kinds = [DataSource, Entity, FeatureService, Project, base.BaseFeatureView]
     for module, name in (
@@ -127,9 +126,8 @@ def _import(path: Path, root: Path) -> types.ModuleType:
 
 
 def _kind(thing: Any) -> str | None:
-    from feast.data_source import DataSource
-
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+    from feast.data_source import DataSource
 
     if isinstance(thing, OnDemandFeatureView):
         return "on demand"
