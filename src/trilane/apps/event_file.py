@@ -25,7 +25,8 @@ from trilane.contract import Rejection
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.event import EventSource
-from trilane.sources.ingest import partition_of, sort_events
+from trilane.sources.hot_keys import HotKeys
+from trilane.sources.ingest import sort_events
 
 __all__ = ["Ingested", "ingest", "source_named", "texts_of"]
 
@@ -61,9 +62,11 @@ def ingest(
     if history:
         _append_history(project, source, texts, done, progress)
         return done
+    hot = HotKeys(project.log, source)
     while portion := list(itertools.islice(texts, CHUNK)):
         now = project.clock.now()
-        found = sort_events(source, portion, now=now)
+        hot.look(now)
+        found = sort_events(source, portion, hot, now=now)
         for partition, accepted in found.accepted.items():
             project.log.append(source.name, partition, accepted, now)
             done.accepted += len(accepted)
@@ -102,11 +105,14 @@ def _append_history(
     progress: Callable[[int], None] | None,
 ) -> None:
     events: dict[int, list[tuple[int, bytes]]] = {}
+    hot = HotKeys(project.log, source)
+    hot.look(project.clock.now())
     while portion := list(itertools.islice(texts, CHUNK)):
         payloads, indexes, rejected = source.contract.decode_many(portion)
         for payload, index in zip(payloads, indexes, strict=True):
-            partition = partition_of(getattr(payload, source.partition_by), source.partitions)
             happened = instant(getattr(payload, source.event_time))
+            key, event_id = getattr(payload, source.partition_by), getattr(payload, source.event_id)
+            partition = hot.place(key, event_id, happened)
             events.setdefault(partition, []).append((happened, portion[index]))
         _bury(project, source, portion, rejected, done)
     for rows in events.values():

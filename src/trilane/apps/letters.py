@@ -22,7 +22,7 @@ from trilane.lanes.judgement import judge
 from trilane.lanes.progress import LANES, decode, lane_key
 from trilane.sources.dead_letters import DISCARDED, OPEN, QUARANTINED, REPLAYED, DeadLetter
 from trilane.sources.event import EventSource
-from trilane.sources.ingest import partition_of
+from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED
 from trilane.stores.offline.protocol import MicroBatch
 
@@ -94,7 +94,9 @@ def _append(project: Project, source: EventSource, text: bytes, engine: MicroBat
     """Appends one event. Raises ContractError if it would not count."""
     payload: Any = source.contract.decode(text)
     now, happened = project.clock.now(), instant(getattr(payload, source.event_time))
-    partition = partition_of(getattr(payload, source.partition_by), source.partitions)
+    hot = HotKeys(project.log, source)
+    hot.look(now)
+    partition = hot.place(getattr(payload, source.partition_by), getattr(payload, source.event_id), happened)
     where = f"$.{source.event_time}"
     if happened > now + source.future:
         raise ContractError("the event lies in the future", where=where)

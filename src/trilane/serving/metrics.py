@@ -55,6 +55,13 @@ class Metrics:
             registry=own,
             multiprocess_mode="mostrecent",
         )
+        self.hot_keys = Gauge(
+            "trilane_hot_keys",
+            "Keys of a source that are split over its partitions.",
+            ["source"],
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
 
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}

@@ -43,6 +43,7 @@ class EventSource:
     future: int
     partitions: int
     partition_by: str
+    hot_keys: tuple[str, ...] | None
     about: About
     rules: tuple[Rule, ...]
     expect_every: int
@@ -59,6 +60,7 @@ class EventSource:
         future: str | int = "1m",
         partitions: int = 1,
         partition_by: str | None = None,
+        hot_keys: Sequence[object] | None = (),
         owner: str = "",
         tags: Sequence[str] = (),
         description: str = "",
@@ -78,6 +80,10 @@ class EventSource:
         put(self, "volume", volume)
         put(self, "partitions", partitions)
         put(self, "partition_by", partition_by or event_id)
+        put(self, "hot_keys", None if hot_keys is None else tuple(dict.fromkeys(map(str, hot_keys))))
+        if isinstance(hot_keys, str):
+            remedy = f"Write hot_keys=[{hot_keys!r}]"
+            raise DefinitionError("hot_keys is one text", where=f"event source {name!r}", remedy=remedy)
         put(self, "about", About.of(owner, tags, description, where=f"event source {name!r}"))
         self._check()
 
@@ -144,6 +150,7 @@ class EventSource:
             "future": self.future,
             "partitions": self.partitions,
             "partition_by": self.partition_by,
+            **({} if self.hot_keys == () else {"hot_keys": self.hot_keys and list(self.hot_keys)}),
             **self.about.spec(),
             "rules": [rule.spec() for rule in self.rules],
             "expect_every": self.expect_every,

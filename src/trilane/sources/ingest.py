@@ -5,7 +5,6 @@ Law: every payload of a body is either accepted or told back with its index, pat
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +14,10 @@ from trilane.clock import instant
 from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
 from trilane.sources.event import EventSource
+from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED, is_released
 
-__all__ = ["Sorted", "partition_of", "sort_events", "split_body"]
+__all__ = ["Sorted", "sort_events", "split_body"]
 
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(msgspec.Raw)
@@ -49,8 +49,8 @@ def split_body(body: bytes, *, ndjson: bool) -> list[bytes]:
     return [line for line in text.split(b"\n") if line.strip()]
 
 
-def sort_events(source: EventSource, texts: Sequence[bytes], *, now: int) -> Sorted:
-    """Checks the contract and the future rule of events that arrive at instant `now`."""
+def sort_events(source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, now: int) -> Sorted:
+    """Checks the contract and the future rule of events that arrive at instant `now`, and places each."""
     payloads, indexes, rejected = source.contract.decode_many(texts)
     aside = any(rule.action == "quarantine" for rule in source.rules)
     accepted: dict[int, list[bytes]] = {}
@@ -63,11 +63,6 @@ def sort_events(source: EventSource, texts: Sequence[bytes], *, now: int) -> Sor
             reason = "only `trilane dead-letters release` may say that an event was released from quarantine"
             rejected.append(Rejection(index, "type", f"$.{RELEASED}", reason))
         else:
-            key = getattr(payload, source.partition_by)
-            accepted.setdefault(partition_of(key, source.partitions), []).append(texts[index])
+            key, event_id = getattr(payload, source.partition_by), getattr(payload, source.event_id)
+            accepted.setdefault(hot.place(key, event_id, happened), []).append(texts[index])
     return Sorted(accepted, sorted(rejected, key=lambda r: r.index))
-
-
-def partition_of(key: object, partitions: int) -> int:
-    """The partition in which the log keeps events of this key."""
-    return zlib.crc32(str(key).encode()) % partitions if partitions > 1 else 0

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import trilane as tl
 from trilane.clock import SECOND, format_instant, instant
 from trilane.errors import ContractError
-from trilane.sources.ingest import partition_of, sort_events, split_body
+from trilane.sources.hot_keys import HotKeys, partition_of
+from trilane.sources.ingest import sort_events, split_body
+from trilane.sources.log.sqlite import SqliteLog
 
 NOW = instant("2026-03-02T00:00:00Z")
 SOURCE = tl.EventSource(
@@ -27,6 +29,11 @@ SOURCE = tl.EventSource(
 
 def _event(number: int, *, shop: str = "a", at: int = NOW, **more: object) -> bytes:
     return json.dumps({"id": number, "shop": shop, "at": format_instant(at), **more}).encode()
+
+
+@pytest.fixture(scope="module")
+def hot(tmp_path_factory: pytest.TempPathFactory) -> HotKeys:
+    return HotKeys(SqliteLog(tmp_path_factory.mktemp("log")), SOURCE)
 
 
 @pytest.mark.parametrize("ndjson", [True, False])
@@ -55,7 +62,7 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
     assert refused.value.remedy
 
 
-def test_the_good_are_accepted_in_order_and_the_bad_told_with_path_and_reason() -> None:
+def test_the_good_are_accepted_in_order_and_the_bad_told_with_path_and_reason(hot: HotKeys) -> None:
     texts = [
         _event(0),
         b'{"id": 1}',
@@ -67,7 +74,7 @@ def test_the_good_are_accepted_in_order_and_the_bad_told_with_path_and_reason() 
         b'{"id": 7, "x": ' + b"[" * 100_000,
         _event(8, amount=None, unknown=1),
     ]
-    found = sort_events(SOURCE, texts, now=NOW)
+    found = sort_events(SOURCE, texts, hot, now=NOW)
     assert [t for values in found.accepted.values() for t in values] == [texts[0], texts[4], texts[8]]
     told = [(r.index, r.code, r.path) for r in found.rejected]
     assert told == [
@@ -82,19 +89,19 @@ def test_the_good_are_accepted_in_order_and_the_bad_told_with_path_and_reason() 
     assert found.rejected[3].reason == "the event lies 61 s in the future"
 
 
-def test_texts_that_are_broken_alone_do_not_pass_together() -> None:
+def test_texts_that_are_broken_alone_do_not_pass_together(hot: HotKeys) -> None:
     # Joined by commas they are three sound events, as many as there are texts.
     one, two = _event(1, note="[").replace(b'"["', b"[1"), b"2]}"
     both = _event(2) + b"," + _event(3)
-    found = sort_events(SOURCE, [one, two, both], now=NOW)
+    found = sort_events(SOURCE, [one, two, both], hot, now=NOW)
     assert not found.accepted
     assert [r.index for r in found.rejected] == [0, 1, 2]
 
 
 @given(st.lists(st.text(max_size=5), max_size=20))
-def test_all_events_of_a_key_go_to_one_partition_in_order(shops: list[str]) -> None:
+def test_all_events_of_a_key_go_to_one_partition_in_order(hot: HotKeys, shops: list[str]) -> None:
     texts = [_event(number, shop=shop) for number, shop in enumerate(shops)]
-    found = sort_events(SOURCE, texts, now=NOW)
+    found = sort_events(SOURCE, texts, hot, now=NOW)
     assert not found.rejected
     for partition, values in found.accepted.items():
         assert 0 <= partition < 4
@@ -106,7 +113,7 @@ def test_one_partition_takes_everything() -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=6))
-def test_no_text_is_lost_between(texts: list[bytes]) -> None:
-    found = sort_events(SOURCE, texts, now=NOW)
+def test_no_text_is_lost_between(hot: HotKeys, texts: list[bytes]) -> None:
+    found = sort_events(SOURCE, texts, hot, now=NOW)
     assert sum(map(len, found.accepted.values())) + len(found.rejected) == len(texts)
     assert [r.index for r in found.rejected] == sorted(r.index for r in found.rejected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 import trilane as tl
 from trilane.errors import DefinitionError
 from trilane.lanes.judgement import judge
+from trilane.sources.hot_keys import HotKeys
 from trilane.sources.ingest import sort_events
+from trilane.sources.log.sqlite import SqliteLog
 from trilane.sources.rule import is_released
 from trilane.stores.offline.duckdb import DuckdbMicroBatch
 
@@ -66,12 +69,12 @@ def test_a_source_without_rules_is_not_looked_at() -> None:
     assert not found.broken.any()
 
 
-def test_nobody_but_an_operator_releases_an_event() -> None:
+def test_nobody_but_an_operator_releases_an_event(tmp_path: Path) -> None:
     aside = source(tl.rule("k is a", lambda t: t.k == "a", action="quarantine"))
     text = b'{"id": 1, "at": "2026-01-01T00:00:00Z", "k": "b", "_released": true}'
-    [refused] = sort_events(aside, [text], now=NOW).rejected
+    [refused] = sort_events(aside, [text], HotKeys(SqliteLog(tmp_path), aside), now=NOW).rejected
     assert (refused.code, refused.path) == ("type", "$._released")
-    assert sort_events(source(), [text], now=NOW).rejected == []
+    assert sort_events(source(), [text], HotKeys(SqliteLog(tmp_path), source()), now=NOW).rejected == []
     assert not is_released(b'{"_released": true')
 
 

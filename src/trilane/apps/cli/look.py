@@ -157,7 +157,7 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
         terminal.tell(f"endpoint [bold]{name}[/]: {made}")
     server = facts["server"] or {}
     lanes = [_lane_row(name, found) for name, found in server.get("lanes", {}).items()]
-    terminal.table("Lanes", ["source", "events", "behind", "age", "watermark"], lanes)
+    terminal.table("Lanes", ["source", "events", "behind", "age", "watermark", "hot keys"], lanes)
     batch = [
         [name, f"{found['rows']:,}", *(found[key] or "none" for key in _BATCH)]
         for name, found in server.get("batch", {}).items()
@@ -175,7 +175,8 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
 def _lane_row(name: str, found: dict[str, Any]) -> list[str]:
     waiting = sum(end - found["applied"].get(partition, 0) for partition, end in found["end"].items())
     age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
-    return [name, f"{found['events']:,}", f"{waiting:,}", age, found["watermark"] or "none"]
+    hot = ", ".join(found.get("hot_keys", ())) or "none"
+    return [name, f"{found['events']:,}", f"{waiting:,}", age, found["watermark"] or "none", hot]
 
 
 def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from trilane.feedback.record import Decision, Recorder, Records
 from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
 from trilane.sources.dead_letters import DeadLetter
+from trilane.sources.hot_keys import HotKeys
 from trilane.sources.ingest import sort_events, split_body
 
 __all__ = ["Server"]
@@ -66,6 +67,7 @@ class Server:
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.appender = Appender(project.log, project.clock, loop)
+        self._hot: dict[str, HotKeys] = {}
         self._tell_address()
 
     def _tell_address(self) -> None:
@@ -179,7 +181,14 @@ class Server:
             )
         body = await read_body(scope, protocol)
         texts = split_body(body, ndjson="ndjson" in (scope.headers.get("content-type") or ""))
-        found = sort_events(source, texts, now=self.project.clock.now())
+        hot = self._hot.get(name)
+        if hot is None or hot.source != source:
+            hot = self._hot[name] = HotKeys(self.project.log, source)
+        if hot.is_due(self.project.clock.now()):
+            # Not here: it reads the log, and may write to it.
+            await asyncio.get_running_loop().run_in_executor(None, hot.look, self.project.clock.now())
+            self.metrics.hot_keys.labels(name).set(len(hot.splits))
+        found = sort_events(source, texts, hot, now=self.project.clock.now())
         if found.rejected:
             # Not here: it waits for the disk, and decisions must not.
             await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)

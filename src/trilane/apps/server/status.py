@@ -11,6 +11,7 @@ from trilane.clock import format_instant
 from trilane.features.view import View
 from trilane.lanes.progress import LANES, Progress, decode, lane_key
 from trilane.sources.event import EventSource
+from trilane.sources.hot_keys import splits_of
 from trilane.stores.online import versions
 
 __all__ = ["behind", "lanes", "status"]
@@ -92,6 +93,7 @@ def _lane(
         "caught_up_at": format_instant(caught_up) if caught_up else None,
         "age_s": (now - caught_up) / 1e6 if caught_up else None,
         "watermark": format_instant(min(newest) - disorder) if newest else None,
+        "hot_keys": dict(splits_of(project.log, source)) if len(partitions) > 1 else {},
     }
 
 
