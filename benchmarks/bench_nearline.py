@@ -27,14 +27,17 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness import BENCH, Result, arguments, report
 
+import trilane as tl
 from examples.flights.running import free_port
 from trilane.apps import deploy
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 from trilane.clock import SECOND
 from trilane.errors import SetupError
+from trilane.sources.hot_keys import HotKeys
+from trilane.sources.log.sqlite import open_log
 
-KEYS, TOPIC, PEER = 5_000, "orders", "Quix Streams, one windowed sum"
+KEYS, TOPIC, PEER, PARTITIONS = 5_000, "orders", "Quix Streams, one windowed sum", 8
 T0 = 1_772_409_600  # the full hour at which events begin; one comes each millisecond
 DEFINITIONS = """
 import trilane as tl
@@ -213,6 +216,34 @@ def run_quix(python: Path, address: str, orders: Orders, events: int, folder: Pa
     return [float(rate) for rate in answer["rates"]]
 
 
+def largest_part(number: int, exponent: float) -> tuple[float, float]:
+    """The share of the largest of 8 partitions on Zipf traffic: with what is found hot split, and with nothing split."""
+    random, weights = np.random.default_rng(2), np.arange(1, KEYS + 1) ** -exponent
+    keys = random.choice(KEYS, number, p=weights / weights.sum()).tolist()
+    fields = {"order_id": tl.String, "shop": tl.String, "at": tl.Timestamp}
+    shares = []
+    with tempfile.TemporaryDirectory(dir=BENCH) as name:
+        for hot_keys in ((), None):
+            source = tl.EventSource(
+                TOPIC,
+                schema=fields,
+                event_time="at",
+                event_id="order_id",
+                partitions=PARTITIONS,
+                partition_by="shop",
+                hot_keys=hot_keys,
+            )
+            door, now, parts = HotKeys(open_log(f"sqlite:{name}"), source), T0 * SECOND, np.zeros(PARTITIONS)
+            for place, key in enumerate(keys):
+                now += 2_000  # 500 events a second
+                if door.is_due(now):
+                    door.look(now)
+                part = door.place(f"shop-{key}", place, now)
+                parts[part] += place >= number // 2  # by then what is hot is found, and split
+            shares.append(float(parts.max() / parts.sum()))
+    return shares[0], shares[1]
+
+
 def measure(*, events: int, for_peer: int, rounds: int) -> list[Result]:
     """Both sides on the same orders, then the lane at half of its rate."""
     python, orders = quix(), Orders.made(events)
@@ -255,6 +286,18 @@ def measure(*, events: int, for_peer: int, rounds: int) -> list[Result]:
                 more_is_better=False,
             )
             for which in ("p50", "p99")
+        ),
+        *(
+            Result.of(
+                "nearline",
+                f"{KEYS:,} keys, Zipf {exponent}, {PARTITIONS} partitions",
+                "largest partition",
+                "% of events",
+                peer="the same, nothing split",
+                pairs=[tuple(100 * share for share in largest_part(100_000, exponent))],
+                more_is_better=False,
+            )
+            for exponent in (1.2, 1.5)
         ),
     ]
 
