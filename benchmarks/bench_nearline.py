@@ -217,7 +217,7 @@ def run_quix(python: Path, address: str, orders: Orders, events: int, folder: Pa
 
 
 def largest_part(number: int, exponent: float) -> tuple[float, float]:
-    """The share of the largest of 8 partitions on Zipf traffic: with what is found hot split, and with nothing split."""
+    """The share of the largest of 8 partitions on Zipf traffic: what is found hot split, and nothing split."""
     random, weights = np.random.default_rng(2), np.arange(1, KEYS + 1) ** -exponent
     keys = random.choice(KEYS, number, p=weights / weights.sum()).tolist()
     fields = {"order_id": tl.String, "shop": tl.String, "at": tl.Timestamp}
