@@ -25,7 +25,7 @@ from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.arrow import ArrowFormat, encode_table
 from trilane.serving.protocol.features import FeatureFormat, share_of
 from trilane.serving.protocol.rows import RowFormat
-from trilane.serving.reading import Asked, FeatureReader, Reading
+from trilane.serving.reading import Asked, Fault, FeatureReader, Reading
 from trilane.serving.together import Together
 
 __all__ = ["FeatureReads", "Reads", "Wire", "wire_of"]
@@ -124,18 +124,18 @@ class FeatureReads:
 
     async def _in_portions(self, asked: list[msgspec.Struct] | Asked) -> Reading:
         now, parts = self._clock.now(), []
+        faults: dict[Fault, None] = {}  # each once, in order
         for start in range(0, len(asked), _PORTION):
             stop = min(start + _PORTION, len(asked))
-            parts.append(self._read(asked.cut(start, stop) if isinstance(asked, Asked) else asked[start:stop], now))
+            part = self._read(asked.cut(start, stop) if isinstance(asked, Asked) else asked[start:stop], now)
+            parts.append(part)
+            faults.update(dict.fromkeys(_shifted(fault, start) for fault in part.faults))
             await asyncio.sleep(0)  # to others whose turn it is
-        if len(parts) == 1:
-            return parts[0]
-        faults = {fault.reason: fault for part in parts for fault in part.faults}
         return Reading(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.statuses for part in parts]),
             np.concatenate([part.ages for part in parts]),
-            tuple(faults.values()),
+            tuple(faults),
         )
 
 
@@ -205,6 +205,10 @@ class Reads:
         found = FeatureReads(names, reader, self._project, self._metrics, label=_VIEWS, loop=self._loop)
         found.facts["definitions"] = definitions.digest[:16]
         return found
+
+
+def _shifted(fault: Fault, start: int) -> Fault:
+    return fault if fault.rows is None else Fault(fault.reason, frozenset(row + start for row in fault.rows))
 
 
 def wire(scope: Scope) -> Wire:
