@@ -27,6 +27,7 @@ from trilane.features import catalogue as catalogue_module
 from trilane.features.aggregation import Aggregation
 from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.entity import Entity, encode_key
+from trilane.features.event_windows import windows_of
 from trilane.features.plan import FeaturePlan
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
@@ -358,7 +359,7 @@ def test_a_key_without_events_answers_like_an_empty_row(declare: Declare) -> Non
     nothing = state_columns(ENGINE.run(view.sql, table_of([])), layout.columns)
     none = np.zeros(0, np.int64)
     asked = np.array([START, START + HOUR])
-    straight = layout.windows_of(Events(none, none, nothing), np.zeros(2, np.int64), asked)
+    straight = windows_of(layout, Events(none, none, nothing), np.zeros(2, np.int64), asked)
     assert same_bits(straight, layout.read([None, None], asked))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import trilane as tl
 from tests.properties import oracle as oracles
 from trilane.features.algebra import Ints
+from trilane.features.event_windows import windows_of
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
 from trilane.features.window import LADDER, Window
@@ -80,7 +81,7 @@ def test_served_tiles_equal_brute_force_and_the_training_join(
         codes, records = layout.tiles(_events(arriving[low:high]))
         rows = [*layout.merge(rows, codes, records, newest=newest, slack=0)]
     served = layout.read(rows, np.array([q]))[0]
-    joined = layout.windows_of(_events(events), np.array([0]), np.array([q]))[0]
+    joined = windows_of(layout, _events(events), np.array([0]), np.array([q]))[0]
     np.testing.assert_array_equal(served, joined)
     rows_of_events = [{"at": at, "price": price} for at, price in events]
     for feature, value in zip(layout.view.features, served.tolist(), strict=True):
@@ -95,8 +96,8 @@ def test_no_window_sees_an_event_at_or_after_the_question(history: tuple[list[Ev
     layout = TileLayout(_view(["10m", "1h"]))
     asked: Ints = np.array([q])
     with_future = [*events, *((q + t, v) for t, v in later)]
-    before = layout.windows_of(_events(events), np.array([0]), asked)
-    np.testing.assert_array_equal(before, layout.windows_of(_events(with_future), np.array([0]), asked))
+    before = windows_of(layout, _events(events), np.array([0]), asked)
+    np.testing.assert_array_equal(before, windows_of(layout, _events(with_future), np.array([0]), asked))
 
 
 @given(st.integers(1, 2_000), st.sampled_from([1, 5, 15, 60, 300, 3_600]), st.integers(0, 10**10))

@@ -25,9 +25,10 @@ from trilane.models.model import Model
 if TYPE_CHECKING:
     from trilane.models.artifact import Artifact
     from trilane.models.profile import Profile
+    from trilane.training.skew import Skew
     from trilane.training.training_set import TrainingSet
 
-__all__ = ["Trained", "model_named", "train"]
+__all__ = ["Trained", "model_named", "skews", "train"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -48,20 +49,25 @@ def train(
     *,
     since: int | None = None,
     until: int | None = None,
+    as_served: bool | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains model `name` on the labelled rows of its spine from `since` to before `until` (microseconds).
 
+    `as_served`: on what could be read at each row, or not; None: as the model declares.
     Raises ConflictError if the working tree is not what is applied, ModelError if the author's function fails.
     """
     definitions = _applied(project)
     model = model_named(definitions, name)
     tell = progress or _silent
     period = {key: format_instant(at) for key, at in (("since", since), ("until", until)) if at is not None}
+    from trilane.training.training_set import AS_SERVED, IDEAL
+
     with run(project.metadata, "train", name, clock=project.clock, facts=period) as present:
         tell("archive the log", 0, 0)
         archive_sources(project, [*model.plan.views, *model.plan.stand_ins])
-        training_set = _build(project, model, since, until, tell)
+        kind = model.training if as_served is None else AS_SERVED if as_served else IDEAL
+        training_set = _build(project, model, since, until, kind, tell)
         tell("fit the model", 0, 0)
         fitted = _fit(project, definitions, model, training_set)
         tell("pack and check the artifact", 0, 0)
@@ -69,6 +75,26 @@ def train(
         profile = _measure(artifact, training_set)
         is_new = _record(project, definitions, model, training_set, artifact, present)
     return Trained(artifact=artifact, training_set=training_set, profile=profile, is_new=is_new)
+
+
+def skews(
+    project: Project, name: str, *, since: int | None = None, until: int | None = None, progress: Progress | None = None
+) -> dict[str, Skew]:
+    """How each feature of model `name` as served differs from the ideal one; trains and keeps nothing."""
+    from trilane.training import skews_of
+
+    model = model_named(_applied(project), name)
+    archive_sources(project, [*model.plan.views, *model.plan.stand_ins])
+    return skews_of(
+        model.plan,
+        model.spine,
+        label=model.label,
+        warehouse=project.warehouse,
+        root=project.config.root,
+        since=since,
+        until=until,
+        progress=progress,
+    )
 
 
 def model_named(definitions: Definitions, name: str) -> Model:
@@ -87,7 +113,9 @@ def _applied(project: Project) -> Definitions:
     return project.definitions
 
 
-def _build(project: Project, model: Model, since: int | None, until: int | None, progress: Progress) -> TrainingSet:
+def _build(
+    project: Project, model: Model, since: int | None, until: int | None, training: str, progress: Progress
+) -> TrainingSet:
     from trilane.training.build import build
 
     return build(
@@ -99,6 +127,7 @@ def _build(project: Project, model: Model, since: int | None, until: int | None,
         out=project.training_folder / model.name,
         since=since,
         until=until,
+        training=training,
         progress=progress,
     )
 
@@ -193,6 +222,7 @@ def _record(
 def _record_training_set(project: Project, model: Model, training_set: TrainingSet) -> None:
     facts = {
         "rows": len(training_set),
+        "training": training_set.manifest.training,
         "views": training_set.views,
         "columns": list(training_set.columns),
         "tables": training_set.tables,

@@ -15,6 +15,7 @@ from trilane.features import operation, ragged
 from trilane.features.algebra import Columns, Floats, Ints, WideSum
 from trilane.features.operation import Kept
 from trilane.features.ragged import Ragged
+from trilane.features.unseen import Unseen
 from trilane.features.window import Window
 
 __all__ = ["Answering", "Read"]
@@ -84,17 +85,25 @@ class Answering:
         return block
 
     def answer(
-        self, prefix: Ints, states: Sequence[Columns | Ragged | None], low: Ints, high: Ints, instants: Ints
+        self,
+        prefix: Ints,
+        states: Sequence[Columns | Ragged | None],
+        low: Ints,
+        high: Ints,
+        instants: Ints,
+        unseen: Unseen | None = None,
     ) -> Floats:
         """Feature values [queries, features]; NaN where there is none.
 
         `prefix`: of the added parts; `states`: the others, by position; `low`, `high`: the rows [windows, queries]
-        from and up to which each window reaches; `instants`: when each query asks.
+        from and up to which each window reaches; `instants`: when each query asks; `unseen`: what it could not read.
         """
         queries = low.shape[1]
         answers = np.empty((len(self._reads), queries))
         high = np.maximum(high, low)
         totals = prefix[:, high] - prefix[:, low]  # [parts, windows, queries]
+        if unseen is not None:
+            totals -= unseen.added(self._added_parts(unseen), low)
         self._added_answers(totals, answers)
         found: dict[tuple[int, int], Columns | Ragged] = {}
         for column, read in self._others:
@@ -103,6 +112,8 @@ class Answering:
                 place = (position, read.window)
                 if place not in found:
                     self._find(found, position, states[position], totals, low, high)
+                    if unseen is not None and not self._kept[position].is_added:
+                        self._mend(found, position, states[position], low, unseen)
                 picked.append(found[place])
             answers[column] = operation.finish(read.op, read.options, picked, read.kind, instants)
         if self._quotients:
@@ -136,6 +147,25 @@ class Answering:
             for window in windows:
                 rows = slice(window * queries, (window + 1) * queries)
                 found[position, window] = tuple(part[rows] for part in merged)
+
+    def _added_parts(self, unseen: Unseen) -> list[Ints]:
+        pairs = zip(self._kept, unseen.lifted, strict=True)
+        return [part for entry, state in pairs if entry.is_added and not isinstance(state, Ragged) for part in state]
+
+    def _mend(
+        self,
+        found: dict[tuple[int, int], Columns | Ragged],
+        position: int,
+        state: Columns | Ragged | None,
+        low: Ints,
+        unseen: Unseen,
+    ) -> None:
+        """Takes what was not seen out of the merges of one state."""
+        if state is None:
+            return
+        for window in self._wanted[position]:
+            whole = found[position, window]
+            found[position, window] = unseen.without(position, self._kept[position], state, whole, low[window])
 
     def _quotient(self, read: Read, answers: Floats) -> Floats:
         if read.op == "rate":

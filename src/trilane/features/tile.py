@@ -302,29 +302,9 @@ class TileLayout:
         moment = (instant,) if self._answering.needs_instants and not self.is_batch else ()
         return (*ends[0], *ends[1], *moment)
 
-    def windows_of(self, events: Events, codes: Ints, instants: Ints) -> Floats:
-        """Feature values [queries, features] straight from events: what `read` would give at each (code, instant).
-
-        For a batch view the instants are boundaries. This is the point-in-time join of the training lane.
-        """
-        order = np.lexsort((events.times, events.codes))
-        ranks, place = np.unique(events.times[order], return_inverse=True)
-        span = len(ranks) + 1
-        places = events.codes[order] * span + place
-        fresh = np.ones(len(places), bool)
-        fresh[1:] = places[1:] != places[:-1]
-        starts = np.flatnonzero(fresh)
-        states = self._merged(self.lift(events), order, fresh, starts)
-        places = places[starts]
-        left = (instants - self._lengths) // self._steps * self._steps
-        low = np.searchsorted(places, codes * span + np.searchsorted(ranks, left))
-        high = np.searchsorted(places, codes * span + np.searchsorted(ranks, instants))
-        added = [
-            part for state, kept in zip(states, self._kept, strict=True) if kept.is_added for part in _fixed(state)
-        ]
-        others = [None if kept.is_added else state for kept, state in zip(self._kept, states, strict=True)]
-        prefix = self._answering.prefix(added, len(places))
-        return self._answering.answer(prefix, others, low, np.broadcast_to(high, low.shape), instants)
+    def lefts(self, instants: Ints) -> Ints:
+        """Where each window begins [windows, queries] at each instant."""
+        return np.asarray((instants - self._lengths) // self._steps * self._steps)
 
     def boundary_rows(self, events: Events, entities: int, boundary: int) -> list[bytes]:
         """The batch rows of entity codes 0 to `entities`, for windows that end at `boundary`."""
@@ -363,10 +343,6 @@ class TileLayout:
             inside = (events.times >= left) & (events.times < boundary)
             rows.append(np.where(inside, events.codes * len(self.windows) + number, -1))
         return ragged.fold(bag, ragged.join([state] * len(rows)), np.concatenate(rows), size)
-
-
-def _fixed(state: Columns | Ragged) -> Columns:
-    return () if isinstance(state, Ragged) else state
 
 
 def _is_bag(state: Columns | Ragged) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ibis import Table
     from ibis.expr.datatypes import DataType
 
-__all__ = ["INPUT", "compile_transform", "pruned"]
+__all__ = ["INPUT", "carrying", "compile_transform", "pruned"]
 
 _SQL_TYPES = {"bool": "BOOLEAN", "int64": "BIGINT", "float64": "DOUBLE", "string": "TEXT", "timestamp": "TIMESTAMPTZ"}
 
@@ -127,3 +127,16 @@ def _check_columns(
             remedy=f"Keep the column {source.event_time!r} as it is",
             file=place,
         )
+
+
+def carrying(sql: str, columns: Sequence[str]) -> str:
+    """A compiled transform that also passes these columns of its input on, row by row."""
+    import sqlglot
+    from sqlglot import expressions
+
+    tree = sqlglot.parse_one(sql, read="duckdb")
+    for select in tree.find_all(expressions.Select):
+        if not select.is_star:
+            for column in columns:
+                select.append("expressions", expressions.column(column, quoted=True))
+    return tree.sql(dialect="duckdb")

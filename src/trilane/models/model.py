@@ -44,7 +44,8 @@ class Model:
     `features`: views, or single features by `view["name"]`, in the order of the model's input columns (float32);
     `spine`: the table whose rows (entity keys, request inputs, event time, label) ask for training examples;
     `label`: its column to learn; rows where it is null are left out;
-    `train`: gets the training set (`Examples`), returns a fitted scikit-learn or LightGBM estimator, or an ONNX model.
+    `train`: gets the training set (`Examples`), returns a fitted scikit-learn or LightGBM estimator, or an ONNX model;
+    `training`: "ideal", of what had happened before each row, or "as_served", of what could be read at that moment.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Model:
     spine: TableSource
     label: str
     train: Callable[[Examples], Any]
+    training: str
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Model:
         spine: TableSource,
         label: str,
         train: Callable[[Examples], Any],
+        training: str = "ideal",
     ) -> None:
         put = object.__setattr__
         where = f"model {name!r}"
@@ -69,6 +72,11 @@ class Model:
         put(self, "spine", spine)
         put(self, "label", label)
         put(self, "train", train)
+        put(self, "training", training)
+        if training not in ("ideal", "as_served"):
+            raise DefinitionError(
+                f"{training!r} is no kind of training set", where=where, remedy="Write 'ideal' or 'as_served'"
+            )
         if not name.isidentifier():
             raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
         target = spine.field(label)
@@ -95,7 +103,9 @@ class Model:
 
     def spec(self) -> dict[str, object]:
         """The model as plain facts."""
+        served = {"training": self.training} if self.training != "ideal" else {}
         return {
+            **served,
             "kind": "model",
             "name": self.name,
             "features": list(self.feature_names),

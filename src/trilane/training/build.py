@@ -18,18 +18,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trilane import clock
-from trilane.errors import ContractError, SetupError
+from trilane.errors import ContractError, DefinitionError, SetupError
 from trilane.features.algebra import Floats
+from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
 from trilane.plugins import make_folder
 from trilane.sources.table import TableSource
 from trilane.stores.offline.lake import pinned, pinned_plan, versions_of
 from trilane.stores.offline.protocol import Connection, Warehouse, quoted
-from trilane.training.point_in_time import Progress, join, places_of
+from trilane.training.point_in_time import Joined, Place, Progress, join, places_of
+from trilane.training.skew import Skew, skew_of
 from trilane.training.spine import ROW, SPINE, number_asks, number_spine
-from trilane.training.training_set import LABEL, MANIFEST, MATRIX, TABLE, Manifest, Statistics, TrainingSet
+from trilane.training.training_set import (
+    AS_SERVED,
+    IDEAL,
+    LABEL,
+    MANIFEST,
+    MATRIX,
+    TABLE,
+    Manifest,
+    Statistics,
+    TrainingSet,
+)
 
-__all__ = ["build", "values_at"]
+__all__ = ["build", "skews_of", "values_at"]
 
 _CHUNK = 65_536
 
@@ -46,14 +58,17 @@ def build(
     until: int | str | None = None,
     memory_limit: str = "2GiB",
     slice_rows: int = 400_000,
+    training: str = IDEAL,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Joins the labelled rows of `spine` from `since` to before `until`; freezes them in `out`/<digest>.
 
+    `training`: "ideal" gives each row what had happened before, "as_served" what serving could read at that moment.
     `root`: where the paths of tables begin; `memory_limit` bounds the engine, `slice_rows` the events and asks
     that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
     """
     plan, spine = pinned_plan(plan, root), pinned(spine, root)
+    as_served = _is_as_served(training)
     begin, end = (None if at is None else clock.instant(at) for at in (since, until))
     with (
         tempfile.TemporaryDirectory(prefix=".building-", dir=make_folder(out)) as temporary,
@@ -64,16 +79,8 @@ def build(
         )
         if not rows:
             raise ContractError("no row is labelled", where=f"spine {spine.name!r}", remedy="Widen the period")
-        values = join(
-            plan,
-            connection,
-            rows,
-            warehouse=warehouse,
-            root=root,
-            folder=Path(temporary),
-            slice_rows=slice_rows,
-            progress=progress,
-        )
+        place = Place(warehouse, root, Path(temporary), slice_rows)
+        joined = join(plan, connection, rows, place, as_served=as_served, progress=progress)
         unnamed = Manifest(
             digest="",
             rows=rows,
@@ -86,9 +93,13 @@ def build(
             until=end,
             statistics={},
             tables=versions_of(plan, spine),
+            training=training,
+            recorded={view: number / rows for view, number in joined.recorded.items()},
+            statuses=_statuses(plan, joined),
+            skew=_skews(plan, joined),
         )
         folder = make_folder(Path(temporary) / "set")
-        manifest = _write(folder, unnamed, plan, spine, connection, values, progress)
+        manifest = _write(folder, unnamed, plan, spine, connection, joined.values, progress)
         return _freeze(folder, out / manifest.digest[:16], manifest)
 
 
@@ -101,29 +112,76 @@ def values_at(
     root: Path,
     memory_limit: str = "2GiB",
     slice_rows: int = 400_000,
+    training: str = IDEAL,
     progress: Progress | None = None,
 ) -> Floats:
     """The point-in-time values [rows of `asks`, `plan.names`], NaN where there is none.
 
-    `asks` holds the plan's inputs and, in column `event_time`, the instant of each row.
+    `asks` holds the plan's inputs and, in column `event_time`, the instant of each row; `training` as in `build`.
     """
     plan = pinned_plan(plan, root)
+    as_served = _is_as_served(training)
     with (
         tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
         warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
     ):
         rows = number_asks(connection, plan, asks, event_time=event_time)
-        values = join(
-            plan,
-            connection,
-            rows,
-            warehouse=warehouse,
-            root=root,
-            folder=Path(temporary),
-            slice_rows=slice_rows,
-            progress=progress,
+        place = Place(warehouse, root, Path(temporary), slice_rows)
+        joined = join(plan, connection, rows, place, as_served=as_served, progress=progress)
+        return np.array(joined.values[:, _chosen(plan)])
+
+
+def skews_of(
+    plan: FeaturePlan,
+    spine: TableSource,
+    *,
+    label: str,
+    warehouse: Warehouse,
+    root: Path,
+    since: int | None = None,
+    until: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Skew]:
+    """How each feature as served differs from the ideal one, over the rows that `build` would take; freezes nothing."""
+    plan, spine = pinned_plan(plan, root), pinned(spine, root)
+    with (
+        tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
+        warehouse.connect(memory_limit="2GiB", temp=Path(temporary)) as connection,
+    ):
+        rows = number_spine(
+            connection, plan, spine, warehouse=warehouse, root=root, label=label, since=since, until=until
         )
-        return np.array(values[:, _chosen(plan)])
+        place = Place(warehouse, root, Path(temporary))
+        joined = join(plan, connection, rows, place, as_served=True, progress=progress)
+        return _skews(plan, joined)
+
+
+def _is_as_served(training: str) -> bool:
+    if training not in (IDEAL, AS_SERVED):
+        raise DefinitionError(
+            f"{training!r} is no kind of training set", where="training", remedy=f"Write {IDEAL!r} or {AS_SERVED!r}"
+        )
+    return training == AS_SERVED
+
+
+def _skews(plan: FeaturePlan, joined: Joined) -> dict[str, Skew]:
+    if joined.ideal is None:
+        return {}
+    return {
+        name: skew_of(np.array(joined.ideal[:, place]), np.array(joined.values[:, place]))
+        for name, place in zip(plan.names, _chosen(plan), strict=True)
+    }
+
+
+def _statuses(plan: FeaturePlan, joined: Joined) -> dict[str, dict[str, int]]:
+    """In how many rows each feature has each status."""
+    if joined.statuses is None:
+        return {}
+    counts = {
+        name: np.bincount(joined.statuses[:, place], minlength=len(STATUSES)).tolist()
+        for name, place in zip(plan.names, _chosen(plan), strict=True)
+    }
+    return {name: dict(zip(STATUSES, found, strict=True)) for name, found in counts.items()}
 
 
 def _chosen(plan: FeaturePlan) -> list[int]:
@@ -182,7 +240,14 @@ def _chunks(connection: Connection, spine: TableSource, rows: int) -> Iterator[t
 
 
 def _identity(manifest: Manifest, spine: TableSource) -> bytes:
-    facts = {"columns": manifest.columns, "label": manifest.label, "views": manifest.views, "rows": manifest.rows}
+    served = {"training": manifest.training} if manifest.training != IDEAL else {}
+    facts = {
+        **served,
+        "columns": manifest.columns,
+        "label": manifest.label,
+        "views": manifest.views,
+        "rows": manifest.rows,
+    }
     return json.dumps({**facts, "fields": [f.spec() for f in spine.fields]}, sort_keys=True).encode()
 
 

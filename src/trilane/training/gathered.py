@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trilane.features.algebra import Floats, Ints
+from trilane.features.event_windows import windows_of
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, bare, entity_of
 from trilane.stores.offline.moments import ROW, TIME, events_of
@@ -111,7 +112,7 @@ def _answered(view: View, layout: TileLayout, table: pa.Table, events: Events) -
     fresh[1:] = (codes[1:] != codes[:-1]) | (instants[1:] != instants[:-1])
     columns = {name: (values[~asks], valid[~asks]) for name, (values, valid) in events.columns.items()}
     moments = Events(events.codes[~asks], events.times[~asks], columns)
-    answers = layout.windows_of(moments, codes[fresh], instants[fresh])[np.cumsum(fresh) - 1]
+    answers = windows_of(layout, moments, codes[fresh], instants[fresh])[np.cumsum(fresh) - 1]
     rows = table.column(ROW).filter(pa.array(asks)).combine_chunks()
     named = {f"v{i}": pa.array(column) for i, column in enumerate(np.ascontiguousarray(answers.T))}
     yield pa.record_batch({ROW: rows, **named})

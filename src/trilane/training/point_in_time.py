@@ -2,74 +2,114 @@
 
 Laws: a nearline value comes from events strictly before the row's event time, a batch value from the version that was
 visible then, both from events that were not late, by the tile algebra itself: the bits are those of the tiles. What
-lies at or after the instant changes nothing. Memory does not grow with the events: the engine sorts them by key on
-disk, and portions of bounded size are joined one after another; an entity with more than a portion is cut by time. Only
-the events that one instant's windows see must fit.
+lies at or after the instant changes nothing. As served, an event counts from when it could be read, a version from when
+it had landed, and the cascade decides by the age that the lane had.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from trilane.features.algebra import Array, Floats, Ints
-from trilane.features.columns import request_column, state_columns
+from trilane.features.columns import request_column
+from trilane.features.fallback import FRESH, MISSING
 from trilane.features.plan import FeaturePlan
 from trilane.features.request import compute
-from trilane.features.tile import Events, TileLayout
-from trilane.features.transform import INPUT
-from trilane.features.view import View, entity_of
+from trilane.features.tile import TileLayout
+from trilane.features.view import View, entity_of, stand_ins
 from trilane.sources.event import EventSource
-from trilane.stores.offline.protocol import Connection, Warehouse, instant_sql, quoted, relation_sql
-from trilane.training.gathered import fill_gathered, instants_of, left_of
+from trilane.stores.offline.protocol import Connection, Warehouse, relation_sql
+from trilane.training.cascade import Own, cascade
+from trilane.training.gathered import fill_gathered
+from trilane.training.sight import LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
+from trilane.training.stored import Lane, Progress, sort_asks
 
-__all__ = ["Progress", "join"]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
+__all__ = ["Joined", "Place", "Progress", "join", "places_of"]
 
 _CHUNK = 65_536
-_KEY = "_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The values [rows, features of all views of the plan, in its order]; as served also what would have been ideal,
+    the statuses, and of each stored view in how many rows it was recorded what could be read.
+    """
+
+    values: Floats
+    ideal: Floats | None = None
+    statuses: npt.NDArray[np.uint8] | None = None
+    recorded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a join works: `root`, from where paths of tables begin; `folder`, whose files hold the arrays, which the
+    operating system pages in and out; `slice_rows`, the events and asks that are joined at once.
+    """
+
+    warehouse: Warehouse
+    root: Path
+    folder: Path
+    slice_rows: int = 400_000
 
 
 def join(
     plan: FeaturePlan,
     connection: Connection,
     rows: int,
+    place: Place,
     *,
-    warehouse: Warehouse,
-    root: Path,
-    folder: Path,
-    slice_rows: int,
+    as_served: bool = False,
     progress: Progress | None = None,
-) -> Floats:
-    """The values [rows, features of all views of the plan, in its order] for the engine's table `spine`.
-
-    They lie in a file in `folder`, which the operating system pages in and out.
-    """
+) -> Joined:
+    """Joins the engine's table `spine`, which has so many rows; on a cluster if there is one, as served always here."""
+    warehouse, folder, slice_rows = place.warehouse, place.folder, place.slice_rows
     places = places_of(plan)
     width = sum(len(view.features) for view in plan.views)
-    values = np.memmap(folder / "values.f64", np.float64, "w+", shape=(max(rows, 1), width))[:rows]
+    values = _file(folder / "values.f64", rows, width)
     asks: dict[tuple[str, ...], str] = {}
-    cluster = warehouse.cluster()
-    for view in plan.views:
-        if view.lane != "request" and rows and cluster is not None:
-            fill_gathered(values[:, places[view.name]], view, connection, cluster, root, slice_rows, progress)
-        elif view.lane != "request" and rows:
-            keys = entity_of(view).key_names
-            if keys not in asks:
-                asks[keys] = _sort_asks(connection, keys, len(asks))
-            source = relation_sql(warehouse, view.source, root)  # type: ignore[arg-type]
-            lane = _Lane(view, TileLayout(view), connection, asks[keys], source)
-            lane.fill(values[:, places[view.name]], slice_rows, progress)
+
+    def lane(view: View, sight: LaneSight | VersionSight | None = None) -> Lane:
+        keys = entity_of(view).key_names
+        if keys not in asks:
+            asks[keys] = sort_asks(connection, keys, len(asks))
+        source = relation_sql(warehouse, view.source, place.root)  # type: ignore[arg-type]
+        return Lane(view, TileLayout(view), connection, asks[keys], source, sight)
+
+    stored = [view for view in plan.views if view.lane != "request" and rows]
+    joined = Joined(values)
+    if as_served:
+        replay = _Replay(plan, connection, warehouse, rows)
+        joined = replay.joined(folder, values, width)
+        for view in [*stored, *(v for v in replay.stand_ins if rows)]:
+            own = replay.own(folder, view)
+            spare = _file(folder / "spare.f64", rows, len(view.features))
+            ideal = joined.ideal[:, places[view.name]] if view in stored and joined.ideal is not None else spare
+            lane(view, replay.sights[view.name]).fill(ideal, slice_rows, progress, own.values)
+        replay.decide(joined, places)
+    elif (cluster := warehouse.cluster()) is not None:
+        for view in stored:
+            fill_gathered(values[:, places[view.name]], view, connection, cluster, place.root, slice_rows, progress)
+    else:
+        for view in stored:
+            lane(view).fill(values[:, places[view.name]], slice_rows, progress)
     if any(view.lane == "request" for view in plan.views):
-        _fill_requests(plan, connection, values, progress)
-    return values
+        for found, statuses in (
+            (values, joined.statuses),
+            *([(joined.ideal, None)] if joined.ideal is not None else []),
+        ):
+            _fill_requests(plan, connection, found, statuses, progress)
+    return joined
+
+
+def _file(path: Path, rows: int, width: int) -> Floats:
+    return np.memmap(path, np.float64, "w+", shape=(max(rows, 1), max(width, 1)))[:rows, :width]
 
 
 def places_of(plan: FeaturePlan) -> dict[str, slice]:
@@ -78,130 +118,82 @@ def places_of(plan: FeaturePlan) -> dict[str, slice]:
     return {view.name: slice(end - len(view.features), end) for view, end in zip(plan.views, ends, strict=True)}
 
 
-def _sort_asks(connection: Connection, keys: tuple[str, ...], number: int) -> str:
-    """Numbers the keys that occur and sorts the rows that ask by key and time; the name of the table of both."""
-    listed, known = quoted(keys), " AND ".join(f"{quoted([key])} IS NOT NULL" for key in keys)
-    connection.run(
-        f"CREATE TABLE keys{number} AS SELECT {listed}, row_number() OVER (ORDER BY {listed}) - 1 AS {_KEY} "
-        f"FROM {SPINE} WHERE {known} GROUP BY {listed}"
-    )
-    connection.run(
-        f"CREATE TABLE asks{number} AS SELECT {_KEY}, {TIME}, {ROW} FROM {SPINE} JOIN keys{number} USING ({listed}) "
-        f"ORDER BY {_KEY}, {TIME}, {ROW}"
-    )
-    return str(number)
+class _Replay:
+    """What serving saw at the instant of each row, view by view."""
+
+    def __init__(self, plan: FeaturePlan, connection: Connection, warehouse: Warehouse, rows: int) -> None:
+        self._views, self._rows = plan.views, rows
+        table = connection.query(f"SELECT {TIME} FROM {SPINE} ORDER BY {ROW}").to_arrow_table()
+        times = table.column(TIME).to_numpy()
+        self.sights: dict[str, LaneSight | VersionSight] = {}
+        self._ages: dict[str, tuple[Ints, npt.NDArray[np.bool_]]] = {}
+        self._own: dict[str, Own] = {}
+        self._recorded: dict[str, int] = {}
+        lanes: dict[str, LaneSight] = {}
+        for view in (*plan.views, *plan.stand_ins):
+            if view.lane == "nearline" and isinstance(view.source, EventSource):
+                sight = lanes.setdefault(view.source.name, LaneSight.of(warehouse, view.source))
+                self.sights[view.name] = sight
+                self._ages[view.name] = sight.ages(times), np.ones(rows, bool)
+                self._recorded[view.name] = int(sight.known(times).sum())
+            elif view.lane == "batch":
+                versions = self.sights[view.name] = VersionSight.of(warehouse, view)
+                landing = versions.landing(times)
+                self._ages[view.name] = times - versions.boundaries(times, landing), landing != -1
+                self._recorded[view.name] = int((landing != -2).sum())
+        late = [view for view in plan.views if view.lane != "request" and not self._fresh(view).all()]
+        wanted = {stand_in.name for view in late for stand_in in stand_ins(view)}
+        self.stand_ins = [view for view in plan.stand_ins if view.name in wanted]
+
+    def _fresh(self, view: View) -> npt.NDArray[np.bool_]:
+        ages, there = self._ages[view.name]
+        return there & (ages <= view.freshness)
+
+    def joined(self, folder: Path, values: Floats, width: int) -> Joined:
+        """The result, its files still empty."""
+        ideal = _file(folder / "ideal.f64", self._rows, width)
+        statuses = np.memmap(folder / "statuses.u8", np.uint8, "w+", shape=(max(self._rows, 1), max(width, 1)))
+        recorded = {view.name: self._recorded[view.name] for view in self._views if view.name in self._recorded}
+        return Joined(values, ideal, statuses[: self._rows, :width], recorded)
+
+    def own(self, folder: Path, view: View) -> Own:
+        """Where the view's own values go."""
+        values = _file(folder / f"own{len(self._own)}.f64", self._rows, len(view.features))
+        self._own[view.name] = found = Own(values, *self._ages[view.name])
+        return found
+
+    def decide(self, joined: Joined, places: Mapping[str, slice]) -> None:
+        """Runs the cascade of every stored view, chunk by chunk."""
+        for view in self._views:
+            if view.lane == "request" or joined.statuses is None:
+                continue
+            for start in range(0, self._rows, _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                others = {v.name: self._part(v.name, rows) for v in stand_ins(view) if v.name in self._own}
+                found = cascade(view, self._part(view.name, rows), others)
+                joined.values[rows, places[view.name]], joined.statuses[rows, places[view.name]] = found
+
+    def _part(self, name: str, rows: slice) -> Own:
+        own = self._own[name]
+        return Own(np.array(own.values[rows]), own.ages[rows], own.there[rows])
 
 
-@dataclass(frozen=True, slots=True)
-class _Portion:
-    """Asks of the keys from `first` to before `stop`, at times from `since` to before `until`."""
-
-    first: int
-    stop: int
-    since: int
-    until: int
-
-    def where(self) -> str:
-        return f"{_KEY} >= {self.first} AND {_KEY} < {self.stop} AND {TIME} >= {self.since} AND {TIME} < {self.until}"
+def _worst(plan_view: View, statuses: npt.NDArray[np.uint8], places: Mapping[str, slice]) -> npt.NDArray[np.uint8]:
+    """Of each row the worst status among the values that a request view uses; a missing one may be an answer."""
+    worst = np.zeros(len(statuses), np.uint8)
+    for used in plan_view.uses:
+        found = statuses[:, places[used.name]]
+        worst = np.maximum(worst, np.where(found == MISSING, FRESH, found).max(axis=1).astype(np.uint8))
+    return worst
 
 
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """The join of one nearline or batch view; `number` names the tables of its keys and asks."""
-
-    view: View
-    layout: TileLayout
-    connection: Connection
-    number: str
-    source: str
-
-    def fill(self, values: Floats, slice_rows: int, progress: Progress | None) -> None:
-        values[:] = self.layout.read([None], np.zeros(1, np.int64))  # what a key without events answers
-        total = _one(self.connection, f"SELECT count(*) FROM asks{self.number}")
-        if not total:
-            return
-        self._sort_moments()
-        done = 0
-        for portion in self._portions(slice_rows):
-            done += self._fill_portion(values, portion)
-            if progress is not None:
-                progress(self.view.name, done, total)
-        self.connection.run("DROP TABLE moments")
-
-    def _instants(self, times: Ints) -> Ints:
-        return instants_of(self.view, times)
-
-    def _left(self, instant: int) -> int:
-        return left_of(self.layout, instant)
-
-    def _sort_moments(self) -> None:
-        """Runs the transform over what the asks can see, and keeps the rows of asked keys by key and time."""
-        view, asks = self.view, f"asks{self.number}"
-        event_time = view.source.event_time if view.source else ""
-        ends = np.array([_one(self.connection, f"SELECT {end}({TIME}) FROM {asks}") for end in ("min", "max")])
-        low, high = self._instants(ends).tolist()
-        moment = quoted([event_time])
-        on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
-        same = " AND ".join(f"m.{quoted([k])} = k.{quoted([k])}" for k in entity_of(view).key_names)
-        columns = "".join(f", m.{quoted([column])}" for column in self.layout.columns)
-        self.connection.run(
-            f"CREATE TABLE moments AS WITH {INPUT} AS NOT MATERIALIZED (SELECT * FROM {self.source} WHERE "
-            f"{moment} >= {instant_sql(self._left(low))} AND {moment} < {instant_sql(high)}{on_time}) "
-            f"SELECT k.{_KEY}, epoch_us(m.{moment}) AS {TIME}{columns} FROM ({view.sql}) AS m "
-            f"JOIN keys{self.number} AS k ON {same} ORDER BY k.{_KEY}, {TIME}"
-        )
-
-    def _portions(self, slice_rows: int) -> Iterator[_Portion]:
-        costs = self._counts("moments") + self._counts(f"asks{self.number}")
-        ends = np.cumsum(costs)
-        first, far = 0, np.iinfo(np.int64).max
-        while first < len(costs):
-            base = int(ends[first - 1]) if first else 0
-            stop = max(int(np.searchsorted(ends, base + slice_rows, "right")), first + 1)
-            pieces = -(-int(costs[first]) // slice_rows) if stop == first + 1 else 1
-            cuts = [-far, *self._cuts(first, pieces), far]
-            for since, until in itertools.pairwise(cuts):
-                yield _Portion(first, stop, since, until)
-            first = stop
-
-    def _counts(self, table: str) -> Ints:
-        size = _one(self.connection, f"SELECT count(*) FROM keys{self.number}")
-        found = self.connection.query(f"SELECT {_KEY}, count(*) AS n FROM {table} GROUP BY {_KEY}").to_arrow_table()
-        counts = np.zeros(size, np.int64)
-        counts[found.column(_KEY).to_numpy()] = found.column("n").to_numpy()
-        return counts
-
-    def _cuts(self, key: int, pieces: int) -> list[int]:
-        """Instants that cut the asks of one enormous key into about equal pieces."""
-        if pieces == 1:
-            return []
-        query = f"SELECT {TIME} FROM asks{self.number} WHERE {_KEY} = {key} ORDER BY {TIME}"
-        times = self.connection.query(query).to_arrow_table().column(TIME).to_numpy()
-        return sorted(set(times[np.arange(1, pieces) * len(times) // pieces].tolist()))
-
-    def _fill_portion(self, values: Floats, portion: _Portion) -> int:
-        asks = self.connection.query(
-            f"SELECT {_KEY}, {TIME}, {ROW} FROM asks{self.number} WHERE {portion.where()} ORDER BY {_KEY}, {TIME}"
-        ).to_arrow_table()
-        if not asks.num_rows:
-            return 0
-        codes = asks.column(_KEY).to_numpy() - portion.first
-        instants = self._instants(asks.column(TIME).to_numpy())
-        fresh = np.ones(len(codes), bool)  # rows with one answer are asked once: all of a day, in a daily batch view
-        fresh[1:] = (codes[1:] != codes[:-1]) | (instants[1:] != instants[:-1])
-        seen = _Portion(portion.first, portion.stop, self._left(int(instants.min())), int(instants.max()))
-        moments = self.connection.query(f"SELECT * FROM moments WHERE {seen.where()}").to_arrow_table()
-        events = Events(
-            moments.column(_KEY).to_numpy() - portion.first,
-            moments.column(TIME).to_numpy(),
-            state_columns(moments, self.layout.columns),
-        )
-        answers = self.layout.windows_of(events, codes[fresh], instants[fresh])
-        values[asks.column(ROW).to_numpy()] = answers[np.cumsum(fresh) - 1]
-        return int(asks.num_rows)
-
-
-def _fill_requests(plan: FeaturePlan, connection: Connection, values: Floats, progress: Progress | None) -> None:
+def _fill_requests(
+    plan: FeaturePlan,
+    connection: Connection,
+    values: Floats,
+    statuses: npt.NDArray[np.uint8] | None,
+    progress: Progress | None,
+) -> None:
     """Computes the request views chunk by chunk, each after those that it uses."""
     places = places_of(plan)
     views = [view for view in plan.views if view.lane == "request"]
@@ -217,11 +209,11 @@ def _fill_requests(plan: FeaturePlan, connection: Connection, values: Floats, pr
             for used in view.uses:
                 answers = np.array(chunk[:, places[used.name]])
                 columns.update({name: answers[:, i] for i, name in enumerate(used.output_names)})
-            chunk[:, places[view.name]] = compute(view, columns, len(chunk))
+            chunk[:, places[view.name]] = computed = compute(view, columns, len(chunk))
+            if statuses is not None:
+                worst = _worst(view, statuses[start : start + _CHUNK], places)
+                statuses[start : start + _CHUNK, places[view.name]] = np.where(
+                    np.isnan(computed), MISSING, worst[:, None]
+                )
         if progress is not None:
             progress("request", min(start + _CHUNK, len(values)), len(values))
-
-
-def _one(connection: Connection, sql: str) -> int:
-    [(value,)] = connection.query(sql).fetchall()
-    return int(str(value))

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trilane.errors import SetupError
+from trilane.training.skew import Skew
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Statistics", "TrainingSet"]
 
+IDEAL, AS_SERVED = "ideal", "as_served"
 MANIFEST, TABLE, MATRIX, LABEL = "manifest.json", "table.parquet", "matrix.npy", "label.npy"
 
 
@@ -37,7 +39,11 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training set is, besides its rows."""
+    """What a training set is, besides its rows.
+
+    As served also: of each stored view, the share of the rows at which it was recorded what could be read (at the
+    others arrival and declared landing are replayed); of each feature, rows by status, and the skew beside the ideal.
+    """
 
     digest: str
     rows: int
@@ -50,6 +56,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None
     statistics: dict[str, Statistics]
     tables: dict[str, int] = {}
+    training: str = IDEAL
+    recorded: dict[str, float] = {}
+    statuses: dict[str, dict[str, int]] = {}
+    skew: dict[str, Skew] = {}
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,11 @@ class TrainingSet:
     def statistics(self) -> dict[str, Statistics]:
         """Of each feature."""
         return self.manifest.statistics
+
+    @property
+    def skew(self) -> dict[str, Skew]:
+        """Of each feature, how the served values differ from the ideal ones; empty in an ideal set."""
+        return self.manifest.skew
 
     @property
     def path(self) -> Path:

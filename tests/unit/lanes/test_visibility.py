@@ -140,5 +140,5 @@ def test_the_instant_at_which_a_version_landed_is_kept(project: Project, clock: 
         clock.move_to(T0 + hours * 60 * MINUTE)
         land_version(project, view, T0)
         archive_sources(project, [view])
-    found = [(one.boundary - T0, one.visible_at - T0, one.ends) for one in kept_landings(project.warehouse, view)]
+    found = [(one.boundary - T0, one.landed_at - T0, one.ends) for one in kept_landings(project.warehouse, view)]
     assert found == [(0, 180 * MINUTE, (1,)), (0, 240 * MINUTE, (1,))]

@@ -6,8 +6,9 @@ import typer
 
 from trilane.apps.cli.change import apply, plan
 from trilane.apps.cli.features import features
-from trilane.apps.cli.fill import ingest, materialize, train
+from trilane.apps.cli.fill import ingest, materialize
 from trilane.apps.cli.imports import imports
+from trilane.apps.cli.learn import skew, train
 from trilane.apps.cli.letters import COMMANDS, ListByDefault
 from trilane.apps.cli.look import explain, status
 from trilane.apps.cli.roles import control, serve, up, worker
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for function in (init, plan, apply, ingest, materialize, train, up, status, explain):
+for function in (init, plan, apply, ingest, materialize, train, skew, up, status, explain):
     app.command()(command(function))
 app.add_typer(features)
 letters = typer.Typer(

@@ -1,4 +1,4 @@
-"""`trilane ingest`, `materialize` and `train`: fill the log, the batch lane, and the artifacts."""
+"""`trilane ingest` and `materialize`: fill the log and the batch lane."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.features.view import View
 
-__all__ = ["ingest", "materialize", "train"]
+__all__ = ["ingest", "materialize"]
 
 _Since = Annotated[str | None, typer.Option(metavar="INSTANT", help="From here on, such as 2013-01-01.")]
 _Until = Annotated[str | None, typer.Option(metavar="INSTANT", help="Before here.")]
@@ -89,49 +89,6 @@ def materialize(
             f"[bold]{one['view']}[/] of {one['boundary']} is visible from {one['visible_from']}; "
             "until then the version before it answers."
         )
-
-
-def train(
-    *,
-    model: Annotated[str, typer.Argument(help="The model.")],
-    since: _Since = None,
-    until: _Until = None,
-    project: ProjectOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Train a model on its point-in-time training set, and pack it as an immutable artifact."""
-    from trilane.apps import training_job
-
-    terminal = Terminal(json=json)
-    with open_project(project) as opened, terminal.progress(f"train {model}") as tick:
-        done = training_job.train(
-            opened,
-            model,
-            since=moment(since, option="--since"),
-            until=moment(until, option="--until"),
-            progress=tick,
-        )
-    artifact, rows = done.artifact, len(done.training_set)
-    terminal.answer(
-        {
-            "model": model,
-            "digest": artifact.digest,
-            "training_set": done.training_set.digest,
-            "rows": rows,
-            "metrics": dict(artifact.manifest.metrics),
-            "latency_us": {str(size): value for size, value in done.profile.latency_us.items()},
-            "new": done.is_new,
-        }
-    )
-    terminal.tell(
-        f"[bold]{model}[/] {artifact.digest[:16]}, trained on {rows:,} rows ({done.training_set.digest[:16]})"
-    )
-    measured = done.profile.latency_us.items()
-    latency = ", ".join(f"{size} {'row' if size == 1 else 'rows'} {value:,.0f} µs" for size, value in measured)
-    terminal.tell(f"One inference: {latency}; the artifact has {done.profile.model_bytes:,} bytes.")
-    if not done.is_new:
-        terminal.tell("The same inputs gave the same artifact as before.")
-    terminal.tell("Run [bold]trilane apply[/] to deploy it.")
 
 
 def _batch_views(project: Project, names: list[str]) -> list[View]:

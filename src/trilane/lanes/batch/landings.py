@@ -20,13 +20,13 @@ __all__ = ["Landing", "keep_landings", "kept_landings"]
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """The version at `boundary` landed at `landed_at` and answered from `visible_at` on, the later of that and its due.
+    """The version at `boundary` landed at `landed_at`, to answer from `visible_from` on.
 
     `ends`: before which offset of each partition it saw events.
     """
 
     boundary: int
-    visible_at: int
+    visible_from: int
     landed_at: int
     ends: tuple[int, ...]
 
@@ -51,10 +51,7 @@ def kept_landings(warehouse: Warehouse, view: View) -> list[Landing]:
     """The landings in the warehouse, in the order in which they landed."""
     table = warehouse.kept(_name(view))
     rows = [] if table is None else table.to_pylist()
-    found = [
-        Landing(row["boundary"], max(row["visible_from"], row["landed_at"]), row["landed_at"], tuple(row["ends"]))
-        for row in rows
-    ]
+    found = [Landing(row["boundary"], row["visible_from"], row["landed_at"], tuple(row["ends"])) for row in rows]
     return sorted(set(found), key=lambda landing: (landing.landed_at, landing.boundary))
 
 

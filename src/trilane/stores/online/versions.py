@@ -19,9 +19,10 @@ from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.stores.online.protocol import OnlineStore, Transaction, Writer
 
-__all__ = ["SPACE", "Version", "decode", "key_of", "land", "versions", "visible"]
+__all__ = ["KEPT", "SPACE", "Version", "decode", "key_of", "land", "versions", "visible"]
 
 SPACE = "batch/versions"
+KEPT = 3  # how many versions of a name a landing keeps
 _LANDINGS = "batch/landings"
 _ROWS_PER_TRANSACTION = 20_000
 
@@ -80,7 +81,7 @@ def land(
     boundary: int,
     visible_from: int,
     rows: Iterable[tuple[bytes, bytes]],
-    keep: int = 3,
+    keep: int = KEPT,
     clock: Clock | None = None,
     ends: tuple[int, ...] = (),
 ) -> Version | None:

@@ -1,0 +1,135 @@
+"""What serving could see at an instant: how far a nearline lane had come, and which batch version answered.
+
+It is replayed from what was recorded while serving ran: when each micro-batch became readable, when each version landed
+and what it had seen. Where nothing was recorded (history from before the lane ran, a stretch whose records were lost),
+what is known is replayed: the arrival of each event, and the declared landing.
+
+Law: at the instants that were recorded, ages, events and versions are those that serving saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trilane.features.algebra import Ints
+from trilane.features.view import View
+from trilane.lanes.batch.landings import Landing, kept_landings
+from trilane.lanes.visibility import RECORD, kept_visibility
+from trilane.sources.event import EventSource
+from trilane.stores.offline.protocol import Warehouse
+from trilane.stores.online.versions import KEPT
+
+__all__ = ["NEVER", "LaneSight", "VersionSight"]
+
+NEVER = 1 << 62  # later than any instant
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSight:
+    """How far a nearline lane had come, by partition; of each, its records, cut where some are missing."""
+
+    partitions: Sequence[Sequence[npt.NDArray[np.void]]]
+
+    @staticmethod
+    def of(warehouse: Warehouse, source: EventSource) -> LaneSight:
+        """What the warehouse has kept."""
+        return LaneSight([kept_visibility(warehouse, source, partition) for partition in range(source.partitions)])
+
+    def known(self, instants: Ints) -> Bools:
+        """At which instants it was recorded how far all partitions had come."""
+        known = np.ones(len(instants), bool)
+        for parts in self.partitions:
+            begins = np.array([part["at"][0] for part in parts], np.int64)
+            ends = np.array([part["last"][-1] for part in parts[:-1]] + [NEVER], np.int64)
+            place = np.searchsorted(begins, instants, "right") - 1
+            known &= (place >= 0) & (instants <= ends[np.maximum(place, 0)])
+        return known
+
+    def ages(self, instants: Ints) -> Ints:
+        """How far the lane was behind, in microseconds; 0 where that is not known."""
+        ages = np.zeros(len(instants), np.int64)
+        for parts in self.partitions:
+            records = _joined(parts)
+            if not len(records):
+                continue
+            place = np.searchsorted(np.maximum.accumulate(records["at"]), instants, "right") - 1
+            found = records[np.maximum(place, 0)]
+            # Within a stretch the lane said again and again that it had caught up.
+            age = np.where(instants >= found["last"], instants - found["caught_up"], 0)
+            ages = np.maximum(ages, np.where(place >= 0, age, 0))
+        return np.where(self.known(instants), ages, 0)
+
+    def visible(self, partitions: Ints, offsets: Ints, times: Ints) -> Ints:
+        """From when on each event could be read: as soon as its batch was committed and its time had come."""
+        answer = np.full(len(offsets), NEVER)
+        for number, parts in enumerate(self.partitions):
+            records = _joined(parts)
+            mine = slice(None) if len(self.partitions) == 1 else np.flatnonzero(partitions == number)
+            ends, moments = (np.maximum.accumulate(records[name]) for name in ("end", "moment"))
+            place = np.maximum(
+                np.searchsorted(ends, offsets[mine], "right"), np.searchsorted(moments, times[mine], "right")
+            )
+            answer[mine] = np.append(np.maximum.accumulate(records["at"]), NEVER)[place]
+        return np.asarray(np.maximum(answer, times + 1), np.int64)
+
+
+def _joined(parts: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    return np.concatenate(parts) if parts else np.zeros(0, RECORD)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSight:
+    """Which landing of a batch view answered from each of `moments` on; -1: none."""
+
+    view: View
+    landings: Sequence[Landing]
+    moments: Ints
+    answering: Ints
+
+    @staticmethod
+    def of(warehouse: Warehouse, view: View) -> VersionSight:
+        """What the warehouse has kept."""
+        landings = kept_landings(warehouse, view)
+        moments = sorted({at for one in landings for at in (one.landed_at, one.visible_from)})
+        return VersionSight(
+            view, landings, np.array(moments, np.int64), np.array(_answering(landings, moments), np.int64)
+        )
+
+    def landing(self, instants: Ints) -> Ints:
+        """The number of the landing that answered at each instant; -1: none did, -2: that was not recorded."""
+        place = np.searchsorted(self.moments, instants, "right") - 1
+        found = np.append(self.answering, -2)[place]
+        first = np.flatnonzero(self.answering >= 0)[:1]  # before the first version answered, nothing is known
+        return np.where(place < (first[0] if len(first) else len(self.moments)), -2, found)
+
+    def boundaries(self, instants: Ints, landing: Ints) -> Ints:
+        """The boundary of the version that answered, where one did."""
+        declared = (instants - self.view.landing) // self.view.schedule * self.view.schedule
+        recorded = np.array([one.boundary for one in self.landings] + [0, 0], np.int64)[landing]
+        return np.where(landing == -2, declared, recorded)
+
+    def lacking(self, landing: int, partitions: Ints, offsets: Ints) -> Bools:
+        """Which events had not been archived when the landing was computed."""
+        ends = np.array(self.landings[landing].ends, np.int64)
+        return offsets >= (ends[0] if len(ends) == 1 else ends[partitions])
+
+
+def _answering(landings: Sequence[Landing], moments: Sequence[int]) -> list[int]:
+    """Of each moment, the landing that the store served; it lists the latest boundaries of all that had landed."""
+    listed: dict[int, int] = {}
+    found, landed = [], 0
+    for at in moments:
+        while landed < len(landings) and landings[landed].landed_at <= at:
+            listed[landings[landed].boundary] = landed
+            landed += 1
+            if len(listed) > KEPT:
+                del listed[min(listed)]
+        ready = [boundary for boundary, number in listed.items() if landings[number].visible_from <= at]
+        found.append(listed[max(ready)] if ready else -1)
+    return found

@@ -1,0 +1,258 @@
+"""The join of one stored view: the answers to all asks, portion by portion, ideal and as served.
+
+Law: memory does not grow with the events: the engine sorts them by key on disk, and portions of bounded size are joined
+one after another; an entity with more than a portion is cut by time. Only the events that one instant's windows see
+must fit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from trilane.features.algebra import Floats, Ints
+from trilane.features.columns import state_columns
+from trilane.features.event_windows import EventWindows
+from trilane.features.tile import Events, TileLayout
+from trilane.features.transform import INPUT, carrying
+from trilane.features.view import View, entity_of
+from trilane.sources.event import EventSource
+from trilane.stores.offline.protocol import Connection, instant_sql, quoted
+from trilane.training.gathered import instants_of, left_of
+from trilane.training.sight import LaneSight, VersionSight
+from trilane.training.spine import ROW, SPINE, TIME
+
+__all__ = ["Lane", "Progress", "sort_asks"]
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+_KEY = "_key"
+
+
+def sort_asks(connection: Connection, keys: tuple[str, ...], number: int) -> str:
+    """Numbers the keys that occur and sorts the rows that ask by key and time; the name of the table of both."""
+    listed, known = quoted(keys), " AND ".join(f"{quoted([key])} IS NOT NULL" for key in keys)
+    connection.run(
+        f"CREATE TABLE keys{number} AS SELECT {listed}, row_number() OVER (ORDER BY {listed}) - 1 AS {_KEY} "
+        f"FROM {SPINE} WHERE {known} GROUP BY {listed}"
+    )
+    connection.run(
+        f"CREATE TABLE asks{number} AS SELECT {_KEY}, {TIME}, {ROW} FROM {SPINE} JOIN keys{number} USING ({listed}) "
+        f"ORDER BY {_KEY}, {TIME}, {ROW}"
+    )
+    return str(number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    """Asks of the keys from `first` to before `stop`, at times from `since` to before `until`."""
+
+    first: int
+    stop: int
+    since: int
+    until: int
+
+    def where(self) -> str:
+        return f"{_KEY} >= {self.first} AND {_KEY} < {self.stop} AND {TIME} >= {self.since} AND {TIME} < {self.until}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The join of one nearline or batch view; `number` names the tables of its keys and asks.
+
+    With a `sight` it also answers as served: what could be read at the instant, or the version that answered.
+    """
+
+    view: View
+    layout: TileLayout
+    connection: Connection
+    number: str
+    source: str
+    sight: LaneSight | VersionSight | None = None
+
+    def fill(self, values: Floats, slice_rows: int, progress: Progress | None, served: Floats | None = None) -> None:
+        """Writes what each row asks for, and into `served` what it was served."""
+        for rows in (values,) if served is None else (values, served):
+            rows[:] = self.layout.read([None], np.zeros(1, np.int64))  # what a key without events answers
+        total = _one(self.connection, f"SELECT count(*) FROM asks{self.number}")
+        if not total:
+            return
+        self._sort_moments()
+        done = 0
+        for portion in self._portions(slice_rows):
+            done += self._fill_portion(values, served, portion)
+            if progress is not None:
+                progress(self.view.name, done, total)
+        self.connection.run("DROP TABLE moments")
+
+    def _instants(self, times: Ints) -> Ints:
+        return instants_of(self.view, times)
+
+    def _left(self, instant: int) -> int:
+        return left_of(self.layout, instant)
+
+    @property
+    def _carried(self) -> tuple[str, ...]:
+        """What must pass the transform to know when an event could be read."""
+        if self.sight is None or not isinstance(self.view.source, EventSource):
+            return ()
+        own = ("_offset", "_arrived_at") if isinstance(self.sight, LaneSight) else ("_offset",)
+        return (*own, "_partition") if self.view.source.partitions > 1 else own
+
+    def _sort_moments(self) -> None:
+        """Runs the transform over what the asks can see, and keeps the rows of asked keys by key and time."""
+        view = self.view
+        event_time = view.source.event_time if view.source else ""
+        low, high = self._reach()
+        moment = quoted([event_time])
+        on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
+        same = " AND ".join(f"m.{quoted([k])} = k.{quoted([k])}" for k in entity_of(view).key_names)
+        columns = "".join(f", m.{quoted([column])}" for column in (*self.layout.columns, *self._carried))
+        sql = carrying(view.sql, self._carried) if self._carried else view.sql
+        self.connection.run(
+            f"CREATE TABLE moments AS WITH {INPUT} AS NOT MATERIALIZED (SELECT * FROM {self.source} WHERE "
+            f"{moment} >= {instant_sql(self._left(low))} AND {moment} < {instant_sql(high)}{on_time}) "
+            f"SELECT k.{_KEY}, epoch_us(m.{moment}) AS {TIME}{columns} FROM ({sql}) AS m "
+            f"JOIN keys{self.number} AS k ON {same} ORDER BY k.{_KEY}, {TIME}"
+        )
+
+    def _reach(self) -> tuple[int, int]:
+        """The first and the last instant of any answer."""
+        asks = f"asks{self.number}"
+        ends = np.array([_one(self.connection, f"SELECT {end}({TIME}) FROM {asks}") for end in ("min", "max")])
+        low, high = self._instants(ends).tolist()
+        if isinstance(self.sight, VersionSight):
+            times = self.connection.query(f"SELECT DISTINCT {TIME} FROM {asks}").to_arrow_table().column(TIME)
+            low = min(low, int(self._versions(self.sight, times.to_numpy())[0].min()))
+        return low, high
+
+    def _versions(self, sight: VersionSight, times: Ints) -> tuple[Ints, Ints]:
+        """Boundary and landing that answered; the declared boundary where none did, whose values nobody reads."""
+        landing = sight.landing(times)
+        return sight.boundaries(times, np.where(landing == -1, -2, landing)), landing
+
+    def _portions(self, slice_rows: int) -> Iterator[_Portion]:
+        costs = self._counts("moments") + self._counts(f"asks{self.number}")
+        ends = np.cumsum(costs)
+        first, far = 0, np.iinfo(np.int64).max
+        while first < len(costs):
+            base = int(ends[first - 1]) if first else 0
+            stop = max(int(np.searchsorted(ends, base + slice_rows, "right")), first + 1)
+            pieces = -(-int(costs[first]) // slice_rows) if stop == first + 1 else 1
+            cuts = [-far, *self._cuts(first, pieces), far]
+            for since, until in itertools.pairwise(cuts):
+                yield _Portion(first, stop, since, until)
+            first = stop
+
+    def _counts(self, table: str) -> Ints:
+        size = _one(self.connection, f"SELECT count(*) FROM keys{self.number}")
+        found = self.connection.query(f"SELECT {_KEY}, count(*) AS n FROM {table} GROUP BY {_KEY}").to_arrow_table()
+        counts = np.zeros(size, np.int64)
+        counts[found.column(_KEY).to_numpy()] = found.column("n").to_numpy()
+        return counts
+
+    def _cuts(self, key: int, pieces: int) -> list[int]:
+        """Instants that cut the asks of one enormous key into about equal pieces."""
+        if pieces == 1:
+            return []
+        query = f"SELECT {TIME} FROM asks{self.number} WHERE {_KEY} = {key} ORDER BY {TIME}"
+        times = self.connection.query(query).to_arrow_table().column(TIME).to_numpy()
+        return sorted(set(times[np.arange(1, pieces) * len(times) // pieces].tolist()))
+
+    def _fill_portion(self, values: Floats, served: Floats | None, portion: _Portion) -> int:
+        asks = self.connection.query(
+            f"SELECT {_KEY}, {TIME}, {ROW} FROM asks{self.number} WHERE {portion.where()} ORDER BY {_KEY}, {TIME}"
+        ).to_arrow_table()
+        if not asks.num_rows:
+            return 0
+        codes, rows = asks.column(_KEY).to_numpy() - portion.first, asks.column(ROW).to_numpy()
+        times = asks.column(TIME).to_numpy()
+        instants = self._instants(times)
+        begin = int(instants.min())
+        if isinstance(self.sight, VersionSight):
+            begin = min(begin, int(self._versions(self.sight, times)[0].min()))
+        seen = _Portion(portion.first, portion.stop, self._left(begin), int(instants.max()))
+        moments = self.connection.query(f"SELECT * FROM moments WHERE {seen.where()}").to_arrow_table()
+        events = Events(
+            moments.column(_KEY).to_numpy() - portion.first,
+            moments.column(TIME).to_numpy(),
+            state_columns(moments, self.layout.columns),
+        )
+        windows = EventWindows(self.layout, events)
+        values[rows] = found = _each(windows.at, codes, instants)
+        if served is not None:
+            carried = {name: moments.column(name).to_numpy() for name in self._carried}
+            if isinstance(self.sight, LaneSight):
+                served[rows] = self._seen(self.sight, windows, events, carried, codes, times, found)
+            elif isinstance(self.sight, VersionSight):
+                served[rows] = self._answered(self.sight, windows, events, carried, codes, times, found)
+        return int(asks.num_rows)
+
+    def _seen(
+        self,
+        sight: LaneSight,
+        windows: EventWindows,
+        events: Events,
+        carried: Mapping[str, Ints],
+        codes: Ints,
+        times: Ints,
+        values: Floats,
+    ) -> Floats:
+        """The values of a nearline view over what could be read at each instant."""
+        known = sight.known(times)
+        values = values.copy()
+        arrived = np.maximum(carried["_arrived_at"], events.times + 1)
+        for chosen in (known, ~known):
+            if chosen.any():
+                visible = arrived
+                if chosen is known:
+                    partitions = carried.get("_partition", np.zeros(0, np.int64))
+                    visible = sight.visible(partitions, carried["_offset"], events.times)
+                values[chosen] = windows.seen_at(codes[chosen], times[chosen], visible, values[chosen])
+        return values
+
+    def _answered(
+        self,
+        sight: VersionSight,
+        windows: EventWindows,
+        events: Events,
+        carried: Mapping[str, Ints],
+        codes: Ints,
+        times: Ints,
+        values: Floats,
+    ) -> Floats:
+        """The values of a batch view in the version that answered at each instant."""
+        boundaries, landing = self._versions(sight, times)
+        values = values.copy()
+        other = boundaries != self._instants(times)
+        if other.any():
+            values[other] = _each(windows.at, codes[other], boundaries[other])
+        if not carried:
+            return values
+        partitions = carried.get("_partition", np.zeros(0, np.int64))
+        for number in np.unique(landing[landing >= 0]).tolist():
+            boundary = sight.landings[number].boundary
+            inside = (events.times < boundary) & (events.times >= self._left(boundary))
+            lacking = inside & sight.lacking(number, partitions, carried["_offset"])
+            if lacking.any():
+                asks = landing == number
+                columns = {n: (v[~lacking], ok[~lacking]) for n, (v, ok) in events.columns.items()}
+                there = Events(events.codes[~lacking], events.times[~lacking], columns)
+                values[asks] = _each(EventWindows(self.layout, there).at, codes[asks], boundaries[asks])
+        return values
+
+
+def _each(answer: Callable[[Ints, Ints], Floats], codes: Ints, instants: Ints) -> Floats:
+    """Rows with one answer are asked once: all of a day, in a daily batch view."""
+    fresh = np.ones(len(codes), bool)
+    fresh[1:] = (codes[1:] != codes[:-1]) | (instants[1:] != instants[:-1])
+    return np.asarray(answer(codes[fresh], instants[fresh])[np.cumsum(fresh) - 1])
+
+
+def _one(connection: Connection, sql: str) -> int:
+    [(value,)] = connection.query(sql).fetchall()
+    return int(str(value))

@@ -1,0 +1,189 @@
+"""The second clock's law: a training set as served holds what serving answered, however the lanes lagged.
+
+A worker lags and stops for as long as it likes, events come out of order, early or late, versions land late or again;
+all goes through the real log, worker, stores and archive. Values and statuses at each ask equal what was served, bit
+for bit; without any lag they are also ideal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trilane as tl
+from tests.properties.test_parity import (
+    ASKS,
+    DISORDER,
+    ENGINE,
+    ENTITIES,
+    FACTS,
+    HOUR,
+    MINUTE,
+    SOURCE,
+    START,
+    Ask,
+    Fact,
+    Replay,
+    _aggregations,
+    _bits,
+    _named,
+    transform,
+)
+from trilane.clock import SECOND
+from trilane.features.aggregation import Aggregation
+from trilane.features.entity import Entity
+from trilane.features.plan import FeaturePlan
+from trilane.features.view import Constant, LastBatch, Stale
+from trilane.lanes.batch.archive import archive
+from trilane.lanes.batch.landings import keep_landings
+from trilane.lanes.batch.materialize import due, materialize
+from trilane.lanes.nearline import Consumer, Tools
+from trilane.lanes.visibility import keep_visibility
+from trilane.training import values_at
+from trilane.types import arrow_type
+
+
+def declare(near: Sequence[Aggregation], far: Sequence[Aggregation], entities: tuple[Entity, Entity]) -> FeaturePlan:
+    hourly = tl.batch(SOURCE, entities[1], features=_named(far), schedule="1h", landing="20m", freshness="100m")(
+        _selecting("hourly")
+    )
+    steps: list[Stale | LastBatch | Constant] = [tl.stale(max_age="20m"), tl.last(hourly, max_age="3h"), tl.default()]
+    now = tl.nearline(SOURCE, entities[0], freshness="2m", features=_named(near), fallback=steps)(_selecting("now"))
+
+    @tl.request(inputs={"y": tl.Float64}, features={"ratio": tl.Float64}, uses=[now])
+    def mixed(request):  # type: ignore[no-untyped-def]
+        return {"ratio": request["now.f0"] / request["y"]}
+
+    return FeaturePlan.of([mixed, now, hourly], where="as served")
+
+
+def _selecting(name: str):  # type: ignore[no-untyped-def]
+    def function(facts):  # type: ignore[no-untyped-def]
+        return transform(facts).select("at", "place", "desk", "x", "n")
+
+    function.__name__ = name
+    return function
+
+
+class Lagging(Replay):
+    """A replay whose worker and control work when chance lets them."""
+
+    def begin(self) -> None:
+        """The first word of the lane and the first version, before which nothing is recorded."""
+        self.tools = Tools(
+            log=self.log,
+            writer=self.writers[0],
+            engine=ENGINE,
+            dead_letters=self.letters,
+            clock=self.clock,
+            limit=self.chance.choice([1, 2, 5, 1_000]),
+            heartbeat=1,
+        )
+        self.consumer = Consumer(SOURCE, 0, self.views["nearline"], self.tools)
+        self.consumer.step()
+        self.load((START - 2 * HOUR) // HOUR * HOUR)
+
+    def load(self, boundary: int) -> None:
+        archive(self.log, self.warehouse, SOURCE)
+        for view in self.views["batch"]:
+            keep_landings(self.store, self.warehouse, view)
+            options = {"warehouse": self.warehouse, "root": self.folder, "writer": self.writers[1]}
+            materialize(view, boundary, **options, clock=self.clock)  # type: ignore[arg-type]
+
+    def work(self) -> None:
+        for _ in range(self.chance.choice([0, 0, 1, 1, 2, 30])):
+            self.consumer.step()
+        if self.chance.random() < 0.1:
+            self.consumer = Consumer(SOURCE, 0, self.views["nearline"], self.tools)
+        if self.chance.random() < 0.3:
+            last = due(self.views["batch"][0], self.clock.now())
+            self.load(last - self.chance.choice([0, 0, 0, 1]) * HOUR)
+        if self.chance.random() < 0.2:
+            keep_visibility(self.store, self.warehouse, SOURCE)
+
+    def learnt(self, asks: Sequence[Ask], training: str) -> np.ndarray:
+        archive(self.log, self.warehouse, SOURCE)
+        keep_visibility(self.store, self.warehouse, SOURCE)
+        keep_landings(self.store, self.warehouse, self.views["batch"][0])
+        columns = {f.name: pa.array([getattr(ask, f.name) for ask in asks], arrow_type(f)) for f in self.plan.inputs}
+        columns["at"] = pa.array([ask.at for ask in asks], pa.timestamp("us", "UTC"))
+        where = {"warehouse": self.warehouse, "root": self.folder, "event_time": "at", "training": training}
+        return values_at(self.plan, pa.table(columns), **where, slice_rows=self.chance.choice([9, 400_000]))  # type: ignore[arg-type]
+
+    def answers(self, asks: Sequence[Ask]) -> np.ndarray:
+        rows = [self.kind(**{f.name: getattr(ask, f.name) for f in self.plan.inputs}) for ask in asks]
+        return self.reader.read(rows, asks[0].at).values
+
+
+def _story(replay: Lagging, facts: Sequence[Fact], asks: Sequence[Ask]) -> np.ndarray:
+    """Everything in the order of its instant; between two of them the worker and control do what they like."""
+    replay.begin()
+    chance = replay.chance
+    arrivals: dict[int, list[bytes]] = {}
+    for number, fact in enumerate(facts):
+        for _ in range(1 + fact.again):
+            shift = chance.choice([0, 0, SECOND, fact.delay, -30 * SECOND, 2 * DISORDER])
+            arrivals.setdefault(max(fact.at + shift, START - HOUR), []).append(fact.text(number))
+    stops = {ask.at for ask in asks} | set(arrivals)
+    stops |= {START + chance.randrange(5 * HOUR) for _ in range(chance.choice([0, 10, 40]))}
+    values = np.full((len(asks), len(replay.plan.columns)), np.nan)
+    for stop in sorted(stops):
+        replay.arrive(arrivals.get(stop, []), stop)
+        replay.work()
+        places = [place for place, ask in enumerate(asks) if ask.at == stop]
+        if places:
+            values[places] = replay.answers([asks[place] for place in places])
+    return values
+
+
+@settings(max_examples=15)
+@given(
+    near=st.lists(_aggregations(("5s", "1m", "15m", "1h", "2h")), min_size=1, max_size=5),
+    far=st.lists(_aggregations(("1h", "2h", "12h")), min_size=1, max_size=3),
+    entities=st.tuples(st.sampled_from(ENTITIES), st.sampled_from(ENTITIES)),
+    facts=st.lists(FACTS, min_size=5, max_size=30),
+    asks=st.lists(ASKS, min_size=3, max_size=10),
+    seed=st.integers(0, 2**32),
+)
+def test_every_value_that_was_served_is_the_value_as_served(
+    near: list[Aggregation],
+    far: list[Aggregation],
+    entities: tuple[Entity, Entity],
+    facts: list[Fact],
+    asks: list[Ask],
+    seed: int,
+) -> None:
+    plan = declare(near, far, entities)
+    with TemporaryDirectory() as folder:
+        replay = Lagging(Path(folder), plan, random.Random(seed))
+        try:
+            served = _story(replay, facts, asks)
+            assert _bits(served) == _bits(replay.learnt(asks, "as_served")), plan.names
+        finally:
+            replay.close()
+
+
+def test_a_lane_that_lags_is_seen_in_the_set_as_served_alone() -> None:
+    """So that the law above is no law about nothing."""
+    near = [tl.count(window="15m"), tl.sum("x", window="1h")]
+    plan = declare(near, [tl.count(window="2h")], ENTITIES)
+    facts = [Fact(START + i * 20 * SECOND, 0, "EWR", 1, 1.0, i, again=False) for i in range(120)]
+    asks = [Ask(START + i * MINUTE, "EWR", 1, 3.0) for i in range(1, 40)]
+    differ = 0
+    with TemporaryDirectory() as folder:
+        replay = Lagging(Path(folder), plan, random.Random(5))
+        try:
+            served = _story(replay, facts, asks)
+            assert _bits(served) == _bits(replay.learnt(asks, "as_served"))
+            ideal = replay.learnt(asks, "ideal")
+            differ = sum(a != b for a, b in zip(_bits(served), _bits(ideal), strict=True))
+        finally:
+            replay.close()
+    assert differ > 10
