@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from trilane.apps.definitions import Definitions, load_snapshot, snapshot
+from trilane.apps.evolution import Refusal, check, refusals
 from trilane.apps.project import Project
 from trilane.clock import format_instant
 from trilane.decisions.bundle import Bundle, bundle_of
@@ -46,12 +47,13 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `apply` would do, or did: the changed definitions and what follows from them."""
+    """What `apply` would do, or did: the changed definitions, what follows from them, and what `apply` refuses."""
 
     definitions: str
     applied: str | None
     changes: tuple[Change, ...]
     effects: tuple[Effect, ...]
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def does_nothing(self) -> bool:
@@ -60,29 +62,36 @@ class Plan:
         return self.definitions == self.applied and not acting
 
 
-def plan(project: Project, pins: _Pins = ()) -> Plan:
-    """Compares the working tree, with the artifacts that `pins` name (`NAME@DIGEST`), with what runs."""
-    return _plan(project, project.working, _chosen(project, project.working, pins))
+def plan(project: Project, pins: _Pins = (), breaking: Sequence[str] = ()) -> Plan:
+    """Compares the working tree, with the artifacts that `pins` name (`NAME@DIGEST`), with what runs.
+
+    `breaking`: the event sources whose author insists on a change that refuses events.
+    """
+    return _plan(project, project.working, _chosen(project, project.working, pins), breaking)
 
 
-def _plan(project: Project, working: Definitions, chosen: _Chosen) -> Plan:
+def _plan(project: Project, working: Definitions, chosen: _Chosen, breaking: Sequence[str]) -> Plan:
     changes = tuple(project.registry.diff(working.specs()))
     effects = (
         *_view_effects(working, changes),
         *_model_effects(project, working, chosen),
         *(_endpoint_effect(project, working, endpoint, chosen) for _, endpoint in sorted(working.endpoints.items())),
     )
-    return Plan(definitions=working.digest, applied=project.applied_digest(), changes=changes, effects=effects)
+    refused = refusals(project, working, breaking)
+    applied = project.applied_digest()
+    return Plan(definitions=working.digest, applied=applied, changes=changes, effects=effects, refusals=refused)
 
 
-def apply(project: Project, pins: _Pins = ()) -> Plan:
+def apply(project: Project, pins: _Pins = (), breaking: Sequence[str] = ()) -> Plan:
     """Makes the working tree what runs, as far as its models are trained; returns what was done.
 
     `pins`, each `NAME@DIGEST` with 6 or more digits of the digest, deploy an older artifact of a model. Raises
-    ConflictError if there is none, or it does not fit the definitions.
+    ConflictError if there is none, or it does not fit the definitions, or an event source changes in a way that its
+    past does not allow (see `trilane.apps.evolution`); `breaking` names those on which the author insists.
     """
     working = project.working
     chosen = _chosen(project, working, pins)
+    check(refusals(project, working, breaking))
     folder = snapshot(working, project.definitions_folder)
     if load_snapshot(folder).digest != working.digest:
         raise SetupError(
@@ -90,7 +99,7 @@ def apply(project: Project, pins: _Pins = ()) -> Plan:
             where=str(folder),
             remedy="Let the definitions depend on nothing but the modules they import from their own folder",
         )
-    done = _plan(project, working, chosen)
+    done = _plan(project, working, chosen, breaking)
     with run(project.metadata, "apply", project.config.name, clock=project.clock) as present:
         present.note(definitions=working.digest)
         project.registry.apply_definitions(working.digest, working.specs(), folder)

@@ -126,13 +126,18 @@ class Project:
         """The views whose stores must be kept filled, by space: all applied ones, and those that deployed
         bundles still read in an older version.
         """
-        views = {view.space: view for view in self.definitions.views.values()}
-        for bundle in self.bundles().values():
-            model = self._model_of(bundle)
-            if model is not None:
-                views.update({view.space: view for view in (*model.plan.views, *model.plan.stand_ins)})
+        applied = {view.space: view for view in self.definitions.views.values()}
+        views = {**self.deployed_views(), **applied}
         used = {v.space: v for view in views.values() for v in (*view.uses, *stand_ins(view))}
-        return {**used, **views}
+        # The applied ones last: of a source that several states of the definitions declare, the present one decides.
+        found = {**used, **views}
+        return dict(sorted(found.items(), key=lambda item: item[0] in applied))
+
+    def deployed_views(self) -> dict[str, View]:
+        """The views that deployed bundles read, by space, as they were when each bundle was made."""
+        models = [self._model_of(bundle) for bundle in self.bundles().values()]
+        plans = [model.plan for model in models if model is not None]
+        return {view.space: view for plan in plans for view in (*plan.views, *plan.stand_ins)}
 
     def _model_of(self, bundle: Bundle) -> Model | None:
         try:

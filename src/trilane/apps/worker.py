@@ -104,8 +104,10 @@ class Worker:
             views = {s: v for s, v in self._project.live_views().items() if v.lane == "nearline"}
         except ConflictError:
             return  # nothing is applied yet
-        if tuple(sorted(views)) != self._seen:
-            self._seen = tuple(sorted(views))
+        # A source may change and leave every view as it is: then its new contract counts from here on.
+        seen = (*sorted(views), self._project.applied_digest() or "")
+        if seen != self._seen:
+            self._seen = seen
             self._consumers = self._plan(list(views.values()))
             _log.info("keeping %s", ", ".join(sorted(view.name for view in views.values())) or "no view")
 
