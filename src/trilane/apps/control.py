@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from trilane.apps.batch_job import archive_sources, land_version
+from trilane.apps.expectations import findings
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
 from trilane.clock import format_instant
@@ -62,6 +63,7 @@ class Scheduler:
         self._views: dict[str, View] = {}
         self._landed: dict[str, set[int]] = {}
         self._retries: dict[str, _Retry] = {}
+        self._broken: set[tuple[str, str]] = set()
         self._reread_at = self._archive_at = float("-inf")
 
     def step(self, seconds: float) -> None:
@@ -74,8 +76,20 @@ class Scheduler:
             if seconds >= self._archive_at:
                 self._archive_at = seconds + _ARCHIVE
                 archive_sources(self._project, list(self._views.values()))
+                self._look_at_sources()
         except TrilaneError as error:
             logger.error("%s", error)
+
+    def _look_at_sources(self) -> None:
+        """Logs each expectation that is broken now and was not before, and each that is met again."""
+        for found in findings(self._project):
+            name = (found.source, found.expectation)
+            if not found.met and name not in self._broken:
+                logger.warning("%s does not bring what is expected: %s", found.source, found.text)
+                self._broken.add(name)
+            elif found.met and name in self._broken:
+                logger.info("%s brings what is expected again: %s", found.source, found.text)
+                self._broken.discard(name)
 
     def _reread(self) -> None:
         if self._project.applied_digest() is None:

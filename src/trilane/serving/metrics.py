@@ -63,8 +63,22 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
 
+        self._quality(own)
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
+
+    def _quality(self, own: CollectorRegistry) -> None:
+        """What is on record of events and loads, whoever counted it."""
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=own, multiprocess_mode="mostrecent")
+
+        self.lane_behind = gauge("trilane_lane_behind_events", "Events that a lane has not read yet.", "source")
+        self.lane_events = gauge("trilane_lane_events", "Events that a nearline lane has read.", "source", "fate")
+        self.letters = gauge("trilane_dead_letters", "Dead letters there are.", "source", "code", "state")
+        self.expectation = gauge("trilane_source_expectation", "Whether it is met.", "source", "expectation")
+        self.batch_failing = gauge("trilane_batch_failing", "Whether the last load failed.", "view")
+        self.table_rows = gauge("trilane_table_violations", "Rows of the last load that break a rule.", "view", "rule")
 
     def time(self, endpoint: str, seconds: float) -> None:
         """Counts how long a decision took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -111,6 +112,8 @@ def _recorded(project: Project, decision: str) -> dict[str, Any]:
 
 def _registered(project: Project) -> dict[str, Any]:
     """What the registry knows, whether or not anything runs."""
+    from trilane.apps.expectations import findings
+
     applied = project.registry.applied()
     deployments = {name: project.registry.deployed(name) for name in project.definitions.endpoints} if applied else {}
     return {
@@ -123,6 +126,7 @@ def _registered(project: Project) -> dict[str, Any]:
         },
         "processes": _processes(project),
         "dead_letters": {f"{source}/{code}": n for (source, code), n in project.dead_letters.count().items()},
+        "expectations": [dataclasses.asdict(one) for one in findings(project)],
         "runs": [_run_facts(run) for run in project.metadata.runs(limit=_RUNS)],
     }
 
@@ -163,6 +167,11 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
         for name, found in server.get("batch", {}).items()
     ]
     terminal.table("Batch", ["view", "rows", *(key.replace("_", " ") for key in _BATCH)], batch)
+    expected = [
+        [one["source"], one["expectation"], "met" if one["met"] else "NOT MET", one["text"]]
+        for one in facts["expectations"]
+    ]
+    terminal.table("Expectations", ["source", "expectation", "", "found"], expected)
     letters = [[name, str(number)] for name, number in facts["dead_letters"].items()]
     terminal.table("Dead letters", ["source/code", "events"], letters)
     runs = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NoReturn, TypeAlias
@@ -20,12 +21,14 @@ from trilane.apps.server import address
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
 from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads, wire
 from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.feedback.record import Decision, Recorder, Records
+from trilane.lanes.progress import Progress
 from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
 from trilane.sources.dead_letters import DeadLetter
@@ -60,6 +63,7 @@ class Server:
         project = self.project
         self._loop = loop
         self.metrics = Metrics(shared="PROMETHEUS_MULTIPROC_DIR" in os.environ)
+        self.quality, self._one_scrape = Quality(project, self.metrics), threading.Lock()
         self.recorder = Recorder(
             project.config.state / "records.db", told=lambda fate, number: self.metrics.records.labels(fate).inc(number)
         )
@@ -279,7 +283,16 @@ class Server:
             caught_up = min(progress.caught_up_at for progress in partitions.values())
             if caught_up:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
+        # Not here: it waits for files, and decisions must not.
+        await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
         return send(protocol, 200, self.metrics.text(), _TEXT)
+
+    def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
+        with self._one_scrape:
+            try:
+                self.quality.tell(self.deployments.views, found)
+            except TrilaneError as error:
+                _log.warning("what is on record of the events cannot be told: %s", error)
 
 
 def _no_route(scope: Scope) -> DefinitionError:

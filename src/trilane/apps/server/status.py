@@ -9,7 +9,7 @@ from trilane.apps.project import Project
 from trilane.apps.server.deployments import Deployments
 from trilane.clock import format_instant
 from trilane.features.view import View
-from trilane.lanes.progress import LANES, Progress, decode, lane_key
+from trilane.lanes.progress import LANES, Progress, counted, decode, lane_key
 from trilane.sources.event import EventSource
 from trilane.sources.hot_keys import splits_of
 from trilane.stores.online import versions
@@ -90,11 +90,19 @@ def _lane(
         "events": sum(progress.applied for progress in partitions.values()),
         "duplicates": sum(progress.duplicates for progress in partitions.values()),
         "rejected": sum(progress.rejected for progress in partitions.values()),
+        "verdicts": _verdicts(partitions),
         "caught_up_at": format_instant(caught_up) if caught_up else None,
         "age_s": (now - caught_up) / 1e6 if caught_up else None,
         "watermark": format_instant(min(newest) - disorder) if newest else None,
         "hot_keys": dict(splits_of(project.log, source)) if len(partitions) > 1 else {},
     }
+
+
+def _verdicts(partitions: dict[int, Progress]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for progress in partitions.values():
+        total = counted(total, progress.verdicts)
+    return total
 
 
 def _batch(project: Project, view: View, now: int) -> dict[str, Any]:

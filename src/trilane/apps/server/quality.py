@@ -1,0 +1,68 @@
+"""What the lanes, the dead letters and the batch jobs have on record, as gauges.
+
+Law: a gauge that was told once is told again at each scrape, as 0 when there is nothing left of what it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from trilane.apps.expectations import findings
+from trilane.apps.project import Project
+from trilane.features.view import View
+from trilane.lanes.progress import Progress
+from trilane.lifecycle.metadata.protocol import FAILED
+from trilane.serving.metrics import Metrics
+
+__all__ = ["Quality"]
+
+_EXPECTATIONS = 10_000_000  # microseconds between two looks into the log for what sources bring
+_Told = tuple[str, tuple[str, ...]]
+
+
+class Quality:
+    """Fills the gauges of `metrics`; for one thread at a time."""
+
+    def __init__(self, project: Project, metrics: Metrics) -> None:
+        self._project, self._metrics = project, metrics
+        self._told: set[_Told] = set()
+        self._looked: int | None = None
+        self._met: dict[_Told, float] = {}
+
+    def tell(self, views: Sequence[View], lanes: Mapping[str, Mapping[int, Progress]]) -> None:
+        """Sets all gauges as of now."""
+        found = {**dict(self._lanes(lanes)), **dict(self._letters()), **dict(self._jobs(views)), **self._expectations()}
+        for name, labels in self._told | found.keys():
+            getattr(self._metrics, name).labels(*labels).set(found.get((name, labels), 0))
+        self._told |= found.keys()
+
+    def _lanes(self, lanes: Mapping[str, Mapping[int, Progress]]) -> Iterator[tuple[_Told, float]]:
+        for source, partitions in lanes.items():
+            behind = sum(self._project.log.end(source, number) - p.offset for number, p in partitions.items())
+            yield ("lane_behind", (source,)), behind
+            fates: dict[str, int] = {}
+            for progress in partitions.values():
+                counts = {"applied": progress.applied, "duplicate": progress.duplicates, **progress.verdicts}
+                for fate, number in counts.items():
+                    fates[fate] = fates.get(fate, 0) + number
+            for fate, number in fates.items():
+                yield ("lane_events", (source, fate)), number
+
+    def _letters(self) -> Iterator[tuple[_Told, float]]:
+        for labels, number in self._project.dead_letters.census().items():
+            yield ("letters", labels), number
+
+    def _jobs(self, views: Sequence[View]) -> Iterator[tuple[_Told, float]]:
+        for name in sorted({view.name for view in views if view.lane == "batch"}):
+            for run in self._project.metadata.runs(kind="materialize", subject=name, limit=1):
+                yield ("batch_failing", (name,)), float(run.status == FAILED)
+                for rule, rows in dict(run.facts.get("violations") or {}).items():
+                    yield ("table_rows", (name, str(rule))), rows
+
+    def _expectations(self) -> dict[_Told, float]:
+        now = self._project.clock.now()
+        if self._looked is None or now - self._looked >= _EXPECTATIONS:
+            self._looked = now
+            found = findings(self._project)
+            self._met = {("expectation", (one.source, one.expectation)): float(one.met) for one in found}
+        return self._met
