@@ -19,7 +19,9 @@ __all__ = [
     "Server",
     "cluster_url",
     "free_port",
+    "kafka_mock_server",
     "kafka_server",
+    "make_mock_topic",
     "talk",
     "valkey_cluster_servers",
     "valkey_server",
@@ -97,6 +99,25 @@ def kafka_server(folder: Path) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def kafka_mock_server() -> Iterator[str]:
+    """The address of librdkafka's mock cluster, which lives in this process and makes topics of four partitions."""
+    kafka = pytest.importorskip("confluent_kafka", reason="the package confluent-kafka is not installed")
+    client = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0})
+    [broker] = client.list_topics(timeout=30).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    del client
+
+
+def make_mock_topic(address: str, topic: str) -> None:
+    """Makes a topic in the mock cluster, which does so when it is asked for one, and not when it is told to."""
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    while topic not in client.list_topics(timeout=30).topics:
+        client.list_topics(topic, timeout=30)
 
 
 @contextlib.contextmanager

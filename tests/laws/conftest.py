@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.remote import cluster_url, kafka_server, valkey_cluster_servers, valkey_server
+from tests.remote import cluster_url, kafka_mock_server, kafka_server, valkey_cluster_servers, valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +37,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     with kafka_server(tmp_path_factory.mktemp("kafka")) as server:
         yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="session")
+def kafka_mock() -> Iterator[str]:
+    """The host and port of the client library's own mock cluster, whose groups form at once."""
+    with kafka_mock_server() as address:
+        yield address

@@ -23,6 +23,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from trilane.errors import DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.plugins import options, scheme
+from trilane.sources.log.kafka_group import KafkaGroup
 
 __all__ = ["KafkaLog", "open_log"]
 
@@ -31,7 +32,7 @@ _T = TypeVar("_T")
 _Settings = dict[str, str | int | float]
 _Headers = list[tuple[str, str | bytes | None]]
 
-_OURS = ("partitions", "prefix", "replication", "timeout")
+_OURS = ("group", "partitions", "prefix", "replication", "timeout")
 _ARRIVED_AT = "trilane-arrived-at"
 _COLUMNS = pa.schema([("offset", pa.int64()), ("arrived_at", pa.int64()), ("value", pa.binary())])
 # One read returns about this much at most: memory stays bounded, and Arrow's 32-bit offsets suffice.
@@ -58,8 +59,8 @@ def open_log(url: str) -> KafkaLog:
     """The log at `kafka://host:9092,host:9092`. Nothing is sent before the first use.
 
     `?prefix=trilane.` of the topics, `topic.orders=shop-orders` names one of your own, `partitions=1` and
-    `replication=-1` (the broker's default) of a topic that an append makes, `timeout=30` seconds. Any other option with
-    a dot is the client's own: `security.protocol=SASL_SSL`, `sasl.username=...`.
+    `replication=-1` (the broker's default) of a topic that an append makes, `timeout=30` seconds, `group=trilane.nearline`
+    of the workers. Any other option with a dot is the client's own: `security.protocol=SASL_SSL`, `sasl.username=...`.
     """
     found = options(url)
     hosts = url[len(scheme(url)) + 1 :].removeprefix("//").partition("?")[0].rstrip("/")
@@ -75,9 +76,9 @@ def open_log(url: str) -> KafkaLog:
     except ValueError as error:
         raise SetupError(str(error), where=where, remedy="Write a number") from None
     prefix = found.pop("prefix", "trilane.")
-    return KafkaLog(
-        where, {"bootstrap.servers": hosts, **found}, _Topics(prefix, topics), partitions, replication, timeout
-    )
+    group = found.pop("group", f"{prefix}nearline")
+    client = {"bootstrap.servers": hosts, **found}
+    return KafkaLog(where, client, _Topics(prefix, topics), partitions, replication, timeout, group=group)
 
 
 class _Topics:
@@ -107,8 +108,17 @@ class KafkaLog:
     """Keeps the promise of EventLog."""
 
     def __init__(
-        self, where: str, client: dict[str, str], topics: _Topics, partitions: int, replication: int, timeout: float
+        self,
+        where: str,
+        client: dict[str, str],
+        topics: _Topics,
+        partitions: int,
+        replication: int,
+        timeout: float,
+        *,
+        group: str,
     ) -> None:
+        self._group = group
         self._where, self._client, self._topics = where, client, topics
         self._partitions, self._replication, self._timeout = partitions, replication, timeout
         self._lock = threading.RLock()
@@ -268,6 +278,22 @@ class KafkaLog:
         topics = self._guarded(lambda: admin.list_topics(timeout=self._timeout)).topics
         return tuple(sorted(source for topic in topics if (source := self._topics.source(topic)) is not None))
 
+    def assignment(self, member: str, *, static: bool) -> KafkaGroup:
+        return KafkaGroup(
+            self._group,
+            member,
+            {**self._quiet(), **self._client, **({"group.instance.id": member} if static else {})},
+            topic_of=self._topics.of,
+            partitions_of=self._partitions_of,
+            translated=self._translated,
+        )
+
+    def _partitions_of(self, source: str, wanted: int) -> int:
+        """The partitions of a source's topic, which is made if there are fewer than `wanted`."""
+        topic = self._topics.of(source)
+        self._ensure(topic, wanted - 1)
+        return self._counts[topic]
+
     def close(self) -> None:
         with self._lock:
             for (pid, *_), consumer in self._consumers.items():
@@ -283,7 +309,7 @@ class KafkaLog:
 
     def _consumer(self, topic: str, partition: int) -> kafka.Consumer:
         ours: _Settings = {
-            "group.id": "trilane",  # offsets are kept beside the rows that they speak of, never in a group
+            "group.id": "trilane",  # it is not joined: a read says from where, and the group of workers is another one
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",

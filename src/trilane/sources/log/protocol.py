@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from trilane.sources.log.assignment import Assignment
+
 __all__ = ["EventLog"]
 
 
@@ -39,6 +41,13 @@ class EventLog(Protocol):
 
     def sources(self) -> tuple[str, ...]:
         """The names of the sources ever written, sorted."""
+        ...
+
+    def assignment(self, member: str, *, static: bool) -> Assignment | None:
+        """Joins the log's own group of workers as `member`; None for a log that has no groups.
+
+        A `static` name outlives the process: one that comes back under it soon finds its partitions waiting.
+        """
         ...
 
     def close(self) -> None:

@@ -110,6 +110,9 @@ class SqliteLog:
     def sources(self) -> tuple[str, ...]:
         return tuple(sorted(unquote(path.stem) for path in self._folder.glob("*.sqlite")))
 
+    def assignment(self, member: str, *, static: bool) -> None:
+        """None: who shares the partitions of a file is settled by leases in the online store."""
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()

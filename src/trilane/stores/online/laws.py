@@ -141,6 +141,43 @@ def a_region_has_one_writer(open: Open) -> None:
         other.writer("nearline").close()
 
 
+def each_part_of_a_region_has_one_writer(open: Open) -> None:
+    with contextlib.closing(open()) as store, contextlib.closing(open()) as other:
+        first = store.writer("nearline", "orders/0", holder="ann")
+        second = other.writer("nearline", "orders/1", holder="bob")
+        error = _expect_refusal(SetupError, lambda: other.writer("nearline", "orders/0"), "a second writer")
+        _expect("ann" in error.what and bool(error.remedy), True, "the refusal names the holder and a remedy")
+        for writer, key in ((first, b"a"), (second, b"b")):
+            with writer.transaction() as changes:
+                changes.put(_SPACE, [(key, key)])
+        _expect(list(store.scan(_SPACE)), [(b"a", b"a"), (b"b", b"b")], "rows of all parts")
+        _expect(other.read([(_SPACE, [b"a", b"b"])]), [[b"a", b"b"]], "a read of all parts")
+        names = {part: holder.name for part, holder in store.holders("nearline").items()}
+        _expect(names, {"orders/0": "ann", "orders/1": "bob"}, "holders")
+        first.close()
+        _expect(list(other.holders("nearline")), ["orders/1"], "holders after one gave its part back")
+        third = other.writer("nearline", "orders/0")
+        with third.transaction() as changes:
+            _expect(list(changes.scan(_SPACE)), [(b"a", b"a"), (b"b", b"b")], "what a successor finds")
+            changes.delete(_SPACE, [b"a"])
+        _expect(list(store.scan(_SPACE)), [(b"b", b"b")], "rows after a successor wrote")
+        third.close()
+        second.close()
+
+
+def a_lease_is_held_by_one_until_it_is_given_back(open: Open) -> None:
+    with contextlib.closing(open()) as store, contextlib.closing(open()) as other:
+        _expect(store.holders("workers"), {}, "holders at first")
+        with contextlib.closing(store.lease("workers", "a b/c", holder="ann")) as lease:
+            _expect_refusal(SetupError, lambda: other.lease("workers", "a b/c"), "a second holder")
+            with contextlib.closing(other.lease("workers", "d")):
+                _expect(sorted(store.holders("workers")), ["a b/c", "d"], "holders")
+            _expect(store.holders("others"), {}, "holders of another group")
+            _expect(lease.lost, None, "what was lost")
+        _expect(other.holders("workers"), {}, "holders in the end")
+        other.lease("workers", "a b/c").close()
+
+
 def regions_do_not_wait_for_each_other(open: Open) -> None:
     with contextlib.closing(open()) as store:
         with _changing(store, "batch") as loading, _changing(store) as changes:
@@ -179,6 +216,7 @@ def everything_is_there_after_reopening(open: Open) -> None:
 
 
 LAWS: tuple[Law, ...] = (
+    a_lease_is_held_by_one_until_it_is_given_back,
     a_region_has_one_writer,
     a_scan_keeps_its_snapshot,
     a_transaction_reads_what_it_wrote,
@@ -186,6 +224,7 @@ LAWS: tuple[Law, ...] = (
     a_writer_writes_its_own_region_only,
     an_unwritten_region_is_empty_until_it_is_written,
     answers_come_in_the_order_of_the_requests,
+    each_part_of_a_region_has_one_writer,
     everything_is_there_after_reopening,
     others_see_a_transaction_when_it_ends,
     regions_do_not_wait_for_each_other,

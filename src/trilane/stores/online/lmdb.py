@@ -1,5 +1,8 @@
 """An online store in a folder: one LMDB environment per region, which all processes map and read.
 
+The parts of a region lie in its one environment, so that a read of all takes one snapshot; their writers, a process
+each, wait for each other for the length of a transaction, which LMDB's own lock sees to through any death.
+
 In LMDB a key is preceded by 8 bytes that stand for its space. A commit syncs the rows but not the page that
 points to them: after a power cut the last commit may be missing, never torn, and the log tells the lanes what
 to write again.
@@ -9,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import re
@@ -24,6 +26,8 @@ import lmdb
 
 from trilane.errors import ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.plugins import local_path, make_folder, options
+from trilane.stores.online.file_lease import FileLease, holders
+from trilane.stores.online.protocol import Holder
 
 __all__ = ["LmdbStore", "open_store"]
 
@@ -87,16 +91,31 @@ class LmdbStore:
             with snapshot:
                 yield from _scan(snapshot, prefix, b"", None)
 
-    def writer(self, region: str) -> LmdbWriter:
-        folder = make_folder(self._region_folder(region))
-        lock = _lock(folder / "writer.lock", region)
+    def writer(self, region: str, part: str = "", *, holder: str = "") -> LmdbWriter:
+        lease = self._lease(region, part, holder, passing=False)
         try:
             environment = self._environment(region)
             environment.reader_check()
-            return LmdbWriter(region, environment, lock)
+            return LmdbWriter(region, environment, lease)
         except BaseException:
-            os.close(lock)
+            lease.close()
             raise
+
+    def lease(self, group: str, name: str, *, holder: str = "") -> FileLease:
+        return self._lease(group, name, holder, passing=True)
+
+    def holders(self, group: str) -> dict[str, Holder]:
+        try:
+            return holders(self._region_folder(group))
+        except OSError as error:
+            raise _translate(error, str(self._folder)) from error
+
+    def _lease(self, group: str, name: str, holder: str, *, passing: bool) -> FileLease:
+        folder = make_folder(self._region_folder(group))
+        try:
+            return FileLease(folder, group, name, holder=holder, passing=passing)
+        except OSError as error:
+            raise _translate(error, str(folder)) from error
 
     def close(self) -> None:
         self._closed = True
@@ -141,19 +160,19 @@ class LmdbStore:
 
 
 class LmdbWriter:
-    """Keeps the promise of Writer; holds the file lock of its region."""
+    """Keeps the promise of Writer while it holds its lease."""
 
     atomic = True
 
-    def __init__(self, region: str, environment: lmdb.Environment, lock: int) -> None:
+    def __init__(self, region: str, environment: lmdb.Environment, lease: FileLease) -> None:
         self.region = region
         self._environment = environment
-        self._lock: int | None = lock
+        self._lease = lease
         self._commits = 0
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[LmdbTransaction]:
-        if self._lock is None:
+        if self._lease.closed:
             what = f"the writer of region {self.region!r} is closed"
             raise SetupError(what, where=self.region, remedy="Ask the store for a new one")
         try:
@@ -166,9 +185,7 @@ class LmdbWriter:
             self._environment.reader_check()
 
     def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lease.close()
 
 
 class LmdbTransaction:
@@ -241,31 +258,6 @@ def _region(space: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _prefix(space: str) -> bytes:
     return blake2b(space.encode(), digest_size=_PREFIX).digest()
-
-
-def _lock(path: Path, region: str) -> int:
-    """Takes the lock of a region, which the kernel gives back when this process dies, and notes our pid."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _translate(error, str(path)) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    except BlockingIOError:
-        pid = os.pread(lock, 20, 0).decode() or "unknown"
-        os.close(lock)
-        raise SetupError(
-            f"process {pid} is already writing region {region!r}",
-            where=str(path),
-            remedy=f"Let it, or stop it with `kill {pid}`; a region has one writer",
-            pid=pid,
-        ) from None
-    except OSError as error:
-        os.close(lock)
-        raise _translate(error, str(path)) from error
-    return lock
 
 
 # LMDB forbids opening an environment twice in one process, so all stores of a process share it. Forks open

@@ -1,8 +1,8 @@
 """How rows lie in Valkey or Redis, how they are read in one round trip, and the scripts that change them.
 
 A row is a string under `prefix:{bucket}r<space><key>`: keys of one bucket (of 256) share a slot, so the rows of one
-entity in all views lie on one node. Beside the rows of a bucket lie the spaces of each region, the keys of each space,
-and for each region a fence: who writes it, and how often it was written.
+entity in all views lie on one node. Beside the rows of a bucket lie, for each region or part of one that has a writer
+of its own, its spaces, the keys that it wrote of each space, and a fence: who writes it, and how often it was written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zlib import crc32
 from trilane.errors import DefinitionError
 from trilane.stores.online.valkey_wire import Command, Connections, Reply, ReplyError, slot_of, translate
 
-__all__ = ["BUCKETS", "COMMIT", "SCAN", "SWAP", "WIPE", "Script", "ValkeyKeys", "ValkeyRows", "region_of"]
+__all__ = ["BUCKETS", "COMMIT", "LEASES", "SCAN", "SWAP", "WIPE", "Script", "ValkeyKeys", "ValkeyRows", "region_of"]
 
 BUCKETS = 256
 
@@ -97,6 +97,18 @@ return 1
 """
 )
 
+# KEYS: names. ARGV: what precedes a name in the key of its lease.
+LEASES = Script(
+    """
+local found = {}
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local holder = redis.call('GET', ARGV[1] .. name)
+  if holder then found[#found + 1] = name; found[#found + 1] = holder else redis.call('SREM', KEYS[1], name) end
+end
+return found
+"""
+)
+
 
 class ValkeyKeys:
     """How spaces, keys and regions are named in the server."""
@@ -117,20 +129,32 @@ class ValkeyKeys:
             heads = self._spaces[space] = [tag + b"r" + name for tag in self._tags]
         return heads
 
-    def index(self, bucket: int, space: str) -> bytes:
-        """The set of the keys of `space`."""
-        head = self.heads(space)[bucket]
-        return self._tags[bucket] + b"i" + head[-8:]
+    def index(self, bucket: int, space: str, part: str) -> bytes:
+        """The set of the keys of `space` that the writer of `part` wrote."""
+        return self.index_head(bucket, part) + self.heads(space)[bucket][-8:]
 
-    def spaces(self, bucket: int, region: str) -> bytes:
-        """The set of the spaces of `region`, each as the 8 bytes that stand for it."""
-        return self._tags[bucket] + b"s" + region.encode()
+    def index_head(self, bucket: int, part: str) -> bytes:
+        """What precedes the 8 bytes of a space in the key of an index."""
+        name = hashlib.blake2b(part.encode(), digest_size=8).digest() if part else b""
+        return self._tags[bucket] + b"i" + name
 
-    def fence(self, bucket: int, region: str) -> bytes:
-        return self._tags[bucket] + b"f" + region.encode()
+    def spaces(self, bucket: int, region: str, part: str) -> bytes:
+        """The set of the spaces of a region or part, each as the 8 bytes that stand for it."""
+        return self._tags[bucket] + b"s" + _named(region, part)
 
-    def lease(self, region: str) -> bytes:
-        return self._tags[0] + b"l" + region.encode()
+    def fence(self, bucket: int, region: str, part: str) -> bytes:
+        return self._tags[bucket] + b"f" + _named(region, part)
+
+    def lease(self, group: str, name: str) -> bytes:
+        return self._tags[0] + b"l" + _named(group, name)
+
+    def leases(self, group: str) -> bytes:
+        """The set of the names of a group that were taken."""
+        return self._tags[0] + b"p" + group.encode()
+
+    def parts(self, region: str) -> bytes:
+        """The set of the parts of a region that ever had a writer."""
+        return self._tags[0] + b"q" + region.encode()
 
     def tag(self, bucket: int) -> bytes:
         return self._tags[bucket]
@@ -186,7 +210,13 @@ class ValkeyRows:
     def scan(self, space: str) -> list[tuple[bytes, bytes]]:
         """All keys and values of a space in order of key."""
         keys = self.keys
-        calls = [(bucket, (keys.index(bucket, space),), (keys.heads(space)[bucket],)) for bucket in range(BUCKETS)]
+        [found] = self._connections.exchange([(keys.lease_slot, ("SMEMBERS", keys.parts(region_of(space))))])
+        parts = ["", *(part.decode() for part in cast(list[bytes], found))]
+        calls = [
+            (bucket, (keys.index(bucket, space, part),), (keys.heads(space)[bucket],))
+            for bucket in range(BUCKETS)
+            for part in parts
+        ]
         rows: list[tuple[bytes, bytes]] = []
         for reply in self.run(SCAN, calls, whole=True):
             flat = cast(list[bytes], reply)
@@ -230,6 +260,10 @@ class ValkeyRows:
         if not isinstance(done, list) or any(isinstance(reply, ReplyError) for reply in done):
             raise translate(ReplyError(f"ERR {done!r:.200}"), self._connections.address.where)
         return done
+
+
+def _named(group: str, name: str) -> bytes:
+    return (f"{group}/{name}" if name else group).encode()
 
 
 def region_of(space: str) -> str:
