@@ -109,7 +109,8 @@ def test_a_killed_landing_leaves_whole_versions_and_its_rows_are_dropped_later(t
                 assert len(rows) == version.rows == 25_000
                 assert {value for _, value in rows} == {b"%d" % version.boundary}
             spaces = {version.space for version in landed}
-            begun = max(int(space.rpartition("@")[2]) for space in spaces) + 2
+            numbered = [space.rpartition(".") for space in spaces]
+            begun, [memory] = max(int(number) for *_, number in numbered) + 2, {before for before, *_ in numbered}
             # Of all landings ever begun, at most two may hold rows unlisted: one replaced, one under way.
-            unlisted = {f"batch/daily@{number}" for number in range(begun)} - spaces
+            unlisted = {f"{memory}.{number}" for number in range(begun)} - spaces
             assert sum(1 for space in unlisted if any(True for _ in store.scan(space))) <= 2

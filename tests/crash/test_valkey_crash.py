@@ -79,7 +79,7 @@ def _working(project: Project) -> Iterator[Callable[[int], None]]:
     thread.start()
 
     def applied() -> int:
-        return min((consumer.progress.offset for consumer in list(worker._consumers)), default=0)
+        return min(worker.offsets.values(), default=0)
 
     def wait_for(events: int) -> None:
         while thread.is_alive() and applied() < events:

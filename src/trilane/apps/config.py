@@ -42,6 +42,8 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8321
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    nearline_workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    member: str = ""
     replay: bool = False
     feature_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1_048_576)] = 32
@@ -52,6 +54,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Config:
     """A project's settings; all paths, also those in URLs, are absolute.
 
+    `member` is the name of this machine's workers in their group, empty for one of the process;
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
     the decoded rows of each view.
@@ -68,6 +71,8 @@ class Config:
     host: str
     port: int
     workers: int
+    nearline_workers: int
+    member: str
     replay: bool
     feature_rows: int
     cache_mib: int
@@ -150,6 +155,8 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         host=keys.host,
         port=keys.port,
         workers=keys.workers,
+        nearline_workers=keys.nearline_workers,
+        member=keys.member,
         replay=keys.replay,
         feature_rows=keys.feature_rows,
         cache_mib=keys.cache_mib,

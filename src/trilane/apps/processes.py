@@ -11,6 +11,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
-__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "stop_flag"]
+__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "member_names", "stop_flag"]
 
 PARENT = "TRILANE_PARENT"  # the variable by which a supervisor tells its children its process id
 _PR_SET_PDEATHSIG = 1
@@ -66,6 +67,12 @@ def stop_flag() -> Iterator[threading.Event]:
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+def member_names(member: str, count: int) -> list[str]:
+    """The lasting names of this machine's workers: `member` (default: that of the host), with a number for several."""
+    name = member or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "worker"
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
 
 
 def check_port(host: str, port: int) -> None:

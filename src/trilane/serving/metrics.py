@@ -63,6 +63,24 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
 
+        self.partition_lag = self._by_partition(
+            "trilane_partition_lag_events", "Events of a partition that are in the log and not applied."
+        )
+        self.partition_age = self._by_partition(
+            "trilane_partition_lag_seconds", "How far a partition lags behind the clock."
+        )
+        self.partition_owned = self._by_partition(
+            "trilane_partition_owned", "Whether a worker has the partition: 1 or 0."
+        )
+        self.partition_failing = self._by_partition(
+            "trilane_partition_failing", "Whether the partition stands because of a fault: 1 or 0."
+        )
+        self.partition_faults = self._by_partition(
+            "trilane_partition_faults", "How often the partition stood because of a fault."
+        )
+        self.partition_moves = self._by_partition(
+            "trilane_partition_moves", "How often another worker took the partition over."
+        )
         self._quality(own)
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
@@ -79,6 +97,10 @@ class Metrics:
         self.expectation = gauge("trilane_source_expectation", "Whether it is met.", "source", "expectation")
         self.batch_failing = gauge("trilane_batch_failing", "Whether the last load failed.", "view")
         self.table_rows = gauge("trilane_table_violations", "Rows of the last load that break a rule.", "view", "rule")
+
+    def _by_partition(self, name: str, says: str) -> Gauge:
+        """What is told anew at each scrape, as the workers noted it."""
+        return Gauge(name, says, ["source", "partition"], registry=self._own, multiprocess_mode="mostrecent")
 
     def time(self, endpoint: str, seconds: float) -> None:
         """Counts how long a decision took."""

@@ -31,6 +31,8 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         workers=1,
         feature_rows=10_000,
         cache_mib=32,
+        nearline_workers=1,
+        member="",
         replay=False,
         log_level="info",
     )

@@ -134,7 +134,7 @@ def test_a_new_view_catches_up_from_the_beginning_of_the_log(project: Project, t
         again.close()
 
 
-def test_only_one_worker_may_write(project: Project) -> None:
+def test_a_name_has_one_worker(project: Project) -> None:
     from trilane.errors import SetupError
 
     worker = Worker(project)

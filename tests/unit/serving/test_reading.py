@@ -20,7 +20,7 @@ from trilane.features.view import View
 from trilane.lanes.progress import LANES, lane_key
 from trilane.serving.reading import FeatureReader
 from trilane.stores.online import versions
-from trilane.stores.online.protocol import Writer
+from trilane.stores.online.protocol import Holder, Lease, Writer
 
 DAY = 86_400 * SECOND
 
@@ -40,7 +40,13 @@ class OutOfOrder:
     def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
         raise self._error
 
-    def writer(self, region: str) -> Writer:
+    def writer(self, region: str, part: str = "", *, holder: str = "") -> Writer:
+        raise self._error
+
+    def lease(self, group: str, name: str, *, holder: str = "") -> Lease:
+        raise self._error
+
+    def holders(self, group: str) -> dict[str, Holder]:
         raise self._error
 
     def close(self) -> None:

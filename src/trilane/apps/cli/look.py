@@ -162,6 +162,8 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
     server = facts["server"] or {}
     lanes = [_lane_row(name, found) for name, found in server.get("lanes", {}).items()]
     terminal.table("Lanes", ["source", "events", "behind", "age", "watermark", "hot keys"], lanes)
+    parts = [_share_row(found) for found in server.get("partitions", [])]
+    terminal.table("Partitions", ["partition", "owner", "lag", "age", "moves", "stands because of"], parts)
     batch = [
         [name, f"{found['rows']:,}", *(found[key] or "none" for key in _BATCH)]
         for name, found in server.get("batch", {}).items()
@@ -186,6 +188,14 @@ def _lane_row(name: str, found: dict[str, Any]) -> list[str]:
     age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
     hot = ", ".join(found.get("hot_keys", ())) or "none"
     return [name, f"{found['events']:,}", f"{waiting:,}", age, found["watermark"] or "none", hot]
+
+
+def _share_row(found: dict[str, Any]) -> list[str]:
+    name = f"{found['source']}/{found['partition']}"
+    owner = found["owner"] or "nobody"
+    age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
+    lag = "unknown" if found["lag"] is None else f"{found['lag']:,}"
+    return [name, owner, lag, age, str(found["moves"]), _short(found["fault"] or "")]
 
 
 def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["control", "serve", "up", "worker"]
 
 _Workers = Annotated[int | None, typer.Option(min=1, help="Server processes.")]
+_NearlineWorkers = Annotated[int | None, typer.Option(min=1, help="Nearline worker processes, which share partitions.")]
 _Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Where the server listens.")]
 _Replay = Annotated[bool, typer.Option("--replay", help="Run on a clock that stands until it is moved over the API.")]
 _COLOURS = {"ready": "green", "died": "red", "killed": "red", "stopped": "dim"}
@@ -33,6 +34,7 @@ def up(
         str | None, typer.Option(metavar="INSTANT", help="Where the clock of a replay stands at first.")
     ] = None,
     workers: _Workers = None,
+    nearline_workers: _NearlineWorkers = None,
     port: _Port = None,
     project: ProjectOption = None,
     json: JsonOption = False,
@@ -47,6 +49,7 @@ def up(
         )
     terminal = Terminal(json=json)
     config = _configured(project, replay=replay, workers=workers, port=port)
+    config = dataclasses.replace(config, nearline_workers=nearline_workers or config.nearline_workers)
     _check_applied(config)
     start = moment(replay_start, option="--replay-start")
 
@@ -79,15 +82,19 @@ def serve(
 def worker(
     *,
     replay: _Replay = False,
+    member: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Its lasting name among the workers; default: one of the process."),
+    ] = None,
     project: ProjectOption = None,
     json: JsonOption = False,  # noqa: ARG001 - `command` reads it
 ) -> None:
-    """Turn events into nearline features."""
+    """Turn events into nearline features; several share the partitions."""
     from trilane.apps.project import Project
     from trilane.apps.worker import run
 
     with Project(_configured(project, replay=replay)) as opened:
-        run(opened)
+        run(opened, member=opened.config.member if member is None else member)
 
 
 def control(
@@ -140,9 +147,18 @@ def _roles(config: Config) -> list[Role]:
     listen = ["--port", str(config.port), "--workers", str(config.workers)]
     return [
         Role(name="serve", command=[*base, "serve", *options, *listen], ready=_ready(config)),
-        Role(name="worker", command=[*base, "worker", *options]),
+        *[Role(name=name, command=[*base, "worker", *options, *named]) for name, named in _workers(config)],
         Role(name="control", command=[*base, "control", *options]),
     ]
+
+
+def _workers(config: Config) -> list[tuple[str, list[str]]]:
+    """The nearline workers: the name of each role, and the option that gives it a lasting name in the group."""
+    from trilane.apps.processes import member_names
+
+    names = member_names(config.member, config.nearline_workers)
+    roles = ["worker"] if len(names) == 1 else [f"worker-{number}" for number, _ in enumerate(names, start=1)]
+    return [(role, ["--member", name]) for role, name in zip(roles, names, strict=True)]
 
 
 def _ready(config: Config) -> Callable[[], bool]:

@@ -23,7 +23,7 @@ from trilane.apps.server.deployments import Deployed, Deployments, compile_bundl
 from trilane.apps.server.http import error_body, read_body, send, status_of
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads, wire
-from trilane.apps.server.status import behind, lanes, status
+from trilane.apps.server.status import behind, lanes, shares, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
@@ -285,6 +285,7 @@ class Server:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
         # Not here: it waits for files, and decisions must not.
         await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
+        await asyncio.get_running_loop().run_in_executor(None, self._tell_partitions, found)
         return send(protocol, 200, self.metrics.text(), _TEXT)
 
     def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
@@ -293,6 +294,23 @@ class Server:
                 self.quality.tell(self.deployments.views, found)
             except TrilaneError as error:
                 _log.warning("what is on record of the events cannot be told: %s", error)
+
+    def _tell_partitions(self, found: dict[str, dict[int, Progress]]) -> None:
+        try:
+            shared = shares(self.project, found, self.project.clock.now())
+        except TrilaneError as error:
+            _log.warning("who has the partitions cannot be told: %s", error)
+            return
+        for one in shared:
+            labels = one["source"], str(one["partition"])
+            if one["lag"] is not None:
+                self.metrics.partition_lag.labels(*labels).set(one["lag"])
+            if one["age_s"] is not None:
+                self.metrics.partition_age.labels(*labels).set(one["age_s"])
+            self.metrics.partition_owned.labels(*labels).set(one["owner"] is not None)
+            self.metrics.partition_failing.labels(*labels).set(one["fault"] is not None)
+            self.metrics.partition_faults.labels(*labels).set(one["faults"])
+            self.metrics.partition_moves.labels(*labels).set(one["moves"])
 
 
 def _no_route(scope: Scope) -> DefinitionError:

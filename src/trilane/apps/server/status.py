@@ -8,13 +8,18 @@ from typing import Any
 from trilane.apps.project import Project
 from trilane.apps.server.deployments import Deployments
 from trilane.clock import format_instant
+from trilane.errors import UnavailableError
 from trilane.features.view import View
+from trilane.lanes import ownership
+from trilane.lanes.ownership import REGION
 from trilane.lanes.progress import LANES, Progress, counted, decode, lane_key
 from trilane.sources.event import EventSource
 from trilane.sources.hot_keys import splits_of
+from trilane.sources.log.assignment import Place
 from trilane.stores.online import versions
+from trilane.stores.online.sharing import part_of
 
-__all__ = ["behind", "lanes", "status"]
+__all__ = ["behind", "lanes", "shares", "status"]
 
 
 def lanes(project: Project, views: Sequence[View]) -> dict[str, dict[int, Progress]]:
@@ -23,6 +28,39 @@ def lanes(project: Project, views: Sequence[View]) -> dict[str, dict[int, Progre
     requests = [(LANES, [lane_key(s.name, p) for p in range(s.partitions)]) for s in sources]
     found = project.online.read(requests)
     return {s.name: {p: decode(row) for p, row in enumerate(rows)} for s, rows in zip(sources, found, strict=True)}
+
+
+def shares(project: Project, found: dict[str, dict[int, Progress]], now: int) -> list[dict[str, Any]]:
+    """Each partition: who has it, how far it lags, and what hinders it, as of instant `now`."""
+    places = [(source, partition) for source, partitions in found.items() for partition in partitions]
+    rows = project.online.read([(ownership.OWNERS, [lane_key(*place) for place in places])])[0]
+    holders, ends = project.online.holders(REGION), _ends(project, places)
+    told = []
+    for (source, partition), row in zip(places, rows, strict=True):
+        progress, noted = found[source][partition], ownership.decode(row)
+        holder = holders.get(part_of((source, partition)))
+        told.append(
+            {
+                "source": source,
+                "partition": partition,
+                "owner": (holder.name or holder.process) if holder else None,
+                "process": holder.process if holder else None,
+                "lag": max(ends[source, partition] - progress.offset, 0) if ends else None,
+                "age_s": (now - progress.caught_up_at) / 1e6 if progress.caught_up_at else None,
+                "moves": noted.moves,
+                "faults": noted.faults,
+                "fault": noted.fault or None,
+            }
+        )
+    return told
+
+
+def _ends(project: Project, places: Sequence[Place]) -> dict[Place, int]:
+    """Where the log ends; nothing if it does not answer."""
+    try:
+        return {place: project.log.end(*place) for place in places}
+    except UnavailableError:
+        return {}
 
 
 def behind(project: Project, views: Sequence[View], now: int, *, patience: int = 0) -> list[str]:
@@ -54,15 +92,16 @@ def behind(project: Project, views: Sequence[View], now: int, *, patience: int =
 def status(project: Project, deployments: Deployments, records: dict[str, int]) -> dict[str, Any]:
     """The facts of `GET /v1/status`."""
     now, views = project.clock.now(), deployments.views
+    found = lanes(project, views)
     deployed = {
         name: {
-            "bundle": found.bundle.digest[:16],
-            "model": found.bundle.model,
-            "model_digest": found.bundle.model_digest[:16],
-            "views": {view: version[:16] for view, version in found.bundle.views.items()},
-            "definitions": found.bundle.definitions[:16],
+            "bundle": one.bundle.digest[:16],
+            "model": one.bundle.model,
+            "model_digest": one.bundle.model_digest[:16],
+            "views": {view: version[:16] for view, version in one.bundle.views.items()},
+            "definitions": one.bundle.definitions[:16],
         }
-        for name, found in deployments.all().items()
+        for name, one in deployments.all().items()
     }
     applied = project.applied_digest()
     return {
@@ -71,7 +110,8 @@ def status(project: Project, deployments: Deployments, records: dict[str, int]) 
         "definitions": applied[:16] if applied else None,
         "endpoints": deployed,
         "errors": deployments.errors,
-        "lanes": {name: _lane(project, views, name, found, now) for name, found in lanes(project, views).items()},
+        "lanes": {name: _lane(project, views, name, partitions, now) for name, partitions in found.items()},
+        "partitions": shares(project, found, now),
         "batch": {view.name: _batch(project, view, now) for view in views if view.lane == "batch"},
         "dead_letters": {f"{source}/{code}": number for (source, code), number in project.dead_letters.count().items()},
         "records": records,

@@ -59,8 +59,9 @@ def open_log(url: str) -> KafkaLog:
     """The log at `kafka://host:9092,host:9092`. Nothing is sent before the first use.
 
     `?prefix=trilane.` of the topics, `topic.orders=shop-orders` names one of your own, `partitions=1` and
-    `replication=-1` (the broker's default) of a topic that an append makes, `timeout=30` seconds, `group=trilane.nearline`
-    of the workers. Any other option with a dot is the client's own: `security.protocol=SASL_SSL`, `sasl.username=...`.
+    `replication=-1` (the broker's default) of a topic that an append makes, `timeout=30` seconds,
+    `group=trilane.nearline` of the workers. Any other option with a dot is the client's own:
+    `security.protocol=SASL_SSL`, `sasl.username=...`.
     """
     found = options(url)
     hosts = url[len(scheme(url)) + 1 :].removeprefix("//").partition("?")[0].rstrip("/")

@@ -24,7 +24,7 @@ _TRIES, _PAUSE = 5, 0.002  # who only looks holds a lock for an instant
 
 
 class FileLease:
-    """Keeps the promise of Lease; `name` is empty for all of `group`. `passing`: its file goes when it is given back."""
+    """Keeps the promise of Lease; `name` is empty for all of `group`. `passing`: its file goes with it."""
 
     lost = None
 

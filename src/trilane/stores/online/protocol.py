@@ -44,7 +44,7 @@ class Lease(Protocol):
 class Transaction(Protocol):
     """One atomic change of one region; it reads what it has written so far.
 
-    Each space must lie in the region of the writer, else DefinitionError. Writers of parts drop no space that they share.
+    Each space must lie in the region of the writer, else DefinitionError. Writers of parts drop no space they share.
     """
 
     def get(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:

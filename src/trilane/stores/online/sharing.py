@@ -2,7 +2,7 @@
 
 Each worker has a lease under its name and looks who else has one; all compute the same shares from what they see, and
 the lease of each partition's writer decides where two saw different things. Laws: shares are even; whoever has a
-partition keeps it unless that would make them uneven; a worker that died has no lease, so its partitions fall to others.
+partition keeps it unless that would make them uneven; a worker that died has no lease, so others get its partitions.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ landing drops it, whatever was killed in between.
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -42,10 +43,19 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Landings(msgspec.Struct, frozen=True):
-    """How many landings of a name were begun, and the spaces that hold rows of versions not listed."""
+    """How many landings of a name were begun, and the spaces that hold rows of versions not listed.
+
+    `memory` tells one life of the store from the next: where a server lost what it held, the count begins anew, but a
+    name of a space never means other rows than it meant to a reader that remembers some.
+    """
 
     begun: int = 0
     unlisted: tuple[str, ...] = ()
+    memory: str = ""
+
+    def space(self, name: str) -> str:
+        """Where the next landing puts its rows."""
+        return f"batch/{name}@{self.memory}{'.' if self.memory else ''}{self.begun}"
 
 
 _decode_versions = msgspec.msgpack.Decoder(tuple[Version, ...]).decode
@@ -103,9 +113,9 @@ def land(
             changes.drop(space)
     # The note of what was to be dropped goes when it is dropped, and both lists of a name are rows of one key: so the
     # law holds in a store whose transactions are not atomic.
-    space = f"batch/{name}@{landings.begun}"
+    space = landings.space(name)
     with writer.transaction() as changes:
-        changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun + 1, (space,))))])
+        changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun + 1, (space,), landings.memory)))])
     count = _load(writer, space, rows)
     version = Version(
         boundary=boundary,
@@ -123,7 +133,7 @@ def land(
 def _state(changes: Transaction, key: bytes) -> tuple[list[Version], _Landings]:
     [packed] = changes.get(SPACE, [key])
     [noted] = changes.get(_LANDINGS, [key])
-    return list(decode(packed)), _decode_landings(noted) if noted else _Landings()
+    return list(decode(packed)), _decode_landings(noted) if noted else _Landings(memory=secrets.token_hex(4))
 
 
 def _load(writer: Writer, space: str, rows: Iterable[tuple[bytes, bytes]]) -> int:
@@ -145,4 +155,4 @@ def _list(changes: Transaction, key: bytes, version: Version, keep: int) -> None
     listed = {one.space for one in kept}
     unlisted = tuple(old.space for old in before if old.space not in listed)
     changes.put(SPACE, [(key, _encode(tuple(kept)))])
-    changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, unlisted)))])
+    changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, unlisted, landings.memory)))])

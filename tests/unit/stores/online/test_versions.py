@@ -100,10 +100,22 @@ def test_a_load_that_raises_leaves_the_old_version_and_no_rows(store: OnlineStor
     with pytest.raises(ConnectionError):
         land(writer, "daily", boundary=10, visible_from=0, rows=_failing_rows())
     assert versions(store, "daily") == (first,)
-    assert len(list(store.scan("batch/daily@1"))) == 20_000, "the transaction that landed before the failure"
+    assert first is not None
+    failed = f"{first.space.removesuffix('0')}1"
+    assert len(list(store.scan(failed))) == 20_000, "the transaction that landed before the failure"
     second = _land(writer, 20, [(b"a", b"2")])
     assert versions(store, "daily") == (first, second)
-    assert list(store.scan("batch/daily@1")) == []
+    assert list(store.scan(failed)) == []
+
+
+def test_a_store_that_lost_its_memory_gives_a_version_a_name_that_it_never_had(tmp_path: Path) -> None:
+    spaces = set()
+    for life in range(3):
+        with contextlib.closing(open_store(f"lmdb://{tmp_path / str(life)}")) as store:
+            landed = _land(store.writer("batch"), 10, [(b"a", b"%d" % life)])
+            assert landed is not None
+            spaces.add(landed.space)
+    assert len(spaces) == 3
 
 
 def test_an_empty_load_is_a_version(store: OnlineStore, writer: Writer) -> None:

@@ -1,0 +1,282 @@
+"""Several worker processes share partitions while they are killed, stopped, joined and left, and while servers fail.
+
+Whatever happens, the rows in the end are those that one undisturbed worker leaves, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.test_nearline_crash import _history
+from tests.remote import Server, kafka_mock_server, make_mock_topic, talk, valkey_server
+from tests.servers import until
+from tests.shop import MINUTE, T0, make_project
+from trilane.apps import deploy
+from trilane.apps.config import load_config
+from trilane.apps.project import Project
+from trilane.apps.worker import Worker
+from trilane.clock import SimulatedClock
+from trilane.lanes import ownership
+from trilane.lanes.progress import LANES, decode, lane_key
+
+NOW = T0 + 60 * MINUTE
+PARTITIONS = 4
+EVENTS = _history()
+DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+WORKER = """
+import logging, sys, threading
+from dataclasses import replace
+from pathlib import Path
+from trilane.apps.config import load_config
+from trilane.apps.processes import stop_flag
+from trilane.apps.project import Project
+from trilane.apps.worker import Worker
+from trilane.clock import SimulatedClock
+
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+project = Project(load_config(Path(sys.argv[1]), environment={}), clock=SimulatedClock(int(sys.argv[2])))
+with stop_flag() as stop, project:
+    worker = Worker(project, member=sys.argv[3])
+    worker._tools = replace(worker._tools, limit=7)  # many small batches, so that kills fall between and inside
+    print("ready", flush=True)
+    worker.work(stop)
+"""
+
+
+class Fleet:
+    """Worker processes of one project, by name."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, name: str) -> None:
+        folder = self.project.config.root
+        with (folder / f"{name}.log").open("a") as log:
+            command = [sys.executable, "-c", WORKER, str(folder), str(NOW), name]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.running[name] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", self.said(name)
+
+    def said(self, name: str) -> str:
+        return (self.project.config.root / f"{name}.log").read_text()
+
+    def end(self, name: str, how: int = signal.SIGKILL) -> int:
+        process = self.running.pop(name)
+        process.send_signal(how)
+        assert process.stdout is not None
+        process.stdout.close()
+        return process.wait(60)
+
+    def owners(self) -> dict[int, str]:
+        """Who has which partition now."""
+        holders = self.project.online.holders("nearline")
+        return {int(part.rpartition("/")[2]): holder.name for part, holder in holders.items()}
+
+    def share(self) -> bool:
+        """Whether all who run have something, and all is somebody's."""
+        owners = self.owners()
+        return len(owners) == PARTITIONS and set(owners.values()) == set(self.running)
+
+    def applied(self) -> list[int]:
+        return _applied(self.project)
+
+    def drained(self) -> bool:
+        for name, process in self.running.items():
+            assert process.poll() is None, self.said(name)
+        return self.applied() == [len(part) for part in _parts()]
+
+
+def _parts() -> list[list[bytes]]:
+    """The events by partition; one that is repeated goes where it went before, as a key would have it."""
+    parts: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
+    for text in EVENTS:
+        parts[sum(text[:24]) % PARTITIONS].append(text)
+    return parts
+
+
+def _applied(project: Project) -> list[int]:
+    [rows] = project.online.read([(LANES, [lane_key("orders", p) for p in range(PARTITIONS)])])
+    return [decode(row).offset for row in rows]
+
+
+def _project(folder: Path, **urls: str) -> Project:
+    """A project whose source has partitions."""
+    make_project(folder, apply=False, **urls).close()
+    definitions = folder / "definitions.py"
+    extra = f'event_id="order_id", partitions={PARTITIONS}'
+    definitions.write_text(definitions.read_text().replace('event_id="order_id"', extra))
+    project = Project(load_config(folder, environment={}), clock=SimulatedClock(NOW))
+    deploy.apply(project)
+    return project
+
+
+def _fill(project: Project) -> None:
+    for partition, events in enumerate(_parts()):
+        project.log.append("orders", partition, events, NOW)
+
+
+def _state(project: Project) -> tuple[dict[bytes, bytes], dict[tuple[str, str], int]]:
+    rows = dict(project.online.scan(project.definitions.views["shop_now"].space))
+    return rows, project.dead_letters.count()
+
+
+@contextlib.contextmanager
+def _fleet(project: Project, *names: str) -> Iterator[Fleet]:
+    fleet = Fleet(project)
+    try:
+        for name in names:
+            fleet.start(name)
+        yield fleet
+    finally:
+        for name in list(fleet.running):
+            fleet.end(name)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[bytes, bytes], dict[tuple[str, str], int]]:
+    """What one undisturbed worker leaves."""
+    with _project(tmp_path_factory.mktemp("calm")) as calm:
+        _fill(calm)
+        worker = Worker(calm)
+        while worker.step():
+            pass
+        worker.close()
+        assert _applied(calm) == [len(part) for part in _parts()]
+        return _state(calm)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Server]:
+    pytest.importorskip("hiredis", reason="the package hiredis is not installed")
+    with valkey_server(tmp_path / "valkey", *DURABLE) as server:
+        yield server
+
+
+def _valkey_url(server: Server, lease: str = "2s") -> str:
+    return f"valkey://127.0.0.1:{server.port}?timeout=5s&lease={lease}"
+
+
+@pytest.fixture(params=["lmdb", "valkey", "kafka and lmdb", "kafka and valkey"])
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
+    """A project with four partitions, its log still empty."""
+    urls = {}
+    with contextlib.ExitStack() as stack:
+        if "valkey" in request.param:
+            urls["online"] = _valkey_url(request.getfixturevalue("valkey"))
+        if "kafka" in request.param:
+            urls["log"] = stack.enter_context(_mock_log())
+        yield stack.enter_context(_project(tmp_path / "project", **urls))
+
+
+@contextlib.contextmanager
+def _mock_log() -> Iterator[str]:
+    with kafka_mock_server() as address:
+        make_mock_topic(address, "trilane.orders")
+        yield f"kafka://{address}?partitions={PARTITIONS}&session.timeout.ms=5000&heartbeat.interval.ms=200&timeout=10"
+
+
+def test_workers_killed_at_random_are_taken_over_and_nothing_is_lost_or_counted_twice(
+    project: Project, expected: object
+) -> None:
+    chance = random.Random(3)
+    with _fleet(project, "ann", "bob") as fleet:
+        until(fleet.share, "two workers to share")
+        _fill(project)
+        for victim in ("ann", "bob", "ann"):
+            least = sum(fleet.applied()) + chance.randint(1, len(EVENTS) // 8)
+            until(lambda least=least: fleet.drained() or sum(fleet.applied()) >= least, "some events")
+            fleet.end(victim)
+            fleet.start(victim)
+        fleet.end("bob")  # and this one never comes back
+        until(fleet.drained, "the other to apply all")
+        until(lambda: set(fleet.owners().values()) == {"ann"}, "the other to own all")
+    assert _state(project) == expected
+
+
+@pytest.mark.parametrize("project", ["lmdb", "kafka and valkey"], indirect=True)
+def test_workers_join_and_leave_in_the_middle(project: Project, expected: object) -> None:
+    with _fleet(project, "ann") as fleet:
+        until(fleet.share, "one worker to have all")
+        _fill(project)
+        for name in ("bob", "cleo"):
+            fleet.start(name)
+            until(fleet.share, "all to share")
+        assert fleet.end("ann", signal.SIGTERM) == 0
+        until(lambda: fleet.share() or fleet.drained(), "the others to share")
+        until(fleet.drained, "all to be applied")
+    assert _state(project) == expected
+    [rows] = project.online.read([(ownership.OWNERS, [lane_key("orders", p) for p in range(PARTITIONS)])])
+    assert sum(ownership.decode(row).moves for row in rows) >= 3
+
+
+def test_a_worker_that_stood_still_beyond_its_lease_writes_nothing_over_its_successor(
+    valkey: Server, expected: object, tmp_path: Path
+) -> None:
+    with _project(tmp_path / "project", online=_valkey_url(valkey, "500ms")) as project:
+        with _fleet(project, "ann", "bob") as fleet:
+            until(fleet.share, "two workers to share")
+            _fill(project)
+            until(lambda: sum(fleet.applied()) > 100, "some events")
+            fleet.running["ann"].send_signal(signal.SIGSTOP)
+            until(lambda: set(fleet.owners().values()) == {"bob"}, "the other to take over")
+            until(fleet.drained, "the other to apply all")
+            done = _state(project)
+            fleet.running["ann"].send_signal(signal.SIGCONT)
+            until(lambda: "given up" in fleet.said("ann") or "stands" in fleet.said("ann"), "the sleeper to be told")
+            until(fleet.share, "the sleeper to share again")
+            assert fleet.drained()
+        assert _state(project) == done == expected
+
+
+def test_a_worker_that_stands_still_on_one_machine_keeps_what_it_has(tmp_path: Path, expected: object) -> None:
+    with _project(tmp_path / "project") as project:
+        with _fleet(project, "ann", "bob") as fleet:
+            until(fleet.share, "two workers to share")
+            before = fleet.owners()
+            fleet.running["ann"].send_signal(signal.SIGSTOP)
+            _fill(project)
+            fleet.running["ann"].send_signal(signal.SIGCONT)
+            until(fleet.drained, "all to be applied")
+            assert fleet.owners() == before
+        assert _state(project) == expected
+
+
+def test_a_memory_lost_under_two_workers_is_filled_again(valkey: Server, expected: object, tmp_path: Path) -> None:
+    with _project(tmp_path / "project", online=_valkey_url(valkey)) as project:
+        with _fleet(project, "ann", "bob") as fleet:
+            until(fleet.share, "two workers to share")
+            _fill(project)
+            for least in (200, 400):
+                until(lambda least=least: sum(fleet.applied()) > least, "some events")
+                talk(valkey)("FLUSHALL")
+            until(fleet.drained, "all to be applied")
+            until(fleet.share, "both to share again")
+            until(fleet.drained, "all to be applied")
+            assert any("lost its memory" in fleet.said(name) for name in ("ann", "bob"))
+        assert _state(project) == expected
+
+
+def test_a_valkey_killed_under_two_workers_goes_on_where_it_was(
+    valkey: Server, expected: object, tmp_path: Path
+) -> None:
+    with _project(tmp_path / "project", online=_valkey_url(valkey)) as project:
+        with _fleet(project, "ann", "bob") as fleet:
+            until(fleet.share, "two workers to share")
+            _fill(project)
+            for least in (200, 400):
+                until(lambda least=least: sum(fleet.applied()) > least, "some events")
+                valkey.kill()
+                valkey.start()
+            until(fleet.drained, "all to be applied")
+        assert _state(project) == expected
