@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,10 @@ class Fleet:
     def applied(self) -> list[int]:
         return _applied(self.project)
 
+    def beyond(self, least: int) -> Callable[[], bool]:
+        """Whether so many events are applied, or all."""
+        return lambda: sum(self.applied()) >= least or self.drained()
+
     def drained(self) -> bool:
         for name, process in self.running.items():
             assert process.poll() is None, self.said(name)
@@ -110,9 +114,11 @@ def _applied(project: Project) -> list[int]:
     return [decode(row).offset for row in rows]
 
 
-def _project(folder: Path, **urls: str) -> Project:
+def _project(folder: Path, *, online: str = "", log: str = "") -> Project:
     """A project whose source has partitions."""
-    make_project(folder, apply=False, **urls).close()
+    urls = {name: url for name, url in (("online", online), ("log", log)) if url}
+    make_project(folder, apply=False).close()
+    (folder / "trilane.toml").write_text("".join(f'{name} = "{url}"\n' for name, url in urls.items()))
     definitions = folder / "definitions.py"
     extra = f'event_id="order_id", partitions={PARTITIONS}'
     definitions.write_text(definitions.read_text().replace('event_id="order_id"', extra))
@@ -170,20 +176,21 @@ def _valkey_url(server: Server, lease: str = "2s") -> str:
 @pytest.fixture(params=["lmdb", "valkey", "kafka and lmdb", "kafka and valkey"])
 def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
     """A project with four partitions, its log still empty."""
-    urls = {}
     with contextlib.ExitStack() as stack:
-        if "valkey" in request.param:
-            urls["online"] = _valkey_url(request.getfixturevalue("valkey"))
-        if "kafka" in request.param:
-            urls["log"] = stack.enter_context(_mock_log())
-        yield stack.enter_context(_project(tmp_path / "project", **urls))
+        online = _valkey_url(request.getfixturevalue("valkey")) if "valkey" in request.param else ""
+        log = stack.enter_context(_mock_log()) if "kafka" in request.param else ""
+        yield stack.enter_context(_project(tmp_path / "project", online=online, log=log))
 
 
 @contextlib.contextmanager
 def _mock_log() -> Iterator[str]:
     with kafka_mock_server() as address:
-        make_mock_topic(address, "trilane.orders")
-        yield f"kafka://{address}?partitions={PARTITIONS}&session.timeout.ms=5000&heartbeat.interval.ms=200&timeout=10"
+        yield _log_url(address)
+
+
+def _log_url(address: str) -> str:
+    make_mock_topic(address, "trilane.orders")
+    return f"kafka://{address}?partitions={PARTITIONS}&session.timeout.ms=5000&heartbeat.interval.ms=200&timeout=5"
 
 
 def test_workers_killed_at_random_are_taken_over_and_nothing_is_lost_or_counted_twice(
@@ -195,7 +202,7 @@ def test_workers_killed_at_random_are_taken_over_and_nothing_is_lost_or_counted_
         _fill(project)
         for victim in ("ann", "bob", "ann"):
             least = sum(fleet.applied()) + chance.randint(1, len(EVENTS) // 8)
-            until(lambda least=least: fleet.drained() or sum(fleet.applied()) >= least, "some events")
+            until(fleet.beyond(least), "some events")
             fleet.end(victim)
             fleet.start(victim)
         fleet.end("bob")  # and this one never comes back
@@ -252,13 +259,45 @@ def test_a_worker_that_stands_still_on_one_machine_keeps_what_it_has(tmp_path: P
         assert _state(project) == expected
 
 
+BROKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.remote import kafka_mock_server
+with kafka_mock_server() as address:
+    print(address, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_broker_that_is_gone_and_comes_back_costs_time_and_nothing_else(
+    expected: object, tmp_path: Path, repository: Path
+) -> None:
+    command = [sys.executable, "-c", BROKER, str(repository)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        try:
+            url = _log_url(broker.stdout.readline().strip()).replace("timeout=5", "timeout=2")
+            with _project(tmp_path / "project", log=url) as project, _fleet(project, "ann", "bob") as fleet:
+                until(fleet.share, "two workers to share")
+                _fill(project)
+                until(fleet.beyond(200), "some events")
+                broker.send_signal(signal.SIGSTOP)
+                until(lambda: all("does not answer" in fleet.said(name) for name in fleet.running), "it to be told")
+                broker.send_signal(signal.SIGCONT)
+                until(fleet.drained, "all to be applied")
+                until(fleet.share, "both to share again")
+                assert _state(project) == expected
+        finally:
+            broker.kill()
+
+
 def test_a_memory_lost_under_two_workers_is_filled_again(valkey: Server, expected: object, tmp_path: Path) -> None:
     with _project(tmp_path / "project", online=_valkey_url(valkey)) as project:
         with _fleet(project, "ann", "bob") as fleet:
             until(fleet.share, "two workers to share")
             _fill(project)
             for least in (200, 400):
-                until(lambda least=least: sum(fleet.applied()) > least, "some events")
+                until(fleet.beyond(least), "some events")
                 talk(valkey)("FLUSHALL")
             until(fleet.drained, "all to be applied")
             until(fleet.share, "both to share again")
@@ -275,7 +314,7 @@ def test_a_valkey_killed_under_two_workers_goes_on_where_it_was(
             until(fleet.share, "two workers to share")
             _fill(project)
             for least in (200, 400):
-                until(lambda least=least: sum(fleet.applied()) > least, "some events")
+                until(fleet.beyond(least), "some events")
                 valkey.kill()
                 valkey.start()
             until(fleet.drained, "all to be applied")
