@@ -195,7 +195,7 @@ def _share_row(found: dict[str, Any]) -> list[str]:
     owner = found["owner"] or "nobody"
     age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
     lag = "unknown" if found["lag"] is None else f"{found['lag']:,}"
-    return [name, owner, lag, age, str(found["moves"]), _short(found["fault"] or "")]
+    return [name, owner, lag, age, str(found["moves"]), found["fault"] or ""]
 
 
 def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:
