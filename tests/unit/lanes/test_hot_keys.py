@@ -66,7 +66,7 @@ def test_no_update_is_lost_or_counted_twice_while_keys_are_split_in_mid_stream(t
         asked = np.full(SHOPS, clock.now() + MINUTE)
         sums = TileLayout(view).read(rows, asked, shards=PARTITIONS)[:, view.feature_names.index("sum_1h")]
         splits = {door: set(door.splits) for door in doors}
-        applied = [consumer.progress for consumer in worker._consumers]
+        applied = [one.progress for holding in worker._holdings.values() for one in holding.consumers]
         worker.close()
     assert np.nan_to_num(sums).tolist() == np.bincount(shops, minlength=SHOPS).tolist()  # each order is of one euro
     assert sum(progress.applied for progress in applied) == EVENTS
