@@ -63,6 +63,26 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
 
+        self._partitions()
+        self._quality(own)
+        self._routes: dict[tuple[str, int], Counter] = {}
+        self._latencies: dict[str, Histogram] = {}
+
+    def _quality(self, own: CollectorRegistry) -> None:
+        """What is on record of events and loads, whoever counted it."""
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=own, multiprocess_mode="mostrecent")
+
+        self.lane_behind = gauge("trilane_lane_behind_events", "Events that a lane has not read yet.", "source")
+        self.lane_events = gauge("trilane_lane_events", "Events that a nearline lane has read.", "source", "fate")
+        self.letters = gauge("trilane_dead_letters", "Dead letters there are.", "source", "code", "state")
+        self.expectation = gauge("trilane_source_expectation", "Whether it is met.", "source", "expectation")
+        self.batch_failing = gauge("trilane_batch_failing", "Whether the last load failed.", "view")
+        self.table_rows = gauge("trilane_table_violations", "Rows of the last load that break a rule.", "view", "rule")
+
+    def _partitions(self) -> None:
+        """How the nearline workers share the partitions."""
         self.partition_lag = self._by_partition(
             "trilane_partition_lag_events", "Events of a partition that are in the log and not applied."
         )
@@ -81,22 +101,6 @@ class Metrics:
         self.partition_moves = self._by_partition(
             "trilane_partition_moves", "How often another worker took the partition over."
         )
-        self._quality(own)
-        self._routes: dict[tuple[str, int], Counter] = {}
-        self._latencies: dict[str, Histogram] = {}
-
-    def _quality(self, own: CollectorRegistry) -> None:
-        """What is on record of events and loads, whoever counted it."""
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, registry=own, multiprocess_mode="mostrecent")
-
-        self.lane_behind = gauge("trilane_lane_behind_events", "Events that a lane has not read yet.", "source")
-        self.lane_events = gauge("trilane_lane_events", "Events that a nearline lane has read.", "source", "fate")
-        self.letters = gauge("trilane_dead_letters", "Dead letters there are.", "source", "code", "state")
-        self.expectation = gauge("trilane_source_expectation", "Whether it is met.", "source", "expectation")
-        self.batch_failing = gauge("trilane_batch_failing", "Whether the last load failed.", "view")
-        self.table_rows = gauge("trilane_table_violations", "Rows of the last load that break a rule.", "view", "rule")
 
     def _by_partition(self, name: str, says: str) -> Gauge:
         """What is told anew at each scrape, as the workers noted it."""
