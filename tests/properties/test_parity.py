@@ -7,6 +7,7 @@ and archive.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trilane as tl
+from tests.properties import oracle as oracles
+from tests.remote import cluster_url, valkey_cluster_servers
 from trilane.clock import SECOND, SimulatedClock, format_instant
 from trilane.contract import Contract
 from trilane.features.aggregation import Aggregation
@@ -34,7 +38,9 @@ from trilane.serving.reading import FeatureReader
 from trilane.sources.dead_letters import DeadLetters
 from trilane.sources.log.sqlite import SqliteLog
 from trilane.stores.offline.duckdb import DuckdbMicroBatch, DuckdbWarehouse
+from trilane.stores.online import valkey
 from trilane.stores.online.lmdb import LmdbStore
+from trilane.stores.online.protocol import OnlineStore
 from trilane.stores.online.versions import versions
 from trilane.training import values_at
 from trilane.types import arrow_type
@@ -42,20 +48,16 @@ from trilane.types import arrow_type
 MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
 START = 1_380_585_600 * SECOND  # a boundary of every hop
 DISORDER = 10 * MINUTE
-SOURCE = tl.EventSource(
-    "facts",
-    schema={
-        "id": tl.Int64,
-        "at": tl.Timestamp,
-        "place": tl.String | None,
-        "desk": tl.Int64,
-        "x": tl.Float64 | None,
-        "n": tl.Int64 | None,
-    },
-    event_time="at",
-    event_id="id",
-    disorder=DISORDER,
-)
+FIELDS = {
+    "id": tl.Int64,
+    "at": tl.Timestamp,
+    "place": tl.String | None,
+    "desk": tl.Int64,
+    "x": tl.Float64 | None,
+    "n": tl.Int64 | None,
+}
+SOURCE = tl.EventSource("facts", schema=FIELDS, event_time="at", event_id="id", disorder=DISORDER)
+CUT = tl.EventSource("facts", schema=FIELDS, event_time="at", event_id="id", disorder=DISORDER, partitions=3)
 ENTITIES = (Entity("place", place=tl.String), Entity("desk", place=tl.String, desk=tl.Int64))
 OPS = ("count", "sum", "mean", "min", "max", "first", "last", "variance", "variance_sample", "stddev", "stddev_sample")
 ENGINE = DuckdbMicroBatch()
@@ -154,11 +156,20 @@ ASKS = st.builds(Ask, at=MOMENTS, place=PLACES, desk=st.sampled_from([1, 2, 3]),
 class Replay:
     """One run over real stores in a folder, on a clock that is moved from ask to ask."""
 
-    def __init__(self, folder: Path, plan: FeaturePlan, chance: random.Random) -> None:
-        self.folder, self.plan, self.chance = folder, plan, chance
+    def __init__(
+        self,
+        folder: Path,
+        plan: FeaturePlan,
+        chance: random.Random,
+        *,
+        source: tl.EventSource = SOURCE,
+        lateness: int = 0,
+        store: OnlineStore | None = None,
+    ) -> None:
+        self.folder, self.plan, self.chance, self.source, self.lateness = folder, plan, chance, source, lateness
         self.clock = SimulatedClock(START - HOUR)
         self.log = SqliteLog(folder / "log")
-        self.store = LmdbStore(folder / "online", map_size=1 << 24)
+        self.store = store or LmdbStore(folder / "online", map_size=1 << 24)
         self.warehouse = DuckdbWarehouse(folder / "warehouse")
         self.letters = DeadLetters(folder / "letters.db")
         self.writers = self.store.writer("nearline"), self.store.writer("batch")
@@ -178,14 +189,19 @@ class Replay:
             clock=self.clock,
             limit=limit,
         )
-        consumer = Consumer(SOURCE, 0, self.views["nearline"], tools)
-        while consumer.step().read:
-            pass
+        for partition in range(self.source.partitions):
+            consumer = Consumer(self.source, partition, self.views["nearline"], tools)
+            while consumer.step().read:
+                pass
 
     def land(self) -> None:
         """What the control role would land by now."""
         now = self.clock.now()
-        archive(self.log, self.warehouse, SOURCE)
+        archive(self.log, self.warehouse, self.source)
+        for view in self.views["nearline"]:
+            boundary = (now - max(self.lateness, view.landing)) // view.schedule * view.schedule if view.schedule else 0
+            if boundary and boundary not in {version.boundary for version in versions(self.store, view.landed_as)}:
+                materialize(view, boundary, warehouse=self.warehouse, root=self.folder, writer=self.writers[1])
         for view in self.views["batch"]:
             there = {version.boundary for version in versions(self.store, view.space)}
             for boundary in {view.boundary(now), due(view, now)} - there:
@@ -193,8 +209,10 @@ class Replay:
 
     def arrive(self, texts: list[bytes], now: int) -> None:
         self.clock.move_to(now)
-        if texts:
-            self.log.append("facts", 0, texts, now)
+        for partition in range(self.source.partitions):
+            own = [text for text in texts if int(json.loads(text)["id"]) % self.source.partitions == partition]
+            if own:
+                self.log.append("facts", partition, own, now)
 
     def ask(self, asks: list[Ask]) -> np.ndarray:
         import datetime as dt
@@ -251,7 +269,7 @@ def _happened(text: bytes, facts: Sequence[Fact]) -> int:
 
 
 def _learnt(replay: Replay, asks: Sequence[Ask]) -> np.ndarray:
-    archive(replay.log, replay.warehouse, SOURCE)
+    archive(replay.log, replay.warehouse, replay.source)
     columns = {}
     for field in replay.plan.inputs:
         columns[field.name] = pa.array([getattr(ask, field.name) for ask in asks], arrow_type(field))
@@ -285,6 +303,82 @@ def test_every_value_served_in_a_replay_is_the_value_in_the_training_set(
     with TemporaryDirectory() as folder:
         replay = Replay(Path(folder), plan, random.Random(seed))
         try:
+            served = _served(replay, facts, asks)
+            assert _bits(served) == _bits(_learnt(replay, asks)), plan.names
+        finally:
+            replay.close()
+
+
+LONG = ("15m", "3h", "4h", "12h", "lifetime")
+SAMPLES = [declare for declares in oracles.SAMPLES.values() for declare in declares]
+
+
+@st.composite
+def _samples(draw: st.DrawFn) -> Aggregation:
+    return draw(st.sampled_from(SAMPLES))(draw(st.sampled_from(["x", "n"])), draw(st.sampled_from(LONG)))
+
+
+def _with_history(aggregations: Sequence[Aggregation], entity: Entity, source: tl.EventSource) -> FeaturePlan:
+    features = {"long": tl.sum("x", window="6h"), **_named(aggregations)}
+    history = {"schedule": "1h", "landing": "20m", "tail": "2h"}
+    view = tl.nearline(source, entity, freshness="1s", features=features, **history)(_called("past"))  # type: ignore[arg-type]
+    inputs = {"y": tl.Float64, "at": tl.Timestamp, "place": tl.String | None, "desk": tl.Int64 | None}
+    asked = tl.request(inputs=inputs, features={"y": tl.Float64})(_asked)
+    return FeaturePlan.of([view, asked], where="parity")
+
+
+def _asked(request: Mapping[str, Any]) -> Any:
+    return {"y": request["y"]}
+
+
+# Enough to drop tiles behind the tail, and asks that a history of any lateness answers.
+LATER = st.integers(0, 14 * 60).map(lambda minutes: START + minutes * MINUTE)
+
+
+@settings(max_examples=25)
+@given(
+    aggregations=st.lists(_samples(), min_size=1, max_size=4),
+    entity=st.sampled_from(ENTITIES),
+    source=st.sampled_from([SOURCE, CUT]),
+    lateness=st.integers(10, 60).map(lambda minutes: minutes * MINUTE),
+    facts=st.lists(st.builds(dataclasses.replace, FACTS, at=LATER), max_size=25),
+    asks=st.lists(st.builds(dataclasses.replace, ASKS, at=LATER), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+)
+def test_a_late_history_serves_the_values_of_the_training_set(
+    aggregations: list[Aggregation],
+    entity: Entity,
+    source: tl.EventSource,
+    lateness: int,
+    facts: list[Fact],
+    asks: list[Ask],
+    seed: int,
+) -> None:
+    plan = _with_history(aggregations, entity, source)
+    with TemporaryDirectory() as folder:
+        replay = Replay(Path(folder), plan, random.Random(seed), source=source, lateness=lateness)
+        try:
+            served = _served(replay, facts, asks)
+            assert _bits(served) == _bits(_learnt(replay, asks)), plan.names
+        finally:
+            replay.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_late_history_does_so_in_a_store_whose_transactions_are_not_atomic(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    samples = [chance.choice(SAMPLES)(chance.choice("xn"), window) for window in LONG]
+    facts = [
+        Fact(START + chance.randrange(14 * 60) * MINUTE, 0, chance.choice(["EWR", "JFK"]), 1, chance.random(), 2, True)
+        for _ in range(60)
+    ]
+    asks = [Ask(START + chance.randrange(14 * 60) * MINUTE, "EWR", 1, 1.0) for _ in range(8)]
+    plan = _with_history(samples, ENTITIES[0], CUT)
+    with valkey_cluster_servers(tmp_path / "valkey") as servers:
+        store = valkey.open_store(cluster_url(servers))
+        replay = Replay(tmp_path, plan, chance, source=CUT, lateness=30 * MINUTE, store=store)
+        try:
+            assert not replay.writers[0].atomic
             served = _served(replay, facts, asks)
             assert _bits(served) == _bits(_learnt(replay, asks)), plan.names
         finally:

@@ -20,7 +20,7 @@ from trilane.sources.table import TableSource
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version
 
-__all__ = ["archive_sources", "land_version"]
+__all__ = ["archive_sources", "is_settled", "land_version"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def archive_sources(project: Project, views: list[View]) -> int:
         for source in sources.values():
             keep_visibility(project.online, project.warehouse, source)
         for view in views:
-            if view.lane == "batch":
+            if view.is_landed:
                 keep_landings(project.online, project.warehouse, view)
     except UnavailableError as error:  # both wait in the store until it is back
         logger.warning("what was readable when is not archived yet: %s", error)
@@ -61,7 +61,7 @@ def land_version(
     from trilane.stores.offline.lake import pinned_view
 
     with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
-        present.note(boundary=format_instant(boundary), space=view.space)
+        present.note(boundary=format_instant(boundary), space=view.landed_as)
         archive_sources(project, [view])
         violations: dict[str, int] = {}
         read = pinned_view(view, project.config.root)
@@ -84,6 +84,13 @@ def land_version(
         present.writes(uri("batch_version", view.name, f"{view.version[:16]}/{format_instant(boundary)}"))
         present.note(rows=version.rows if version else None, landed=version is not None, violations=violations)
     return version
+
+
+def is_settled(project: Project, view: View, boundary: int) -> bool:
+    """Whether the archive holds all events from before the boundary that can still count."""
+    from trilane.lanes.batch.materialize import is_settled as is_settled_in
+
+    return is_settled_in(view, boundary, project.warehouse)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from trilane.apps.batch_job import archive_sources, land_version
+from trilane.apps.batch_job import archive_sources, is_settled, land_version
 from trilane.apps.expectations import findings
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
@@ -43,8 +43,8 @@ def run(project: Project) -> None:
 
 
 def boundaries(view: View, now: int) -> list[int]:
-    """The versions of a batch view that should exist at instant `now`: the one that answers, and those after it
-    whose events have settled.
+    """The versions of a batch view or a history that should exist at instant `now`: the one that answers, and those
+    after it whose events have settled.
     """
     return list(range(max(view.boundary(now), 0), due(view, now) + 1, view.schedule))
 
@@ -62,6 +62,7 @@ class Scheduler:
         self._project = project
         self._views: dict[str, View] = {}
         self._landed: dict[str, set[int]] = {}
+        self._unsettled: dict[str, set[int]] = {}
         self._retries: dict[str, _Retry] = {}
         self._broken: set[tuple[str, str]] = set()
         self._reread_at = self._archive_at = float("-inf")
@@ -77,6 +78,7 @@ class Scheduler:
                 self._archive_at = seconds + _ARCHIVE
                 archive_sources(self._project, list(self._views.values()))
                 self._look_at_sources()
+                self._settle(seconds)
         except TrilaneError as error:
             logger.error("%s", error)
 
@@ -96,10 +98,12 @@ class Scheduler:
             return
         self._views = self._project.live_views()
         online = self._project.online
-        self._landed = {
-            space: {version.boundary for version in versions(online, space)}
-            for space, view in self._views.items()
-            if view.lane == "batch"
+        found = {space: versions(online, view.landed_as) for space, view in self._views.items() if view.is_landed}
+        self._landed = {space: {version.boundary for version in landed} for space, landed in found.items()}
+        self._unsettled = {
+            space: {version.boundary for version in landed if not version.final}
+            for space, landed in found.items()
+            if self._views[space].has_history
         }
 
     def _materialize(self, seconds: float) -> None:
@@ -114,6 +118,14 @@ class Scheduler:
                     continue  # later ones have driven it out
                 self._land(view, boundary, landed, seconds)
 
+    def _settle(self, seconds: float) -> None:
+        """Computes histories again of which events had been missing, once no more of them can come."""
+        for space, boundaries_ in self._unsettled.items():
+            view, retry = self._views[space], self._retries.get(space)
+            for boundary in sorted(boundaries_):
+                if is_settled(self._project, view, boundary) and (retry is None or seconds >= retry.at):
+                    self._land(view, boundary, self._landed[space], seconds)
+
     def _land(self, view: View, boundary: int, landed: set[int], seconds: float) -> None:
         where = f"{view.name} at {format_instant(boundary)}"
         try:
@@ -124,6 +136,10 @@ class Scheduler:
         else:
             self._retries.pop(view.space, None)
             landed.add(boundary)
+            if version is not None and not version.final and view.has_history:
+                self._unsettled.setdefault(view.space, set()).add(boundary)
+            else:
+                self._unsettled.get(view.space, set()).discard(boundary)
             logger.info("%s has landed with %d keys", where, version.rows if version else 0)
 
     def _put_off(self, space: str, seconds: float) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from trilane.apps.definitions import Definitions, load_snapshot, snapshot
 from trilane.apps.evolution import Refusal, check, refusals
@@ -27,7 +27,10 @@ from trilane.lifecycle.run import Run, run
 from trilane.models.model import Model
 from trilane.serving.endpoint import Endpoint
 
-__all__ = ["Effect", "Plan", "apply", "fitting_artifact", "plan"]
+if TYPE_CHECKING:
+    from trilane.features.cost import ViewCost
+
+__all__ = ["Effect", "Plan", "apply", "costs", "fitting_artifact", "plan"]
 
 DEPLOY, KEEP, WAIT, SAME = "deploy", "keep", "wait", "same"
 _Pins: TypeAlias = Sequence[str]  # each `NAME@DIGEST`: the model NAME is to answer by that artifact
@@ -68,6 +71,16 @@ def plan(project: Project, pins: _Pins = (), breaking: Sequence[str] = ()) -> Pl
     `breaking`: the event sources whose author insists on a change that refuses events.
     """
     return _plan(project, project.working, _chosen(project, project.working, pins), breaking)
+
+
+def costs(project: Project, changes: Sequence[Change] | None = None) -> list[ViewCost]:
+    """What the windows of the stored views cost: of all, or of those that `changes` rebuild."""
+    from trilane.features.cost import cost_of
+
+    views_alone = [change for change in changes or () if change.kind == "view"]
+    rebuilt = {change.name for change in views_alone if change.what == "added" or "version" in change.details}
+    views = [view for view in project.working.views.values() if view.lane != "request"]
+    return [cost_of(view) for view in views if changes is None or view.name in rebuilt]
 
 
 def _plan(project: Project, working: Definitions, chosen: _Chosen, breaking: Sequence[str]) -> Plan:
@@ -194,7 +207,8 @@ def _kept_text(change: Change) -> str:
 
 def _rebuild_text(view: View) -> str:
     if view.lane == "nearline":
-        return "gets new tiles: the worker reads the log from its start"
+        past = f", and a history: run `trilane materialize {view.name}`, or wait for its next boundary"
+        return f"gets new tiles: the worker reads the log from its start{past if view.has_history else ''}"
     return f"gets new versions: run `trilane materialize {view.name}`, or wait for its next boundary"
 
 

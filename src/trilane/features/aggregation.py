@@ -33,12 +33,14 @@ _SAME = ("min", "max", "first", "last", "first_k", "last_k", "top_k", "bottom_k"
 class Scope(TypedDict, total=False):
     """What every aggregation takes besides.
 
-    `hop`: a finer step of the window's tail; `default`: the value where there is none; `filter`: a boolean column of
+    `hop`: a finer step of the window's tail; `max_overhang`: by which part of its length the window may reach back too
+    far, which picks the hop; `default`: the value where there is none; `filter`: a boolean column of
     the transform, only whose true rows count; `by` and `buckets`: one feature for each of the declared values of a
     column, and one for all others.
     """
 
     hop: str | int | None
+    max_overhang: float | None
     default: float | None
     filter: str | None
     by: str | None
@@ -114,7 +116,11 @@ def declare(
     op: str, column: str | None, window: str | int | Window | None, scope: Scope, **options: float | int
 ) -> Aggregation:
     """An aggregation with the conditions and the buckets of `scope`."""
-    span = window if isinstance(window, Window) else Window.of(window, hop=scope.get("hop"))
+    span = (
+        window
+        if isinstance(window, Window)
+        else Window.of(window, hop=scope.get("hop"), max_overhang=scope.get("max_overhang"))
+    )
     condition = scope.get("filter")
     where = () if condition is None else (is_true(condition),)
     plain = Aggregation(op, column, span, scope.get("default"), where, tuple(options.items()))

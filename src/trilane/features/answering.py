@@ -6,15 +6,16 @@ tiles it has, and tiles (online) and single events (training) give the same bits
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from trilane.features import operation, ragged
-from trilane.features.algebra import Columns, Floats, Ints, WideSum
+from trilane.features.algebra import Columns, Floats, Ints, WideSum, merge
 from trilane.features.operation import Kept
-from trilane.features.ragged import Ragged
+from trilane.features.ragged import Bag, Ragged
 from trilane.features.unseen import Unseen
 from trilane.features.window import Window
 
@@ -96,12 +97,15 @@ class Answering:
         """Feature values [queries, features]; NaN where there is none.
 
         `prefix`: of the added parts; `states`: the others, by position; `low`, `high`: the rows [windows, queries]
-        from and up to which each window reaches; `instants`: when each query asks; `unseen`: what it could not read.
+        from and up to which each window reaches, or [ranges, windows, queries] where it is the union of several ranges;
+        `instants`: when each query asks; `unseen`: what it could not read.
         """
-        queries = low.shape[1]
+        queries = low.shape[-1]
         answers = np.empty((len(self._reads), queries))
         high = np.maximum(high, low)
         totals = prefix[:, high] - prefix[:, low]  # [parts, windows, queries]
+        if low.ndim > 2:
+            totals = totals.sum(axis=1)
         if unseen is not None:
             totals -= unseen.added(self._added_parts(unseen), low)
         self._added_answers(totals, answers)
@@ -132,19 +136,21 @@ class Answering:
         high: Ints,
     ) -> None:
         """Merges one state over the windows that need it: fixed parts over all at once, bags over each by itself."""
-        entry, queries = self._kept[position], low.shape[1]
-        windows = self._wanted[position]
+        entry, (windows, queries) = self._kept[position], low.shape[-2:]
+        wanted = self._wanted[position]
+        low, high = low.reshape(-1, windows, queries), high.reshape(-1, windows, queries)
         if isinstance(state, Ragged):
-            bag = entry.bag
-            if bag is not None:
-                found.update({(position, w): ragged.between(bag, state, low[w], high[w]) for w in windows})
+            if entry.bag is not None:
+                found.update({(position, w): _bags_between(entry.bag, state, low[:, w], high[:, w]) for w in wanted})
         elif state is None:
             first, width = self._first_part[position], len(entry.state.parts)
-            for window in windows:
+            for window in wanted:
                 found[position, window] = tuple(totals[first + i, window] for i in range(width))
         else:
-            merged = entry.fixed.between(state, low.reshape(-1), high.reshape(-1))
-            for window in windows:
+            ranges = entry.fixed.between(state, low.reshape(-1), high.reshape(-1))
+            cuts = [tuple(part.reshape(len(low), -1)[i] for part in ranges) for i in range(len(low))]
+            merged = functools.reduce(functools.partial(merge, entry.fixed), cuts)
+            for window in wanted:
                 rows = slice(window * queries, (window + 1) * queries)
                 found[position, window] = tuple(part[rows] for part in merged)
 
@@ -189,3 +195,12 @@ class Answering:
             if is_mean:
                 found = found / np.maximum(number, 1)
             answers[columns] = np.where(number > 0, found, np.nan)
+
+
+def _bags_between(bag: Bag, state: Ragged, low: Ints, high: Ints) -> Ragged:
+    """For each query the merge of its ranges of rows [ranges, queries]."""
+    found = [ragged.between(bag, state, first, last) for first, last in zip(low, high, strict=True)]
+    if len(found) == 1:
+        return found[0]
+    size = low.shape[1]
+    return ragged.fold(bag, ragged.join(found), np.tile(np.arange(size), len(found)), size)

@@ -201,6 +201,8 @@ def _decayed(op: str, column: str | None, half_life: str | int, window: str | in
     life = duration(half_life)
     if life < SECOND:
         raise DefinitionError(f"a half-life of {format_duration(life)} is too short", remedy="Give 1s or more")
+    if scope.get("max_overhang") is not None:
+        raise DefinitionError("the hop of a decay follows from its half-life", remedy="Give hop=, not max_overhang=")
     hop = scope.get("hop")
     step = default_hop(life) if hop is None else duration(hop)
     length = -(-_HALF_LIVES * life // step) * step if window is None else window

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trilane.clock import SECOND, duration
+from trilane.clock import SECOND, duration, format_duration
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
@@ -33,6 +33,9 @@ def nearline(
     *,
     freshness: str | int,
     features: Mapping[str, Aggregation],
+    schedule: str | int | None = None,
+    landing: str | int = "2h",
+    tail: str | int | None = None,
     fallback: Sequence[Step] = (),
     owner: str = "",
     tags: Sequence[str] = (),
@@ -41,12 +44,18 @@ def nearline(
     """Declares a streaming view: the decorated function maps events to rows that are aggregated as they come.
 
     `freshness`: the lag of the lane up to which a value counts as fresh; beyond it, `fallback` decides.
+
+    With `schedule` the batch lane lands a history at each of its boundaries, visible `landing` later, and windows
+    longer than `tail` are put together from it and the tiles since: the same values, from few tiles. They are answered
+    up to `tail` after the boundary, which is how late a landing may be; by default two schedules and the landing time,
+    in whole schedules.
     """
 
     def declare(function: Callable[..., Any]) -> View:
         view = _aggregating("nearline", function, source, entity, features)
         about = _about(function, owner, tags, description)
-        return _finished(view, about, freshness=duration(freshness), fallback=tuple(fallback))
+        finished = _finished(view, about, freshness=duration(freshness), fallback=tuple(fallback))
+        return _with_history(finished, schedule, landing, tail)
 
     return declare
 
@@ -125,6 +134,42 @@ def request(
         return _finished(view, _about(function, owner, tags, description))
 
     return declare
+
+
+def _with_history(view: View, schedule: str | int | None, landing: str | int, tail: str | int | None) -> View:
+    where = f"view {view.name!r}"
+    if schedule is None:
+        if tail is not None:
+            raise DefinitionError("tail= needs a schedule", where=where, remedy='Add schedule="1d", or leave tail= out')
+        return view
+    period, lag = duration(schedule), duration(landing)
+    if period <= 0 or lag < 0:
+        raise DefinitionError("a history needs a schedule above 0", where=where, remedy='Write schedule="1d"')
+    span = period * (2 - -lag // period) if tail is None else duration(tail)
+    if span < period + lag:
+        raise DefinitionError(
+            f"a tail of {format_duration(span)} is shorter than the schedule and the landing time together",
+            where=where,
+            remedy=f"Use a tail of at least {format_duration(period + lag)}, so that a landing on time is soon enough",
+        )
+    known = dataclasses.replace(view, schedule=period, landing=lag, tail=span)
+    windows = [(feature.name, window) for feature in view.features for window in feature.windows]
+    long = [(name, window) for name, window in windows if known.is_long(window)]
+    if not long:
+        raise DefinitionError(
+            f"no window is longer than the tail of {format_duration(span)}",
+            where=where,
+            remedy="Give a shorter tail=, or leave schedule= out",
+        )
+    for name, window in long:
+        if not window.is_lifetime and (period % window.hop or span % window.hop):
+            longer = "schedule" if period % window.hop else "tail"
+            raise DefinitionError(
+                f"the hop of {name!r}, {format_duration(window.hop)}, does not divide the {longer}",
+                where=where,
+                remedy=f"Make the {longer} a multiple of it, or give the window a finer hop=",
+            )
+    return known
 
 
 def _aggregating(

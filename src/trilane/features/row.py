@@ -88,6 +88,11 @@ class RowFormat:
         for (field, place), part in zip(self.parts[position], entry.pack(state), strict=True):
             (records[field] if place < 0 else records[field][:, place])[at] = part
 
+    def join(self, first: Tiles, second: Tiles) -> Tiles:
+        """The tiles of both, one after the other."""
+        bags = {position: ragged.join([first.bags[position], second.bags[position]]) for position in self.bags}
+        return Tiles(np.concatenate([first.records, second.records]), bags)
+
     def unpack(self, tiles: Tiles) -> list[Columns | Ragged]:
         """The states of tiles."""
         records = tiles.records

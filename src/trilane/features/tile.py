@@ -22,6 +22,7 @@ from trilane.errors import DefinitionError
 from trilane.features import ragged
 from trilane.features.algebra import Array, Columns, Floats, Ints
 from trilane.features.answering import Answering, Read
+from trilane.features.history import LEVEL_BITS, Past, history_of, step_of
 from trilane.features.landed import Landed
 from trilane.features.operation import Kept, kept_of
 from trilane.features.ragged import Bag, Ragged
@@ -31,8 +32,8 @@ from trilane.features.window import Window
 
 __all__ = ["Events", "TileLayout"]
 
-# 2**36 hops of 1 s reach the year 4147; 2**4 levels; 2**23 rows a call
-_LEVEL_BITS, _ROW_BITS, _POSITION, _SLOT = 36, 40, (1 << 36) - 1, (1 << 40) - 1
+# 2**23 rows a call
+_ROW_BITS, _POSITION, _SLOT = 40, (1 << LEVEL_BITS) - 1, (1 << 40) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,11 @@ class Events:
 
 
 class TileLayout:
-    """The tile layout of one nearline or batch view."""
+    """The tile layout of one nearline or batch view.
+
+    `steps` and `backs` [windows, 1]: at which hop and how far back a row keeps tiles of each window; `readers`: by
+    position of a state the windows that read it.
+    """
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -55,15 +60,20 @@ class TileLayout:
         for aggregation in features:
             aggregations += [part for part in aggregation.over if part not in aggregations]
         self.windows: tuple[Window, ...] = tuple(dict.fromkeys(a.window for a in aggregations))
-        self.hops: tuple[int, ...] = tuple(sorted({w.hop for w in self.windows}))
+        self.history = history_of(view, self.windows)
+        steps = [step_of(view, window) for window in self.windows]
+        self.hops: tuple[int, ...] = tuple(sorted(set(steps)))
         if len(self.windows if self.is_batch else self.hops) > 16:
             raise DefinitionError("more than 16 windows", where=f"view {view.name!r}", remedy="Split the view")
         self._lengths = np.array([[w.length] for w in self.windows])
-        self._steps = np.array([[w.hop] for w in self.windows])
-        levels = range(len(self.windows)) if self.is_batch else [self.hops.index(w.hop) for w in self.windows]
-        self._levels = np.array([[level] for level in levels]) << _LEVEL_BITS
+        self.steps = np.array([[step] for step in steps])
+        # How far back a row keeps tiles: of a window with a history, the tail.
+        self.backs = np.array([[view.tail if view.is_long(w) else w.length] for w in self.windows])
+        levels = range(len(self.windows)) if self.is_batch else [self.hops.index(step) for step in steps]
+        self._levels = np.array([[level] for level in levels]) << LEVEL_BITS
         kept: dict[str, Kept] = {}
         needed: dict[str, set[int]] = {}
+        readers: dict[str, set[int]] = {}
         reads = []
         kinds = dict(view.columns)
         for aggregation in aggregations:
@@ -73,42 +83,25 @@ class TileLayout:
             for entry in states:
                 kept.setdefault(entry.name, entry)
                 needed.setdefault(entry.name, set()).add(levels[window])
+                readers.setdefault(entry.name, set()).add(window)
             places = tuple(list(kept).index(entry.name) for entry in states)
             over = tuple(aggregations.index(part) for part in aggregation.over)
             options = {**dict(aggregation.options), "hop": aggregation.window.hop}
             reads.append(Read(aggregation.op, kind, window, places, aggregation.default, options, over))
         self._kept = tuple(kept.values())
         self._needed = [sorted(needed[name]) for name in kept]
+        self.readers = [readers[name] for name in kept]
         self._answering = Answering(self._kept, reads, self.windows, len(features))
-        self._format = RowFormat(self._kept)
-        self.record = self._format.record
+        self.format = RowFormat(self._kept)
+        self.record = self.format.record
         self._defaults = np.array([np.nan if a.default is None else a.default for a in features])
-        self._landed = Landed.of(self._kept, reads, self._format, len(self.windows)) if self.is_batch else None
+        self._landed = Landed.of(self._kept, reads, self.format, len(self.windows)) if self.is_batch else None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The transform's columns that the view's aggregations look at."""
         named = [name for f in self.view.features if f.aggregation for name in f.aggregation.columns]
         return tuple(dict.fromkeys(named))
-
-    # -- what it costs ------------------------------------------------------------------------------------------
-
-    def bytes_per_tile(self) -> int:
-        """The most bytes that one tile takes, however many events it has; of a batch view, one window."""
-        total = self.record.itemsize
-        for bag in self._format.bags.values():
-            limit = bag.limit if self.is_batch else bag.limit_per_tile
-            total += limit * ragged.item_type(bag).itemsize
-        return total
-
-    def tiles_per_row(self, slack: int = 0) -> int:
-        """The most tiles that one entity keeps; `slack` (microseconds): how long events may come out of order."""
-        if self.is_batch:
-            return len(self.windows)
-        return sum(
-            max(1 if w.is_lifetime else -(-(w.length + slack) // hop) + 2 for w in self.windows if w.hop == hop)
-            for hop in self.hops
-        )
 
     # -- events to tiles ----------------------------------------------------------------------------------------
 
@@ -132,7 +125,7 @@ class TileLayout:
     def tiles(self, events: Events) -> tuple[Ints, Tiles]:
         """Nearline tiles of a micro-batch: entity code and tile of each, sorted by code and slot."""
         copies = len(self.hops)
-        slots = np.concatenate([(events.times // hop) | (level << _LEVEL_BITS) for level, hop in enumerate(self.hops)])
+        slots = np.concatenate([(events.times // hop) | (level << LEVEL_BITS) for level, hop in enumerate(self.hops)])
         repeated: list[Columns | Ragged] = []
         for position, state in enumerate(self.lift(events)):
             if isinstance(state, Ragged):
@@ -145,7 +138,7 @@ class TileLayout:
         return self._folded(np.tile(events.codes, copies), slots, repeated)
 
     def _bag(self, position: int) -> Bag:
-        return self._format.bags[position]
+        return self.format.bags[position]
 
     def merge(
         self, stored: Sequence[bytes | None], codes: Ints, tiles: Tiles, *, newest: int, slack: int
@@ -154,28 +147,24 @@ class TileLayout:
 
         Tiles that no query after `newest - slack` (microseconds) can see are dropped.
         """
-        old_codes, old = self._format.decode(stored)
-        if self._format.bags:
-            bags = {p: ragged.join([old.bags[p], tiles.bags[p]]) for p in self._format.bags}
-            together = Tiles(np.concatenate([old.records, tiles.records]), bags)
-            states = self._format.unpack(together)
+        old_codes, old = self.format.decode(stored)
+        if self.format.bags:
+            together = self.format.join(old, tiles)
+            states = self.format.unpack(together)
             codes, merged = self._folded(np.concatenate([old_codes, codes]), together.records["slot"], states)
         else:
             codes, merged = self._woven(old_codes, old, codes, tiles)
         slots = merged.records["slot"]
-        seen = slots >= self._oldest(newest - slack)[slots >> _LEVEL_BITS]
+        seen = slots >= self._oldest(newest - slack)[slots >> LEVEL_BITS]
         if not seen.all():
             codes = codes[seen]
             merged = Tiles(merged.records[seen], {p: bag.chosen(seen) for p, bag in merged.bags.items()})
-        return self._format.encode(merged, np.searchsorted(codes, np.arange(len(stored) + 1)))
+        return self.format.encode(merged, np.searchsorted(codes, np.arange(len(stored) + 1)))
 
     def _oldest(self, instant: int) -> Ints:
-        return np.array(
-            [
-                (min(w.left(instant) for w in self.windows if w.hop == hop) // hop) | (level << _LEVEL_BITS)
-                for level, hop in enumerate(self.hops)
-            ]
-        )
+        firsts = np.maximum((instant - self.backs) // self.steps, 0).reshape(-1)
+        steps = self.steps.reshape(-1)
+        return np.array([firsts[steps == hop].min() | (level << LEVEL_BITS) for level, hop in enumerate(self.hops)])
 
     def _folded(self, codes: Ints, slots: Ints, states: list[Columns | Ragged]) -> tuple[Ints, Tiles]:
         places = slots | (codes << _ROW_BITS)
@@ -191,7 +180,7 @@ class TileLayout:
             if isinstance(state, Ragged):
                 bags[position] = state
             else:
-                self._format.store(folded, position, state)
+                self.format.store(folded, position, state)
         return places[starts] >> _ROW_BITS, Tiles(folded, bags)
 
     def _woven(self, old_codes: Ints, old: Tiles, codes: Ints, tiles: Tiles) -> tuple[Ints, Tiles]:
@@ -203,7 +192,7 @@ class TileLayout:
         both = both[before[at[both]] == fresh[both]]
         records = old.records.copy()
         pairs = Tiles(np.concatenate([records[at[both]], tiles.records[both]]), {})
-        _, merged = self._folded(np.tile(codes[both], 2), pairs.records["slot"], self._format.unpack(pairs))
+        _, merged = self._folded(np.tile(codes[both], 2), pairs.records["slot"], self.format.unpack(pairs))
         records[at[both]] = merged.records
         if len(both) == len(fresh):
             return old_codes, Tiles(records, {})
@@ -222,7 +211,7 @@ class TileLayout:
         """Merges rows that are equal, in `order`; `fresh` and `starts` say where others begin."""
         merged: list[Columns | Ragged] = []
         rows = np.empty(len(order), np.int64)
-        if self._format.bags:
+        if self.format.bags:
             rows[order] = np.cumsum(fresh) - 1
         for position, state in enumerate(states):
             if isinstance(state, Ragged):
@@ -234,22 +223,25 @@ class TileLayout:
 
     def _united(self, rows: Sequence[bytes | None], shards: int) -> tuple[Ints, Tiles]:
         """The tiles of keys that have `shards` rows each."""
-        codes, tiles = self._format.decode(rows)
+        codes, tiles = self.format.decode(rows)
         codes = codes // shards
         filled = np.array([bool(row) for row in rows]).reshape(-1, shards).sum(axis=1)
         if filled.max(initial=0) <= 1:  # whatever chose the partition is the key itself
             return codes, tiles
-        return self._folded(codes, tiles.records["slot"], self._format.unpack(tiles))
+        return self._folded(codes, tiles.records["slot"], self.format.unpack(tiles))
 
     # -- tiles and events to answers ----------------------------------------------------------------------------
 
-    def read(self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1) -> Floats:
+    def read(
+        self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1, past: Past | None = None
+    ) -> Floats:
         """Feature values [keys, features] of stored rows, each asked at its instant; NaN where there is none.
 
-        Each key has `shards` rows, one after another, whose tiles are merged first.
+        Each key has `shards` rows, one after another, whose tiles are merged first. With `past`, the history of the
+        keys, windows longer than the tail are put together from it and the tiles since its boundary.
         """
         if self._landed is None:
-            return self._search(rows, instants, shards=shards)
+            return self._search(rows, instants, shards=shards, past=past)
         there = [row for row in rows if row]
         found = self._landed.read(there)
         if found is None:
@@ -261,34 +253,50 @@ class TileLayout:
         answers[[bool(row) for row in rows]] = found
         return answers
 
-    def _search(self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1) -> Floats:
+    def _search(
+        self, rows: Sequence[bytes | None], instants: Ints, *, shards: int = 1, past: Past | None = None
+    ) -> Floats:
         """What `read` gives, of rows in which the tiles of a window must be found first."""
         if not rows:
             return np.empty((0, len(self.view.features)))
-        codes, tiles = self._format.decode(rows) if shards == 1 else self._united(rows, shards)
+        codes, tiles = self.format.decode(rows) if shards == 1 else self._united(rows, shards)
         records = tiles.records
         places = records["slot"] | (codes << _ROW_BITS)
-        levels = self._levels | (np.arange(len(instants)) << _ROW_BITS)
+        keys = np.arange(len(instants)) << _ROW_BITS
+        levels = self._levels | keys
         if self.is_batch:
-            low, high = levels, levels + (1 << _LEVEL_BITS)
+            low, high = levels, levels + (1 << LEVEL_BITS)
             if self._answering.needs_instants and len(records):
                 firsts = np.minimum(np.searchsorted(codes, np.arange(len(instants))), len(records) - 1)
                 instants = (records["slot"][firsts] & _POSITION) * SECOND
         else:
-            low = levels | np.maximum((instants - self._lengths) // self._steps, 0)
-            high = levels | -(-instants // self._steps)
+            left = np.maximum((instants - self._lengths) // self.steps, 0)
+            if past is not None and self.history is not None:
+                long = list(self.history.long)
+                left[long] = np.maximum(left[long], past.boundary // self.steps[long])
+            low, high = levels | left, levels | -(-instants // self.steps)
         bounds = np.searchsorted(places, np.stack([low, high]))
+        if past is not None and self.history is not None:
+            codes, older = self.format.decode(past.rows)
+            ends = np.stack(self.history.ranges(instants, past.boundary)) | keys
+            found = np.searchsorted(older.records["slot"] | (codes << _ROW_BITS), ends) + len(records)
+            bounds = np.concatenate([bounds[:, None], found], axis=1)
+            tiles = self.format.join(tiles, older)
+        return self._answer(tiles, bounds, instants)
+
+    def _answer(self, tiles: Tiles, bounds: Ints, instants: Ints) -> Floats:
+        records = tiles.records
         stack = np.empty((self._answering.added, len(records)), np.int64)
         words = records["words"].shape[1]
         stack[:words] = records["words"].T
         stack[words:] = records["limbs"].T
-        prefix = self._answering.prefix([stack[self._format.block_order]], len(records))
+        prefix = self._answering.prefix([stack[self.format.block_order]], len(records))
         others: list[Columns | Ragged | None] = [
             None
             if kept.is_added
             else tiles.bags[position]
             if position in tiles.bags
-            else tuple(records[field] for field, _ in self._format.parts[position])
+            else tuple(records[field] for field, _ in self.format.parts[position])
             for position, kept in enumerate(self._kept)
         ]
         return self._answering.answer(prefix, others, bounds[0], bounds[1], instants)
@@ -298,13 +306,21 @@ class TileLayout:
 
         Where values age between tiles, the instant itself is a part of it.
         """
-        ends = ((instant - w.length) // w.hop for w in self.windows), (-(-instant // w.hop) for w in self.windows)
+        first, last = (instant - self._lengths) // self.steps, -(-instant // self.steps)
         moment = (instant,) if self._answering.needs_instants and not self.is_batch else ()
-        return (*ends[0], *ends[1], *moment)
+        return (*first[:, 0].tolist(), *last[:, 0].tolist(), *moment)
+
+    def is_whole(self, instant: int, *, oldest: int, newest: int, slack: int) -> bool:
+        """Whether tiles alone answer windows with a history at `instant`, of a lane that has seen events from `oldest`
+        to `newest`: whether `merge` cannot have dropped any tile that they need.
+        """
+        kept = self._oldest(newest - slack)[self._levels >> LEVEL_BITS] & _POSITION
+        needed = np.maximum(instant - self._lengths, oldest) // self.steps
+        return self.history is None or bool((needed >= kept)[list(self.history.long)].all())
 
     def lefts(self, instants: Ints) -> Ints:
         """Where each window begins [windows, queries] at each instant."""
-        return np.asarray((instants - self._lengths) // self._steps * self._steps)
+        return np.asarray((instants - self._lengths) // self.steps * self.steps)
 
     def boundary_rows(self, events: Events, entities: int, boundary: int) -> list[bytes]:
         """The batch rows of entity codes 0 to `entities`, for windows that end at `boundary`."""
@@ -317,19 +333,30 @@ class TileLayout:
             inside = (times >= window.left(boundary)) & (times < boundary)
             seen, starts = np.unique(codes[inside], return_index=True)
             row = np.zeros(entities, self.record)
-            row["slot"] = (number << _LEVEL_BITS) | position_of_boundary
+            row["slot"] = (number << LEVEL_BITS) | position_of_boundary
             for position, state in enumerate(lifted):
                 if isinstance(state, Ragged):
                     continue
                 fixed = self._kept[position].fixed
-                self._format.store(row, position, tuple(np.full(entities, part) for part in fixed.zero()))
+                self.format.store(row, position, tuple(np.full(entities, part) for part in fixed.zero()))
                 if len(starts):
                     merged = fixed.fold(tuple(p[order][inside] for p in state), starts)
-                    self._format.store(row, position, merged, seen)
+                    self.format.store(row, position, merged, seen)
             found[:, number] = row
         bags = {p: self._boundary_bag(p, s, events, entities, boundary) for p, s in enumerate(lifted) if _is_bag(s)}
         ends = np.arange(entities + 1) * len(self.windows)
-        return self._format.encode(Tiles(found.reshape(-1), bags), ends)
+        return self.format.encode(Tiles(found.reshape(-1), bags), ends)
+
+    def history_rows(self, events: Events, entities: int, boundary: int) -> list[bytes]:
+        """The history rows of entity codes 0 to `entities` at `boundary`; of none in the window an empty one."""
+        history = self.history
+        if history is None:
+            raise DefinitionError("the view has no history", where=f"view {self.view.name!r}")
+        lifted = self.lift(events)
+        members, slots, states = history.records(events.times, boundary, lifted, self.readers, self.format.bags)
+        codes = np.concatenate([events.codes[inside] for inside in members])
+        codes, tiles = self._folded(codes, slots, states)
+        return self.format.encode(tiles, np.searchsorted(codes, np.arange(entities + 1)))
 
     def _boundary_bag(
         self, position: int, state: Columns | Ragged, events: Events, entities: int, boundary: int

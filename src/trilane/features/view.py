@@ -18,6 +18,7 @@ from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.code import code_text
 from trilane.features.entity import Entity
+from trilane.features.window import Window
 from trilane.sources.about import About
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
@@ -93,6 +94,12 @@ class Feature:
         """The value where there is none, if the author gave one."""
         return self.aggregation.default if self.aggregation else None
 
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows that it looks back over; none in a request view."""
+        own = self.aggregation
+        return () if own is None else tuple(one.window for one in (own.over or (own,)))
+
     def spec(self) -> dict[str, object]:
         """The feature as plain facts."""
         aggregation = self.aggregation.spec() if self.aggregation else None
@@ -117,6 +124,7 @@ class View:
     reads: tuple[str, ...] = ()
     schedule: int = 0
     landing: int = 0
+    tail: int = 0
     inputs: tuple[Field, ...] = ()
     uses: tuple[View, ...] = ()
     about: About = field(default=About())
@@ -157,8 +165,27 @@ class View:
         """Where the online store keeps this version's rows."""
         return f"{self.lane}/{self.name}@{self.version[:16]}"
 
+    @property
+    def has_history(self) -> bool:
+        """Whether the batch lane answers for a part of a nearline view's long windows."""
+        return self.lane == "nearline" and self.schedule > 0
+
+    def is_long(self, window: Window) -> bool:
+        """Whether a window of this view is answered with its history."""
+        return self.has_history and window.length > self.tail
+
+    @property
+    def landed_as(self) -> str:
+        """The name of what the batch lane lands for this version: of a batch view, or of a history."""
+        return self.space if self.lane == "batch" else f"history/{self.name}@{self.version[:16]}"
+
+    @property
+    def is_landed(self) -> bool:
+        """Whether the batch lane lands versions for it."""
+        return self.schedule > 0
+
     def boundary(self, instant: int) -> int:
-        """Of a batch view: the boundary of the version that answers at `instant`, when loads land as declared."""
+        """Of what is landed: the boundary of the version that answers at `instant`, when loads land as declared."""
         return (instant - self.landing) // self.schedule * self.schedule
 
     def _identity(self) -> dict[str, object]:
@@ -185,6 +212,7 @@ class View:
             "sql": self.sql,
             "schedule": self.schedule,
             "landing": self.landing,
+            **({"tail": self.tail} if self.tail else {}),
         }
 
     def spec(self) -> dict[str, object]:

@@ -30,6 +30,20 @@ def default_hop(length: int) -> int:
     return next((hop for hop in LADDER if hop * 12 <= length), SECOND)
 
 
+def _hop_within(length: int, overhang: float) -> int:
+    """The coarsest hop that divides a window and overhangs it by no more than this part."""
+    if not 0 < overhang < 1:
+        raise DefinitionError(f"max_overhang={overhang!r} is no part of a window", remedy="Write max_overhang=0.05")
+    most = min(int(overhang * length), default_hop(length))
+    found = next((hop for hop in LADDER if hop <= most and length > 0 and length % hop == 0), None)
+    if found is None:
+        raise DefinitionError(
+            f"no hop overhangs a window of {format_duration(length)} by {overhang:.1%} or less",
+            remedy="The finest hop is 1s: allow more, or make the window longer and a multiple of a finer hop",
+        )
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A sliding window: its length and its hop, in microseconds."""
@@ -38,16 +52,21 @@ class Window:
     hop: int
 
     @staticmethod
-    def of(length: str | int | None, *, hop: str | int | None = None) -> Window:
+    def of(length: str | int | None, *, hop: str | int | None = None, max_overhang: float | None = None) -> Window:
         """Builds a checked window. A user may ask for a finer hop than the default, never a coarser one.
 
+        `max_overhang`: by which part of its length the window may reach back too far, which picks the coarsest hop.
         None and "lifetime" mean all events ever, for which there is no hop to choose.
         """
         if length is None or length == "lifetime":
-            if hop is not None:
-                raise DefinitionError("a lifetime window has no hop", remedy="Leave out hop=")
+            if hop is not None or max_overhang is not None:
+                raise DefinitionError("a lifetime window has no hop", remedy="Leave out hop= and max_overhang=")
             return Window(LIFETIME, LIFETIME)
         size = duration(length)
+        if max_overhang is not None:
+            if hop is not None:
+                raise DefinitionError("hop= and max_overhang= both choose the hop", remedy="Give one of them")
+            return Window(size, _hop_within(size, max_overhang))
         step = default_hop(size) if hop is None else duration(hop)
         if size <= 0 or step <= 0 or size % step:
             raise DefinitionError(

@@ -119,7 +119,9 @@ class Consumer:
         """The consumer of this partition with the views of `newcomer`, which has come equally far."""
         views = (*self.views, *newcomer.views)
         serial = max(self.progress.serial, newcomer.progress.serial)
-        progress = msgspec.structs.replace(self.progress, spaces=tuple(view.space for view in views), serial=serial)
+        oldest = progress_rows.older(self.progress, newcomer.progress)
+        spaces = tuple(view.space for view in views)
+        progress = msgspec.structs.replace(self.progress, spaces=spaces, serial=serial, oldest=oldest)
         with self._tools.writer.transaction() as transaction:
             transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
             transaction.delete(LANES, [newcomer._key])
@@ -149,6 +151,7 @@ class Consumer:
         progress = Progress(
             offset=last + 1,
             newest=admitted.newest,
+            oldest=progress_rows.oldest(self.progress, event_times(admitted.table, self.source.event_time)),
             caught_up_at=max(self.progress.caught_up_at, arrived),
             applied=self.progress.applied + admitted.table.num_rows,
             duplicates=self.progress.duplicates + admitted.duplicates,

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-__all__ = ["LANES", "Progress", "counted", "lane_key", "lane_state"]
+from trilane.features.algebra import Ints
+
+__all__ = ["LANES", "Progress", "counted", "lane_key", "lane_state", "older", "oldest"]
 
 LANES = "nearline/lanes"
 
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
+    `oldest`: the smallest event time that counted (None where it was not noted from the beginning);
     `early`: when the first event that waits for its time happens; `caught_up_at`: the clock's instant up to which
     all that had arrived is applied; `verdicts`: how many events were refused, by the code of their dead letters, and
     how many broke a rule that only warns (`warn:<rule>`); `spaces`: the views in step; `serial`: how many batches were
@@ -27,6 +30,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
 
     offset: int = 0
     newest: int | None = None
+    oldest: int | None = None
     early: int | None = None
     caught_up_at: int = 0
     applied: int = 0
@@ -61,6 +65,19 @@ def decode(row: bytes | None) -> Progress:
 def counted(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
     """The sum of two counts by name."""
     return {name: before.get(name, 0) + more.get(name, 0) for name in sorted({*before, *more})}
+
+
+def oldest(before: Progress, times: Ints) -> int | None:
+    """The smallest event time that ever counted, after events at `times`; None where that was not noted before."""
+    if len(times) == 0 or (before.newest is not None and before.oldest is None):
+        return before.oldest
+    first = int(times.min())
+    return first if before.oldest is None else min(first, before.oldest)
+
+
+def older(one: Progress, other: Progress) -> int | None:
+    """The smaller of what two consumers of one partition have as the oldest."""
+    return min((progress.oldest for progress in (one, other) if progress.oldest is not None), default=None)
 
 
 def lane_state(rows: Iterable[bytes | None], space: str) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trilane.features.algebra import Floats
+from trilane.features.history import Past
 from trilane.features.tile import TileLayout
 
 __all__ = ["CAPACITY", "RowCache"]
@@ -31,11 +32,11 @@ class RowCache:
         self._values = np.empty((0, len(layout.view.features)))
         self._size = 0
 
-    def enter(self, space: str, now: int) -> None:
-        """Forgets everything if the rows now come from another space, or if a window reaches other tiles."""
+    def enter(self, space: str, now: int, history: object = None) -> None:
+        """Forgets everything if the rows or their `history` come from elsewhere now, or windows reach other tiles."""
         if not self._capacity:
             return
-        scope = space if self._layout.is_batch else (space, *self._layout.reach(now))
+        scope = space if self._layout.is_batch else (space, history, *self._layout.reach(now))
         if scope != self._scope or self._size > self._capacity:
             self._scope, self._size = scope, 0
             self._places.clear()
@@ -48,36 +49,54 @@ class RowCache:
         known = self._places
         return [key for key in keys if key not in known]
 
-    def values(self, keys: Sequence[bytes], read: Sequence[bytes], rows: Sequence[bytes | None], now: int) -> Floats:
-        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, in order.
+    def values(
+        self,
+        keys: Sequence[bytes],
+        read: Sequence[bytes],
+        rows: Sequence[bytes | None],
+        now: int,
+        past: Past | None = None,
+    ) -> Floats:
+        """Values [keys, features] at instant `now`; `rows` are the stored rows of the keys in `read`, in order, and
+        `past` their history.
 
         Raises ValueError for bytes that are no rows of this view.
         """
         if not self._capacity:
-            return self._decoded(rows, now)
+            return self._decoded(rows, now, past)
         if self._layout.is_batch:
-            self._keep(read, rows, [None] * len(read), now)
+            self._keep(read, rows, [None] * len(read), now, None)
         else:
             shards = self._shards
             own = rows if shards == 1 else [tuple(rows[i : i + shards]) for i in range(0, len(rows), shards)]
             changed = [i for i, key in enumerate(read) if not self._is_kept(key, own[i])]
             fresh = [rows[i * shards + shard] for i in changed for shard in range(shards)]
-            self._keep([read[i] for i in changed], fresh, [own[i] for i in changed], now)
+            # A landed history never changes: it need not be compared, only read where the row has changed.
+            then = None if past is None else Past(past.boundary, [past.rows[i] for i in changed])
+            self._keep([read[i] for i in changed], fresh, [own[i] for i in changed], now, then)
         places = self._places
         return self._values[[places[key] for key in keys]]
 
-    def _decoded(self, rows: Sequence[bytes | None], now: int) -> Floats:
-        return self._layout.read(rows, np.full(len(rows) // self._shards, now, np.int64), shards=self._shards)
+    def _decoded(self, rows: Sequence[bytes | None], now: int, past: Past | None) -> Floats:
+        instants = np.full(len(rows) // self._shards, now, np.int64)
+        return self._layout.read(rows, instants, shards=self._shards, past=past)
 
     def _is_kept(self, key: bytes, row: object) -> bool:
         place = self._places.get(key)
         return place is not None and self._rows[place] == row
 
-    def _keep(self, keys: Sequence[bytes], rows: Sequence[bytes | None], own: Sequence[object], now: int) -> None:
+    def _keep(
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes | None],
+        own: Sequence[object],
+        now: int,
+        past: Past | None,
+    ) -> None:
         """Decodes the rows of `keys`, and keeps their values with what each was decoded from."""
         if not keys:
             return
-        found = self._decoded(rows, now)
+        found = self._decoded(rows, now, past)
         known, kept, places = self._places, self._rows, []
         for key, row in zip(keys, own, strict=True):
             place = known.setdefault(key, len(kept))

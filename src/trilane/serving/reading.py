@@ -9,26 +9,27 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from trilane.clock import format_duration
 from trilane.errors import TrilaneError
 from trilane.features.algebra import Array, Floats, Ints
 from trilane.features.entity import Entity, encode_key
-from trilane.features.fallback import BATCH, DEFAULT, FRESH, MISSING, STALE
+from trilane.features.fallback import FRESH, MISSING
+from trilane.features.history import Past
 from trilane.features.plan import FeaturePlan
 from trilane.features.request import as_column, compute
 from trilane.features.tile import TileLayout
-from trilane.features.view import LastBatch, Stale, View, entity_of, stand_ins
+from trilane.features.view import View, entity_of, stand_ins
+from trilane.lanes.history import HistoryChoice
 from trilane.lanes.progress import LANES, lane_key, lane_state
 from trilane.lanes.rows import shards_of, unstamp
 from trilane.serving.cache import CAPACITY, RowCache
+from trilane.serving.cascade import Answer, Own, Statuses, cascade
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
 from trilane.stores.online.protocol import OnlineStore
@@ -37,7 +38,6 @@ from trilane.stores.online.versions import Version
 __all__ = ["Asked", "Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
 
 Rows: TypeAlias = Sequence[msgspec.Struct]
-Statuses: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +74,17 @@ class Reading:
     faults: tuple[Fault, ...]
 
 
-@dataclass(slots=True)
-class _Answer:
-    """The values of a view; `statuses` is None where all is as promised: then they are fresh, or missing if NaN."""
-
-    values: Floats
-    statuses: Statuses | None
-    ages: Ints | int
-
-
-@dataclass(frozen=True, slots=True)
-class _Worse:
-    """Values that the steps of a cascade fill in, one after another."""
-
-    values: Floats
-    statuses: Statuses
-    ages: Ints
-
-    def fill(self, column: int, values: Floats, status: int, age: int) -> None:
-        """Gives `values` to the rows of a column that have none yet."""
-        empty = np.isnan(self.values[:, column]) & ~np.isnan(values)
-        self.values[empty, column] = values[empty]
-        self.statuses[empty, column] = status
-        self.ages[empty, column] = age
-
-
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """What a stored view can answer with at an instant: its age (None: not at all), and the rows to read."""
+    """What a stored view can answer with at an instant: its age (None: not at all), and the rows to read.
+
+    `history`: where the rest of its long windows lies; `lack`: why they have no answer.
+    """
 
     age: int | None
     space: str
+    history: Version | None = None
+    lack: str = ""
 
 
 class Throttle:
@@ -173,7 +153,8 @@ class FeatureReader:
             for view in self._stored
             if isinstance(view.source, EventSource) and view.lane == "nearline"
         }
-        self._batch = [view for view in self._stored if view.lane == "batch"]
+        self._landed = [view for view in self._stored if view.is_landed]
+        self._histories = {view.name: HistoryChoice(view) for view in self._stored if view.has_history}
         starts = np.cumsum([0, *(len(view.features) for view in plan.views)])
         first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
         columns = [first[view.name] + position for view, position in plan.columns]
@@ -187,16 +168,18 @@ class FeatureReader:
     def read(self, rows: Rows | Asked, now: int) -> Reading:
         """The features of `rows` as known at instant `now`. No lane, store or author's function makes it raise."""
         faults: list[Fault] = []
-        answers: dict[str, _Answer] = {}
+        answers: dict[str, Answer] = {}
         stored = self._read_stored(rows, now, faults)
         for view in self.plan.views:
             if view.lane == "request":
                 answers[view.name] = self._compute(view, rows, answers, faults)
             else:
-                answers[view.name] = self._cascade(view, len(rows), stored, faults)
+                choice = self._histories.get(view.name)
+                answers[view.name], why = cascade(view, len(rows), stored, choice.long if choice else None)
+                faults.extend(Fault(f"{view.name}: {reason}") for reason in why)
         return self._assembled([*answers.values()], faults)
 
-    def _assembled(self, answers: list[_Answer], faults: list[Fault]) -> Reading:
+    def _assembled(self, answers: list[Answer], faults: list[Fault]) -> Reading:
         """The columns of the plan, out of the views' answers in their order."""
         values = np.concatenate([answer.values for answer in answers], axis=1)
         statuses = np.isnan(values).view(np.uint8) * np.uint8(MISSING)
@@ -215,8 +198,8 @@ class FeatureReader:
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
-    def _read_stored(self, rows: Rows | Asked, now: int, faults: list[Fault]) -> dict[str, tuple[int, Floats]]:
-        """Age and values [rows, features] of each stored view that can answer at all."""
+    def _read_stored(self, rows: Rows | Asked, now: int, faults: list[Fault]) -> dict[str, Own]:
+        """The answer of each stored view that can answer at all."""
         if not self._stored:
             return {}
         try:
@@ -230,14 +213,18 @@ class FeatureReader:
     def _lanes(self, now: int) -> dict[str, _Lane]:
         names = list(self._lane_keys)
         requests = [(LANES, self._lane_keys[name]) for name in names]
-        requests.append((versions.SPACE, [versions.key_of(view.space) for view in self._batch]))
+        requests.append((versions.SPACE, [versions.key_of(view.landed_as) for view in self._landed]))
         found = self._store.read(requests)
         spaces = {view.name: view.space for view in self._stored}
         lanes = {}
         for name, progress in zip(names, found, strict=False):
             moment = lane_state(progress, spaces[name])
             lanes[name] = _Lane(None if moment is None else max(now - moment, 0), spaces[name])
-        for view, pointer in zip(self._batch, found[-1], strict=True):
+        for view, pointer in zip(self._landed, found[-1], strict=True):
+            if view.has_history:
+                choice = self._histories[view.name].at(now, self._decoded(pointer), found[names.index(view.name)])
+                lanes[view.name] = replace(lanes[view.name], history=choice.version, lack=choice.lack)
+                continue
             version = versions.visible(self._decoded(pointer), now)
             lanes[view.name] = _Lane(now - version.boundary, version.space) if version else _Lane(None, "")
         return lanes
@@ -248,7 +235,7 @@ class FeatureReader:
         known = self._pointers.get(pointer)
         if known is None:
             known = versions.decode(pointer)
-            if len(self._pointers) > 4 * len(self._batch):
+            if len(self._pointers) > 4 * len(self._landed):
                 self._pointers.clear()
             self._pointers[pointer] = known
         return known
@@ -256,23 +243,31 @@ class FeatureReader:
     def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
         return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
 
-    def _fetch(self, rows: Rows | Asked, now: int, lanes: Mapping[str, _Lane]) -> dict[str, tuple[int, Floats]]:
+    def _fetch(self, rows: Rows | Asked, now: int, lanes: Mapping[str, _Lane]) -> dict[str, Own]:
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
         wanted, requests = self._wanted(lanes), []
         for view in wanted:
-            space, cache = lanes[view.name].space, self._caches[view.name]
-            cache.enter(space, now)
-            requests.append((space, cache.to_read(keys[entity_of(view).name][0])))
-        found = self._store.read([(r[0], shards_of(r[1], _shards(v))) for r, v in zip(requests, wanted, strict=True)])
+            lane, cache = lanes[view.name], self._caches[view.name]
+            cache.enter(lane.space, now, lane.history)
+            requests.append((lane.space, cache.to_read(keys[entity_of(view).name][0])))
+        reads = [(r[0], shards_of(r[1], _shards(v))) for r, v in zip(requests, wanted, strict=True)]
+        past = {v.name: h for v in wanted if (h := lanes[v.name].history) is not None}
+        reads += [(h.space, r[1]) for r, v in zip(requests, wanted, strict=True) if (h := past.get(v.name))]
+        found = self._store.read(reads)
+        landed = {n: Past(h.boundary, rows) for (n, h), rows in zip(past.items(), found[len(wanted) :], strict=True)}
         answers = {}
-        for view, (_, read), stored in zip(wanted, requests, found, strict=True):
+        for view, (_, read), stored in zip(wanted, requests, found, strict=False):
             distinct, codes = keys[entity_of(view).name]
             try:
-                values = self._caches[view.name].values(distinct, read, self._tiles(view, stored), now)
+                tiles = self._tiles(view, stored)
+                values = self._caches[view.name].values(distinct, read, tiles, now, landed.get(view.name))
             except ValueError as error:  # bytes that are no tiles: the cascade answers for this view
                 self._throttle.tell(view.name, error)
                 continue
-            answers[view.name] = (lanes[view.name].age or 0, values if codes is None else values[codes])
+            lack, values = lanes[view.name].lack, values if codes is None else values[codes]
+            if lack:
+                values[:, self._histories[view.name].long] = np.nan
+            answers[view.name] = Own(lanes[view.name].age or 0, values, lack)
         return answers
 
     def _wanted(self, lanes: Mapping[str, _Lane]) -> list[View]:
@@ -280,44 +275,13 @@ class FeatureReader:
         views = {view.name: view for view in self.plan.views if view.lane != "request"}
         for view in [*views.values()]:
             age = lanes[view.name].age
-            if view.fallback and (age is None or age > view.freshness):
+            if view.fallback and (age is None or age > view.freshness or lanes[view.name].lack):
                 views.update({stand_in.name: stand_in for stand_in in stand_ins(view)})
         return [view for view in views.values() if lanes[view.name].age is not None]
 
-    def _cascade(self, view: View, size: int, stored: Mapping[str, tuple[int, Floats]], faults: list[Fault]) -> _Answer:
-        own = stored.get(view.name)
-        shape = (size, len(view.features))
-        if own is not None and own[0] <= view.freshness:
-            return _Answer(own[1], None, own[0])
-        lag = f"{own[0] / 1e6:.0f} s behind, {format_duration(view.freshness)} promised" if own else "no values yet"
-        faults.append(Fault(f"{view.name}: {lag}"))
-        statuses, ages = np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64)
-        answer = _Worse(np.full(shape, np.nan), statuses, ages)
-        for step in view.fallback:
-            if isinstance(step, Stale):
-                if own is not None and own[0] <= step.max_age:
-                    return _Answer(own[1], np.where(np.isnan(own[1]), MISSING, STALE).astype(np.uint8), own[0])
-            elif isinstance(step, LastBatch):
-                self._stand_in(view, step, stored, answer)
-            else:
-                for column, feature in enumerate(view.features):
-                    if feature.default is not None:
-                        answer.fill(column, np.full(size, feature.default), DEFAULT, 0)
-        return _Answer(answer.values, answer.statuses, answer.ages)
-
-    def _stand_in(self, view: View, step: LastBatch, stored: Mapping[str, tuple[int, Floats]], answer: _Worse) -> None:
-        batch = stored.get(step.view.name)
-        if batch is None or batch[0] > step.max_age:
-            return
-        names = step.view.feature_names
-        for column, name in enumerate(view.feature_names):
-            source = step.source_of(name)
-            if source in names:
-                answer.fill(column, batch[1][:, names.index(source)], BATCH, batch[0])
-
     # -- request lane -------------------------------------------------------------------------------------------
 
-    def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, _Answer], faults: list[Fault]) -> _Answer:
+    def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, Answer], faults: list[Fault]) -> Answer:
         size = len(rows)
         columns: dict[str, Array] = {f.name: as_column(f, _values_of(rows, f.name)) for f in view.inputs}
         worst = np.zeros(size, np.uint8)
@@ -328,8 +292,8 @@ class FeatureReader:
                 worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
         values = self._call(view, columns, size, faults)
         if not worst.any():
-            return _Answer(values, None, 0)
-        return _Answer(values, np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8), 0)
+            return Answer(values, None, 0)
+        return Answer(values, np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8), 0)
 
     def _call(self, view: View, columns: Mapping[str, Array], size: int, faults: list[Fault]) -> Floats:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.unit.apps.conftest import START, Opener
@@ -67,3 +68,27 @@ def test_a_job_that_fails_is_recorded_and_tried_again_after_a_pause(opened: Open
     (folder / "labels.csv").write_text("user,at,stays\nu1,2026-03-09T10:00:00Z,true\n")
     scheduler.step(1.5)
     assert _landed(project) == ["2026-03-10T00:00:00Z"]
+
+
+def test_a_history_lands_by_the_schedule_of_its_view_and_again_once_it_is_final(
+    opened: Opener, clock: SimulatedClock, folder: Path
+) -> None:
+    text = (folder / "definitions.py").read_text()
+    longer = 'schedule="1d", tail="3d", features={"n_30d": tl.count(window="30d"), '
+    assert "@tl.nearline" in text
+    before, after = text.split("@tl.nearline", 1)
+    (folder / "definitions.py").write_text(before + "@tl.nearline" + after.replace("features={", longer, 1))
+    deploy.apply(opened())
+    project = opened()
+    [view] = [view for view in project.definitions.views.values() if view.has_history]
+    scheduler = Scheduler(project)
+    scheduler.step(0.0)
+    [version] = versions(project.online, view.landed_as)
+    assert (format_instant(version.boundary), version.final) == ("2026-03-10T00:00:00Z", False)
+    visit = {"id": "v1", "user": "u1", "at": format_instant(START)}
+    project.log.append("visits", 0, [json.dumps(visit).encode()], clock.now() + 1)
+    scheduler.step(61.0)
+    [again] = versions(project.online, view.landed_as)
+    assert (again.boundary, again.final) == (version.boundary, True)
+    scheduler.step(122.0)
+    assert len([run for run in project.metadata.runs(kind="materialize") if run.subject == view.name]) == 2

@@ -11,6 +11,7 @@ import pytest
 import trilane as tl
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
+from trilane.features.cost import bytes_per_tile, tiles_per_row
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
 
@@ -138,7 +139,7 @@ def test_what_changes_a_value_changes_the_version_and_old_declarations_keep_thei
 def test_quantiles_of_one_column_and_window_share_one_state() -> None:
     one = TileLayout(view(f=tl.quantile("amount", 0.5, window="1h")))
     three = TileLayout(view(f=tl.quantiles("amount", (0.1, 0.5, 0.9), window="1h")))
-    assert three.bytes_per_tile() == one.bytes_per_tile()
+    assert bytes_per_tile(three) == bytes_per_tile(one)
 
 
 def _filled(layout: TileLayout, seconds: int) -> list[bytes]:
@@ -167,7 +168,7 @@ def test_a_full_row_keeps_to_what_the_layout_says(declare: Callable[..., View]) 
     }
     layout = TileLayout(declare(**features))
     [row] = _filled(layout, 3_000)
-    assert len(row) <= 4 + layout.bytes_per_tile() * layout.tiles_per_row()
+    assert len(row) <= 4 + bytes_per_tile(layout) * tiles_per_row(layout)
     assert layout.windows[0].overhang == pytest.approx(1 / 12)
     assert layout.windows[0].tiles == 13
 
@@ -175,7 +176,7 @@ def test_a_full_row_keeps_to_what_the_layout_says(declare: Callable[..., View]) 
 def test_tiles_that_no_window_sees_take_their_items_with_them() -> None:
     layout = TileLayout(view(f=tl.last_k("amount", k=5, window="1m")))
     [row] = _filled(layout, 3_000)
-    assert len(row) <= 4 + layout.bytes_per_tile() * layout.tiles_per_row()
+    assert len(row) <= 4 + bytes_per_tile(layout) * tiles_per_row(layout)
 
 
 def test_a_torn_row_is_told() -> None:

@@ -10,6 +10,7 @@ import pytest
 import trilane as tl
 from trilane.errors import DefinitionError
 from trilane.features.plan import FeaturePlan
+from trilane.features.view import View
 
 FIELDS = {"id": tl.String, "shop": tl.String, "at": tl.Timestamp, "amount": tl.Float64 | None, "note": tl.String | None}
 ORDERS = tl.EventSource("orders", schema=FIELDS, event_time="at", event_id="id")
@@ -32,6 +33,10 @@ def nearline(function: Callable[..., Any] = same, **changes: Any) -> Callable[[]
 
 def batch(**changes: Any) -> Callable[[], object]:
     return lambda: tl.batch(ORDERS, SHOP, **{"features": {"n": tl.count(window="7d")}, **changes})(same)
+
+
+def history(**changes: Any) -> Callable[[], object]:
+    return nearline(**{"features": {"n": tl.count(window="30d")}, "schedule": "1d", **changes})
 
 
 def request(function: Callable[..., Any] = same, **changes: Any) -> Callable[[], object]:
@@ -143,6 +148,11 @@ def model(**changes: Any) -> Callable[[], object]:
         (lambda: tl.count(window="61s"), "", "61s is no multiple of its hop of 5s", "finer hop="),
         (lambda: tl.count(window="1h", hop="10m"), "", "overhangs", "at most 5m"),
         (lambda: tl.count(window="10s", hop="500ms"), "", "finer than 1s", "1s"),
+        (lambda: tl.count(window="1h", max_overhang=5), "", "max_overhang=5 is no part", "max_overhang=0.05"),
+        (lambda: tl.count(window="10s", max_overhang=0.05), "", "window of 10s by 5.0% or less", "finest hop is 1s"),
+        (lambda: tl.count(window="1h", hop="1m", max_overhang=0.05), "", "both choose the hop", "one of them"),
+        (lambda: tl.count(window="lifetime", max_overhang=0.05), "", "has no hop", "Leave out"),
+        (lambda: tl.decayed_count(half_life="1h", max_overhang=0.05), "", "follows from its half-life", "hop="),
         (lambda: tl.count(window="long"), "", "'long' is not a duration", "'15m'"),
         (lambda: tl.last("amount"), "amount", "last of a column needs a window", "window="),  # type: ignore[call-overload]
         (lambda: tl.last(LAST_DAYS), "daily", "last of a view needs max_age", "max_age="),  # type: ignore[call-overload]
@@ -164,6 +174,13 @@ def model(**changes: Any) -> Callable[[], object]:
         (nearline(key_of_another_type), "key_of_another_type", "int64 for the key 'shop'", "Return a string column"),
         (nearline(without_time), "without_time", "drops or changes the event time 'at'", "Keep the column"),
         (nearline(entity=tl.Entity("town", town=tl.String)), "same", "no column for the key 'town'", "Return a string"),
+        # histories
+        (history(tail="1d"), "same", "shorter than the schedule and the landing time", "at least 26h"),
+        (history(tail="30d"), "same", "no window is longer than the tail of 30d", "shorter tail="),
+        (history(tail="27h"), "same", "hop of 'n', 1d, does not divide the tail", "finer hop="),
+        (history(schedule="90m", tail="5d"), "same", "hop of 'n', 1d, does not divide the schedule", "finer hop="),
+        (history(schedule="0s"), "same", "schedule above 0", 'schedule="1d"'),
+        (nearline(tail="3d"), "same", "tail= needs a schedule", 'schedule="1d"'),
         (batch(schedule="90m"), "same", "does not divide the schedule", "hop="),
         (request(features={"f": tl.String}), "same", "'f' is a string", "Encode"),
         (request(features={}), "same", "at least one feature", "features="),
@@ -221,6 +238,31 @@ def test_a_definition_that_cannot_work_says_file_object_cause_and_remedy(
     assert remedy in error.remedy
     assert str(error.facts["file"]).startswith(f"{__file__}:"), error.facts
     assert str(error).startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize(
+    ("window", "part", "hop"), [("1h", 0.05, "1m"), ("1h", 0.5, "5m"), ("61s", 0.08, "1s"), ("90d", 0.002, "1h")]
+)
+def test_an_error_budget_picks_the_coarsest_hop_within_it(window: str, part: float, hop: str) -> None:
+    found = tl.count(window=window, max_overhang=part).window
+    assert found.hop == tl.duration(hop)
+    assert found.overhang <= part
+
+
+def test_the_parameters_of_a_history_are_part_of_the_views_version() -> None:
+    def version(**given: Any) -> str:
+        found = history(**given)()
+        assert isinstance(found, View)
+        return found.version
+
+    given = [{}, {"schedule": "2d", "tail": "6d"}, {"tail": "4d"}, {"landing": "1h"}]
+    versions = [version(**one) for one in given]
+    assert len(set(versions)) == len(given)
+    assert version(tail="3d") == versions[0]  # the default: two schedules and the landing time
+    plain = nearline(features={"n": tl.count(window="30d")})()
+    assert isinstance(plain, View)
+    assert plain.version not in versions
+    assert not plain.has_history
 
 
 def test_a_view_can_be_called_like_the_function_it_was() -> None:

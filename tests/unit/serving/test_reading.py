@@ -15,8 +15,9 @@ from tests.unit.serving.conftest import Shop, column, same_bits
 from trilane.clock import SECOND
 from trilane.contract import Contract
 from trilane.errors import UnavailableError
+from trilane.features.cost import cost_of
 from trilane.features.plan import FeaturePlan
-from trilane.features.view import View
+from trilane.features.view import Step, View
 from trilane.lanes.progress import LANES, lane_key
 from trilane.serving.reading import FeatureReader
 from trilane.stores.online import versions
@@ -450,3 +451,112 @@ def test_a_rows_answer_does_not_depend_on_its_company(shop: Shop) -> None:
         assert together.ages[number].tolist() == reading.ages[0].tolist()
         mine = {f.reason for f in together.faults if f.rows is None or number in f.rows}
         assert mine == {f.reason for f in reading.faults}
+
+
+# -- histories --------------------------------------------------------------------------------------------------------
+
+
+def _past(shop: Shop) -> View:
+    """30 days and 1 hour of a shop's orders; of the 30 days, tiles of 3 days and a history of the rest."""
+
+    def shop_past(orders: Any) -> Any:
+        return orders
+
+    features = {
+        "n_30d": tl.count(window="30d"),
+        "sum_30d": tl.sum("amount", window="30d", default=-1.0),
+        "n_1h": tl.count(window="1h"),
+    }
+    fallback: list[Step] = [
+        tl.stale(max_age="10m"),
+        tl.last(shop.view("shop_daily"), max_age="36h", features={"n_30d": "n_7d"}),
+    ]
+    return tl.nearline(
+        shop.definitions.sources["orders"],
+        shop.definitions.entities["shop"],
+        freshness="60s",
+        features=features,
+        schedule="1d",
+        fallback=[*fallback, tl.default()],
+    )(shop_past)
+
+
+def _fill(shop: Shop, view: View, days: int) -> None:
+    """An order of 1.0 at each noon before the clock; the clock goes along, as an order of the future does not count."""
+    start = shop.clock.now()
+    for day in range(days):
+        shop.clock.move_to(start + (day + 1) * DAY)
+        shop.deliver(event(day, at=start + day * DAY + DAY // 2))
+    shop.run_nearline(view)
+
+
+def _read(shop: Shop, view: View) -> tuple[list[Any], list[int], list[str]]:
+    reader = shop.reader(view)
+    reading = reader.read(shop.rows("a"), shop.clock.now())
+    values = [None if value != value else value for value in reading.values[0].tolist()]  # noqa: PLR0124
+    return values, reading.statuses[0].tolist(), [fault.reason for fault in reading.faults]
+
+
+def test_before_the_first_history_the_tiles_answer_while_none_of_them_was_dropped(shop: Shop) -> None:
+    view = _past(shop)
+    _fill(shop, view, 3)
+    assert _read(shop, view) == ([3, 3.0, 0], [0, 0, 0], [])
+    _fill(shop, view, 30)
+    values, statuses, [fault] = _read(shop, view)
+    assert (values, statuses) == ([0, -1.0, 0], [3, 3, 0])
+    assert fault == "shop_past: no history has landed yet, and the tiles do not reach back as far"
+
+
+def test_a_row_keeps_the_tiles_of_the_tail_and_a_late_history_answers_up_to_it(shop: Shop) -> None:
+    view = _past(shop)
+    _fill(shop, view, 40)
+    boundary = shop.clock.now()
+    shop.land(boundary, view=view)
+    shop.clock.move_to(boundary + 2 * 3_600 * SECOND)
+    shop.run_nearline(view)
+    assert _read(shop, view) == ([30, 30.0, 0], [0, 0, 0], [])
+    shop.clock.move_to(boundary + 3 * DAY)
+    shop.deliver(event(1_000, at=boundary + 3 * DAY - MINUTE))
+    shop.run_nearline(view)
+    assert _read(shop, view) == ([28, 28.0, 1], [0, 0, 0], [])
+    [row] = [row for _, row in shop.store.scan(view.space)]
+    assert len(row) <= cost_of(view).bytes_per_key
+
+
+def test_beyond_the_tail_long_windows_alone_are_answered_by_the_cascade(shop: Shop) -> None:
+    view = _past(shop)
+    _fill(shop, view, 40)
+    boundary = shop.clock.now()
+    shop.land(boundary, view=view)
+    now = boundary + 3 * DAY + 3 * 3_600 * SECOND
+    shop.clock.move_to(now)
+    shop.deliver(event(1_000, at=now - MINUTE))
+    shop.run_nearline(view)
+    values, statuses, [fault] = _read(shop, view)
+    assert (values, statuses) == ([0, -1.0, 1], [3, 3, 0])
+    assert fault == "shop_past: the last history is of 2026-04-11T00:00:00Z, 75.0 h ago, 3d allowed"
+    shop.land(boundary + 3 * DAY)  # the daily view, for the cascade
+    values, statuses, _ = _read(shop, view)
+    assert (values, statuses) == ([4, -1.0, 1], [2, 3, 0])
+    shop.clock.move_to(now + 5 * MINUTE)  # now the lane itself is stale too
+    reading = shop.reader(view).read(shop.rows("a"), shop.clock.now())
+    assert reading.statuses[0].tolist() == [2, 3, 1]
+    assert [fault.reason.split(", ")[0] for fault in reading.faults] == [
+        "shop_past: 300 s behind",
+        "shop_past: the last history is of 2026-04-11T00:00:00Z",
+    ]
+
+
+def test_a_history_that_missed_events_gives_way_to_an_older_one_that_did_not(shop: Shop) -> None:
+    view = _past(shop)
+    _fill(shop, view, 40)
+    boundary = shop.clock.now()
+    first = shop.land(boundary - DAY, view=view)
+    shop.clock.move_to(boundary + 2 * 3_600 * SECOND)
+    second = shop.land(boundary, view=view)
+    assert first is not None
+    assert second is not None
+    assert (first.final, second.final) == (True, False)
+    shop.deliver(event(1_000, at=boundary - MINUTE))  # comes late, but is the newest, so that it counts
+    shop.run_nearline(view)
+    assert _read(shop, view)[0] == [31, 31.0, 0]

@@ -12,8 +12,11 @@ from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, open_
 from trilane.errors import ConflictError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trilane.apps.deploy import Plan
     from trilane.apps.project import Project
+    from trilane.features.cost import ViewCost
 
 __all__ = ["apply", "plan"]
 
@@ -29,16 +32,23 @@ _SIGNS = {"added": "[green]+[/]", "changed": "[yellow]~[/]", "removed": "[red]-[
 
 
 def plan(
-    *, model: _Models = None, breaking: _Breaking = None, project: ProjectOption = None, json: JsonOption = False
+    *,
+    model: _Models = None,
+    breaking: _Breaking = None,
+    costs: Annotated[bool, typer.Option("--costs", help="The costs of all stored views, not of changed ones.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Show what `apply` would change, and what each change rebuilds."""
+    """Show what `apply` would change, what each change rebuilds, and what its windows cost."""
     from trilane.apps import deploy
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
         found = deploy.plan(opened, model or (), breaking or ())
-    terminal.answer(_facts(found))
+        priced = deploy.costs(opened, None if costs else found.changes)
+    terminal.answer({**_facts(found), "costs": [dataclasses.asdict(cost) for cost in priced]})
     _tell(terminal, found)
+    _tell_costs(terminal, priced)
     if found.refusals:
         for refusal in found.refusals:
             terminal.tell(f"[red]refused[/] event source [bold]{refusal.source}[/]: {refusal.what}. {refusal.remedy}.")
@@ -80,6 +90,25 @@ def _facts(found: Plan) -> dict[str, object]:
         "refusals": [dataclasses.asdict(refusal) for refusal in found.refusals],
         "does_nothing": found.does_nothing,
     }
+
+
+def _tell_costs(terminal: Terminal, priced: Sequence[ViewCost]) -> None:
+    headings = ["window", "hop", "overhang", "tile, bytes", "tiles kept", "key, bytes", "tiles read"]
+    for cost in priced:
+        rows = [
+            [
+                *(window.window, window.hop, f"{window.overhang:.1%}", f"{window.bytes_per_tile:,}"),
+                f"{window.tiles_kept:,}" + (f" + {window.history_kept:,}" if window.history_kept else ""),
+                *(f"{window.bytes_per_key:,}", f"{window.tiles_read:,}"),
+            ]
+            for window in cost.windows
+        ]
+        shards = f" in each of {cost.partitions} partitions" if cost.partitions > 1 else ""
+        past = f" + {cost.history_bytes_per_key:,} in its history" if cost.history_bytes_per_key else ""
+        terminal.table(f"{cost.view}: at most {cost.bytes_per_key:,} bytes a key{shards}{past}", headings, rows)
+        for window in cost.windows:
+            if window.hint:
+                terminal.tell(f"  [yellow]{window.window}[/] {window.hint}")
 
 
 def _tell(terminal: Terminal, found: Plan) -> None:

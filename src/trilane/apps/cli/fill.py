@@ -49,7 +49,9 @@ def ingest(
 
 def materialize(
     *,
-    views: Annotated[list[str], typer.Argument(metavar="VIEW...", help="Batch views, or `all`.")],
+    views: Annotated[
+        list[str], typer.Argument(metavar="VIEW...", help="Batch views and views with a history, or `all`.")
+    ],
     at: Annotated[
         str | None, typer.Option(metavar="INSTANT", help="The latest boundary due here; default: now.")
     ] = None,
@@ -58,7 +60,7 @@ def materialize(
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compute and land versions of batch views."""
+    """Compute and land versions of batch views and of histories."""
     from trilane.apps.batch_job import land_version
 
     terminal = Terminal(json=json)
@@ -92,12 +94,12 @@ def materialize(
 
 
 def _batch_views(project: Project, names: list[str]) -> list[View]:
-    batch = {view.name: view for view in project.definitions.views.values() if view.lane == "batch"}
+    batch = {view.name: view for view in project.definitions.views.values() if view.is_landed}
     if names == ["all"]:
         return list(batch.values())
     for name in names:
         if name not in batch:
-            known = f"Batch views: {', '.join(sorted(batch)) or 'none'}"
+            known = f"Views with a schedule: {', '.join(sorted(batch)) or 'none'}"
             view = project.definitions.views.get(name)
             what = f"{name!r} is a {view.lane} view" if view else f"there is no view {name!r}"
             raise DefinitionError(what, where=name, remedy=known, file="")

@@ -82,8 +82,8 @@ def behind(project: Project, views: Sequence[View], now: int, *, patience: int =
             elif progress.caught_up_at < now - patience or not wanted <= set(progress.spaces):
                 waiting.append(f"nearline {source}/{partition}: not caught up at {format_instant(now - patience)}")
     for view in views:
-        if view.lane == "batch":
-            version = versions.visible(versions.versions(project.online, view.space), now)
+        if view.is_landed:
+            version = versions.visible(versions.versions(project.online, view.landed_as), now)
             if version is None or version.boundary < view.boundary(now):
                 waiting.append(f"batch {view.name}: version of {format_instant(view.boundary(now))}")
     return waiting
@@ -112,7 +112,7 @@ def status(project: Project, deployments: Deployments, records: dict[str, int]) 
         "errors": deployments.errors,
         "lanes": {name: _lane(project, views, name, partitions, now) for name, partitions in found.items()},
         "partitions": shares(project, found, now),
-        "batch": {view.name: _batch(project, view, now) for view in views if view.lane == "batch"},
+        "batch": {view.name: _batch(project, view, now) for view in views if view.is_landed},
         "dead_letters": {f"{source}/{code}": number for (source, code), number in project.dead_letters.count().items()},
         "records": records,
     }
@@ -146,7 +146,7 @@ def _verdicts(partitions: dict[int, Progress]) -> dict[str, int]:
 
 
 def _batch(project: Project, view: View, now: int) -> dict[str, Any]:
-    landed = versions.versions(project.online, view.space)
+    landed = versions.versions(project.online, view.landed_as)
     version = versions.visible(landed, now)
     return {
         "boundary": format_instant(version.boundary) if version else None,

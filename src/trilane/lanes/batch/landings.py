@@ -35,7 +35,7 @@ def keep_landings(store: OnlineStore, warehouse: Warehouse, view: View) -> int:
     """Copies the landings of `view` that the warehouse lacks; how many."""
     before = warehouse.kept(_name(view))
     known = set() if before is None else {(row["space"], row["landed_at"]) for row in before.to_pylist()}
-    found = [v for v in versions(store, view.space) if v.landed_at and (v.space, v.landed_at) not in known]
+    found = [v for v in versions(store, view.landed_as) if v.landed_at and (v.space, v.landed_at) not in known]
     if found:
         names = ("space", "boundary", "visible_from", "landed_at", "ends")
         kinds = (pa.string(), pa.int64(), pa.int64(), pa.int64(), pa.list_(pa.int64()))
@@ -56,4 +56,4 @@ def kept_landings(warehouse: Warehouse, view: View) -> list[Landing]:
 
 
 def _name(view: View) -> str:
-    return f"landings/{view.space}"
+    return f"landings/{view.landed_as}"

@@ -1,4 +1,4 @@
-"""From the archive and the landed tables to a batch version: the windows that end at a boundary, loaded at once.
+"""From the archive and the landed tables to a version (windows that end at a boundary, or a history), loaded at once.
 
 Laws: what a version holds depends on the source's rows before its boundary alone; a load that fails leaves the old
 version serving. Late events count in no lane, so a version sees what a training set built long after it sees.
@@ -30,7 +30,7 @@ from trilane.stores.offline.quality import check_table
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version, land
 
-__all__ = ["Noted", "Progress", "due", "fold_moments", "materialize"]
+__all__ = ["Noted", "Progress", "due", "fold_moments", "is_settled", "materialize"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Noted: TypeAlias = Callable[[str, int], None]
@@ -58,15 +58,17 @@ def materialize(
     clock: Clock | None = None,
     noted: Noted | None = None,
 ) -> Version | None:
-    """Computes and lands the version of `view` at `boundary`; None if later versions have driven it out already.
+    """Computes and lands the version of `view`, or of its history, at `boundary`.
 
-    `root`: where the paths of tables begin. Rows are sliced by key into portions of about `slice_events`, so memory
-    stays bounded; `progress` hears ("rows", done, all); `clock` tells when it lands; `noted` hears each rule of a table
-    that rows break without stopping the load, with their number. Raises ContractError if the source does not fit.
+    None if later versions have driven it out already. `root`: where the paths of tables begin. Rows are sliced by key
+    into portions of about `slice_events`, so memory stays bounded; `progress` hears ("rows", done, all); `clock` tells
+    when it lands; `noted` hears each rule of a table that rows break without stopping the load, with their number.
+    Raises ContractError if the source does not fit.
     """
     _check(view)
     view = pinned_view(view, root)
     _check_quality(view, boundary, warehouse, root, noted, memory_limit)
+    final = is_settled(view, boundary, warehouse)  # before it is read, as events may come meanwhile
     ends, relation = _archived(view, warehouse, root)
     cluster = warehouse.cluster()
     with contextlib.ExitStack() as stack:
@@ -78,9 +80,10 @@ def materialize(
             rows = _rows(view, boundary, connection, max(1, -(-count // slice_events)), count, progress)
         return land(
             writer,
-            view.space,
+            view.landed_as,
             boundary=boundary,
             visible_from=boundary + view.landing,
+            final=final,
             rows=rows,
             clock=clock,
             ends=ends,
@@ -98,10 +101,21 @@ def _archived(view: View, warehouse: Warehouse, root: Path) -> tuple[tuple[int, 
             return ends[0], relation
 
 
+def is_settled(view: View, boundary: int, warehouse: Warehouse) -> bool:
+    """Whether the archive holds all events from before the boundary that can still count; true of tables."""
+    source = view.source
+    if not isinstance(source, EventSource):
+        return True
+    newest = [warehouse.newest(source, partition) for partition in range(source.partitions)]
+    return all(moment is not None and moment - source.disorder >= boundary for moment in newest)
+
+
 def _check(view: View) -> None:
-    if view.lane != "batch":
+    if not view.is_landed:
         raise DefinitionError(
-            f"{view.name!r} is a {view.lane} view", where="materialize", remedy="Materialize batch views"
+            f"{view.name!r} is a {view.lane} view without a schedule",
+            where="materialize",
+            remedy="Materialize batch views, and nearline views with schedule=",
         )
 
 
@@ -131,13 +145,16 @@ def fold_moments(
     layout = TileLayout(view)
     for table in portions(view, batches, slice_events):
         events, keys = events_of(view, layout, table)
-        yield pa.record_batch(
-            {"key": pa.array(keys), "row": pa.array(layout.boundary_rows(events, len(keys), boundary))}
-        )
+        yield pa.record_batch({"key": pa.array(keys), "row": pa.array(_packed(layout, events, len(keys), boundary))})
 
 
 def _left(layout: TileLayout, boundary: int) -> int:
-    return min(window.left(boundary) for window in layout.windows)
+    return min(window.left(boundary) for window in layout.windows if not layout.history or layout.view.is_long(window))
+
+
+def _packed(layout: TileLayout, events: Events, entities: int, boundary: int) -> list[bytes]:
+    packed = layout.history_rows if layout.history else layout.boundary_rows
+    return packed(events, entities, boundary)
 
 
 def _check_quality(
@@ -186,7 +203,7 @@ def _rows(
         table = connection.query(f"SELECT * FROM moments{where}").to_arrow_table()
         codes, keys = entity_codes(table, entity)
         events = Events(codes, event_times(table, _time(view)), state_columns(table, layout.columns))
-        yield from zip(keys, layout.boundary_rows(events, len(keys), boundary), strict=True)
+        yield from zip(keys, _packed(layout, events, len(keys), boundary), strict=True)
         done += table.num_rows
         if progress is not None:
             progress("rows", done, count)

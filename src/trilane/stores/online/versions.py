@@ -32,6 +32,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """A landed load: rows as known at instant `boundary`, served from `visible_from` on, kept in `space`.
 
     `landed_at`: when it was swapped in (0: not noted); `ends`: of each partition, before which offset it saw events.
+    `final`: whether nothing of before its boundary could still come when it was computed.
     """
 
     boundary: int
@@ -40,6 +41,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     landed_at: int = 0
     ends: tuple[int, ...] = ()
+    final: bool = True
 
 
 class _Landings(msgspec.Struct, frozen=True):
@@ -94,6 +96,7 @@ def land(
     keep: int = KEPT,
     clock: Clock | None = None,
     ends: tuple[int, ...] = (),
+    final: bool = True,
 ) -> Version | None:
     """Loads `rows` as the version of `name` at `boundary`, in place of one with the same boundary.
 
@@ -124,6 +127,7 @@ def land(
         rows=count,
         landed_at=clock.now() if clock else 0,
         ends=ends,
+        final=final,
     )
     with writer.transaction() as changes:
         _list(changes, key, version, keep)
