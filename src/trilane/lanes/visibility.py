@@ -97,7 +97,7 @@ def kept_visibility(warehouse: Warehouse, source: EventSource, partition: int) -
     rows = np.zeros(table.num_rows, [(name, "<i8") for name in _FACTS])
     for name in _FACTS:
         rows[name] = table.column(name).to_numpy()
-    rows.sort(order=["born", "number", "last"])
+    rows = rows[np.lexsort((rows["last"], rows["number"], rows["born"]))]
     follows = (rows["born"][1:] == rows["born"][:-1]) & (rows["number"][1:] == rows["number"][:-1])
     rows = rows[~np.append(follows, False)]  # of a record that was lengthened the longest
     gaps = (rows["born"][1:] == rows["born"][:-1]) & (rows["number"][1:] > rows["number"][:-1] + 1)

@@ -72,9 +72,9 @@ class LaneSight:
             records = _joined(parts)
             mine = slice(None) if len(self.partitions) == 1 else np.flatnonzero(partitions == number)
             ends, moments = (np.maximum.accumulate(records[name]) for name in ("end", "moment"))
-            place = np.maximum(
-                np.searchsorted(ends, offsets[mine], "right"), np.searchsorted(moments, times[mine], "right")
-            )
+            place = np.searchsorted(ends, offsets[mine], "right")
+            early = np.flatnonzero(times[mine] >= np.append(moments, NEVER)[place])  # few: they waited for their time
+            place[early] = np.searchsorted(moments, times[mine][early], "right")
             answer[mine] = np.append(np.maximum.accumulate(records["at"]), NEVER)[place]
         return np.asarray(np.maximum(answer, times + 1), np.int64)
 

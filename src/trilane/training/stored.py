@@ -205,11 +205,11 @@ class Lane:
         """The values of a nearline view over what could be read at each instant."""
         known = sight.known(times)
         values = values.copy()
-        arrived = np.maximum(carried["_arrived_at"], events.times + 1)
         for chosen in (known, ~known):
             if chosen.any():
-                visible = arrived
-                if chosen is known:
+                if chosen is not known:
+                    visible = np.maximum(carried["_arrived_at"], events.times + 1)
+                else:
                     partitions = carried.get("_partition", np.zeros(0, np.int64))
                     visible = sight.visible(partitions, carried["_offset"], events.times)
                 values[chosen] = windows.seen_at(codes[chosen], times[chosen], visible, values[chosen])
