@@ -1,5 +1,7 @@
 """Trilane turns live events into decisions: features over three lanes, models, and serving contracts."""
 
+import typing as _typing
+
 from trilane.clock import SimulatedClock, WallClock, duration, format_instant, instant
 from trilane.constraint import check
 from trilane.errors import (
@@ -46,8 +48,14 @@ from trilane.sources.rule import rule, unique
 from trilane.sources.table import TableSource
 from trilane.types import Bool, Float64, Int64, String, Timestamp
 
+if _typing.TYPE_CHECKING:
+    from trilane.apps.client.local import open
+    from trilane.apps.client.remote import AsyncClient, Client
+
 __all__ = [
+    "AsyncClient",
     "Bool",
+    "Client",
     "ConflictError",
     "ContractError",
     "DefinitionError",
@@ -93,6 +101,7 @@ __all__ = [
     "mean",
     "min",
     "nearline",
+    "open",
     "quantile",
     "quantiles",
     "rate",
@@ -111,3 +120,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_LATER = {"AsyncClient": "remote", "Client": "remote", "open": "local"}
+
+
+def __getattr__(name: str) -> object:
+    """What needs libraries that defining features does not, and is loaded when it is first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'trilane' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"trilane.apps.client.{_LATER[name]}"), name)

@@ -46,7 +46,7 @@ def row(text: str, first: str) -> str:
 
 @pytest.mark.parametrize("name", trilane.__all__)
 def test_every_public_name_is_documented(name: str) -> None:
-    pages = page("definitions") + page("aggregations") + page("aggregation-catalogue") + page("errors")
+    pages = page("definitions") + page("aggregations") + page("aggregation-catalogue") + page("errors") + page("client")
     assert re.search(rf"`(@?tl\.)?{name}\b", pages), f"{name} is in no page of the reference"
 
 

@@ -13,11 +13,12 @@ import msgspec
 from trilane.clock import instant
 from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
+from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.event import EventSource
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED, is_released
 
-__all__ = ["Sorted", "sort_events", "split_body"]
+__all__ = ["Sorted", "letters_of", "sort_events", "split_body"]
 
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(msgspec.Raw)
@@ -66,3 +67,11 @@ def sort_events(source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, no
             key, event_id = getattr(payload, source.partition_by), getattr(payload, source.event_id)
             accepted.setdefault(hot.place(key, event_id, happened), []).append(texts[index])
     return Sorted(accepted, sorted(rejected, key=lambda r: r.index))
+
+
+def letters_of(source: str, texts: Sequence[bytes], rejected: Sequence[Rejection], *, now: int) -> list[DeadLetter]:
+    """What is kept of events that were refused at instant `now`; the log never took them."""
+    return [
+        DeadLetter(source=source, code=r.code, path=r.path, reason=r.reason, payload=texts[r.index], at=now)
+        for r in rejected
+    ]

@@ -19,21 +19,20 @@ from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 from trilane.apps.project import Project
 from trilane.apps.server import address
 from trilane.apps.server.appender import Appender
-from trilane.apps.server.deployments import Deployed, Deployments, compile_bundle
-from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.explained import explained_decision
+from trilane.apps.server.http import error_body, patience, read_body, send, status_of
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads, wire
 from trilane.apps.server.status import behind, lanes, shares, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
-from trilane.feedback.record import Decision, Recorder, Records
+from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
-from trilane.serving.engine import rebuild
 from trilane.serving.metrics import Metrics
-from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import sort_events, split_body
+from trilane.sources.ingest import letters_of, sort_events, split_body
 
 __all__ = ["Server"]
 
@@ -111,8 +110,9 @@ class Server:
     async def decide(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         began = time.perf_counter()
         deployed = self._deployed(name)
+        allowed = min(deployed.bundle.deadline / 1e6, patience(scope))
         rows = deployed.row_format.decode(await read_body(scope, protocol))
-        share = await deployed.batcher.submit(rows, deadline=began + deployed.bundle.deadline / 1e6)
+        share = await deployed.batcher.submit(rows, deadline=began + allowed)
         code = send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
         self.metrics.time(name, time.perf_counter() - began)
         return code
@@ -152,26 +152,8 @@ class Server:
                 remedy="Records are written within a fraction of a second; check the id, or ask again",
                 status=404,
             )
-        facts = await asyncio.get_running_loop().run_in_executor(None, self._explained, decision)
+        facts = await asyncio.get_running_loop().run_in_executor(None, explained_decision, self.project, decision)
         return send(protocol, 200, _encode(facts))
-
-    def _explained(self, decision: Decision) -> dict[str, Any]:
-        facts: dict[str, Any] = msgspec.to_builtins(decision)
-        facts["at"] = format_instant(decision.at)
-        facts["features"] = {n: None if v != v else v for n, v in decision.features.items()}  # noqa: PLR0124
-        bundles = [
-            found.facts
-            for found in self.project.registry.deployments(decision.endpoint)
-            if found.bundle == decision.bundle
-        ]
-        facts["rebuilt"] = facts["identical"] = None
-        if bundles and decision.by_model:
-            from trilane.decisions.bundle import Bundle
-
-            engine = compile_bundle(self.project, Bundle.from_facts(bundles[0]))
-            facts["rebuilt"] = rebuild(engine, decision.features)
-            facts["identical"] = facts["rebuilt"] == decision.score
-        return facts
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -206,11 +188,7 @@ class Server:
         return send(protocol, 202 if accepted else 422, _encode(answer))
 
     def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
-        now = self.project.clock.now()
-        self.project.dead_letters.add(
-            DeadLetter(source=source, code=r.code, path=r.path, reason=r.reason, payload=texts[r.index], at=now)
-            for r in rejected
-        )
+        self.project.dead_letters.add(letters_of(source, texts, rejected, now=self.project.clock.now()))
 
     # -- operation ----------------------------------------------------------------------------------------------
 

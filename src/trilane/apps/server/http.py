@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import msgspec
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
+from trilane.apps.server.limits import DEADLINE, LARGEST_BODY
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 
-__all__ = ["JSON", "LARGEST_BODY", "error_body", "read_body", "send", "status_of"]
-
-LARGEST_BODY = 8 << 20
+__all__ = ["JSON", "error_body", "patience", "read_body", "send", "status_of"]
 
 JSON = [("content-type", "application/json")]
 _RETRY = [*JSON, ("retry-after", "1")]
@@ -39,6 +39,17 @@ async def _read(protocol: HTTPProtocol) -> bytes:
             raise _too_large(size)
         parts.append(bytes(chunk))
     return b"".join(parts)
+
+
+def patience(scope: Scope) -> float:
+    """Seconds that the caller will wait for an answer; infinite if it does not say. Raises ContractError (400)."""
+    text = scope.headers.get(DEADLINE)
+    if text is None:
+        return math.inf
+    if not (text.isascii() and text.isdecimal() and int(text[:12]) > 0):
+        remedy = "Send whole milliseconds, 1 or more"
+        raise ContractError(f"{text!r} is no time to wait", where=DEADLINE, remedy=remedy, status=400)
+    return int(text[:12]) / 1e3
 
 
 def _too_large(size: int) -> ContractError:

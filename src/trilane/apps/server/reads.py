@@ -16,11 +16,11 @@ from granian.rsgi import Scope
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
+from trilane.apps.selection import selected_plan
 from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.http import JSON
 from trilane.contract import Contract
 from trilane.errors import ContractError, DefinitionError
-from trilane.features.plan import FeaturePlan, Selection
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.arrow import ArrowFormat, encode_table
 from trilane.serving.protocol.features import FeatureFormat, share_of
@@ -181,19 +181,7 @@ class Reads:
         return found
 
     def _compiled(self, definitions: Definitions, names: str) -> FeatureReads:
-        selections: list[Selection] = []
-        for name in names.split(","):
-            view, dot, feature = name.partition(".")
-            if view not in definitions.views:
-                known = ", ".join(sorted(definitions.views))
-                raise DefinitionError(
-                    f"there is no view {view!r}", where=names, remedy=f"The applied views are {known}", status=404
-                )
-            try:
-                selections.append(definitions.views[view][feature] if dot else definitions.views[view])
-            except DefinitionError as error:
-                raise DefinitionError(error.what, where=names, remedy=error.remedy, status=404) from None
-        plan = FeaturePlan.of(selections, where=names)
+        plan = selected_plan(definitions, names)
         if any(field.name in ("rows", "columns") for field in plan.inputs):
             what = "an input is called 'rows' or 'columns', the words by which a request holds many rows"
             raise DefinitionError(what, where=names, remedy="Rename the input")

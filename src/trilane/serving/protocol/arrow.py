@@ -23,7 +23,7 @@ from trilane.serving.protocol.rows import RowFormat, checked_columns, checked_fl
 from trilane.serving.reading import Asked, Reading
 from trilane.types import Field
 
-__all__ = ["ArrowFormat", "encode_table"]
+__all__ = ["ArrowFormat", "as_batch", "encode_table", "reasons_in"]
 
 _REMEDY = "Send an Arrow IPC stream of one table, with a column for each input"
 
@@ -85,7 +85,16 @@ class ArrowFormat:
 
 
 def encode_table(names: tuple[str, ...], reading: Reading, facts: Mapping[str, str]) -> bytes:
-    """An IPC stream of a reading: for each feature the columns `name`, `name:status` and `name:age_s`.
+    """An IPC stream of a reading, as `as_batch` has it."""
+    batch = as_batch(names, reading, facts)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def as_batch(names: tuple[str, ...], reading: Reading, facts: Mapping[str, str]) -> pa.RecordBatch:
+    """A reading as columns: for each feature `name`, `name:status` and `name:age_s`.
 
     `facts` go into the metadata of the schema, with the reasons why values are worse than promised.
     """
@@ -111,10 +120,12 @@ def encode_table(names: tuple[str, ...], reading: Reading, facts: Mapping[str, s
             pa.field(f"{name}:age_s", pa.float64()),
         ]
     schema = pa.schema(fields, metadata={**facts, "why": why})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as stream:
-        stream.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    return bytes(sink.getvalue())
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def reasons_in(schema: pa.Schema) -> tuple[str, ...]:
+    """The reasons that `as_batch` wrote into a schema. Raises KeyError or a msgspec error where it did not."""
+    return msgspec.json.decode(schema.metadata[b"why"], type=tuple[str, ...])
 
 
 def _read(body: bytes) -> pa.Table:

@@ -1,0 +1,1 @@
+"""The client: decisions, features and events for Python programs, over HTTP or in their own process."""

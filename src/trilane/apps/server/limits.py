@@ -1,0 +1,10 @@
+"""What a server takes in one request, and how long: what both ends of HTTP must know."""
+
+from __future__ import annotations
+
+__all__ = ["DEADLINE", "DECISIONS", "FEATURE_ROWS", "LARGEST_BODY"]
+
+LARGEST_BODY = 8 << 20
+DECISIONS = 2_000  # rows of a request for decisions
+FEATURE_ROWS = 10_000  # rows of a feature read, unless configured otherwise
+DEADLINE = "x-request-timeout-ms"  # the header that says how long its caller will wait
