@@ -22,6 +22,7 @@ __all__ = [
     "SECOND",
     "SharedClock",
     "SimulatedClock",
+    "SteadyClock",
     "WallClock",
     "duration",
     "format_duration",
@@ -47,6 +48,19 @@ class WallClock:
 
     def now(self) -> int:
         return time.time_ns() // 1_000
+
+
+class SteadyClock:
+    """The machine's own clock as of now, and from then on what passes, whatever that clock is set to.
+
+    For pauses and leases: a wall clock that is set back by an hour would have them wait for an hour.
+    """
+
+    def __init__(self, wall: Clock | None = None) -> None:
+        self._offset = (wall or WallClock()).now() - time.monotonic_ns() // 1_000
+
+    def now(self) -> int:
+        return time.monotonic_ns() // 1_000 + self._offset
 
 
 class SimulatedClock:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ EVENTS = _history()
 DURABLE = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 WORKER = """
-import logging, sys, threading
+import logging, os, signal, sys, threading
 from dataclasses import replace
 from pathlib import Path
 from trilane.apps.config import load_config
@@ -43,10 +44,25 @@ from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+
+class Halting:
+    # An engine that stops its process once, in the middle of a transaction.
+
+    def __init__(self, engine, runs):
+        self.engine, self.runs = engine, runs
+
+    def run(self, sql, table):
+        self.runs -= 1
+        if self.runs == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return self.engine.run(sql, table)
+
 project = Project(load_config(Path(sys.argv[1]), environment={}), clock=SimulatedClock(int(sys.argv[2])))
 with stop_flag() as stop, project:
     worker = Worker(project, member=sys.argv[3])
-    worker._tools = replace(worker._tools, limit=7)  # many small batches, so that kills fall between and inside
+    kit = worker._tools
+    # Many small batches, so that kills fall between and inside.
+    worker._tools = replace(kit, limit=7, engine=Halting(kit.engine, int(sys.argv[4])))
     print("ready", flush=True)
     worker.work(stop)
 """
@@ -59,10 +75,11 @@ class Fleet:
         self.project = project
         self.running: dict[str, subprocess.Popen[str]] = {}
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *, halt_in: int = 0) -> None:
+        """Starts a worker; `halt_in`: the transaction in the middle of which it stops itself (0: none)."""
         folder = self.project.config.root
         with (folder / f"{name}.log").open("a") as log:
-            command = [sys.executable, "-c", WORKER, str(folder), str(NOW), name]
+            command = [sys.executable, "-c", WORKER, str(folder), str(NOW), name, str(halt_in)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         self.running[name] = process
         assert process.stdout is not None
@@ -231,20 +248,25 @@ def test_a_worker_that_stood_still_beyond_its_lease_writes_nothing_over_its_succ
     valkey: Server, expected: object, tmp_path: Path
 ) -> None:
     with _project(tmp_path / "project", online=_valkey_url(valkey, "500ms")) as project:
-        with _fleet(project, "ann", "bob") as fleet:
+        with _fleet(project, "bob") as fleet:
+            fleet.start("ann", halt_in=5)
             until(fleet.share, "two workers to share")
             _fill(project)
-            until(lambda: sum(fleet.applied()) > 100, "some events")
-            fleet.running["ann"].send_signal(signal.SIGSTOP)
+            until(lambda: _is_stopped(fleet.running["ann"].pid), "it to stop itself in mid-transaction")
             until(lambda: set(fleet.owners().values()) == {"bob"}, "the other to take over")
             until(fleet.drained, "the other to apply all")
-            done = _state(project)
+            done, told = _state(project), len(fleet.said("ann"))
             fleet.running["ann"].send_signal(signal.SIGCONT)
-            # It is refused in mid-batch, or learns of it between two; either way it gives up what is another's.
-            until(lambda: any(f"orders/{p} " in fleet.said("ann") for p in range(PARTITIONS)), "the sleeper to tell it")
+            # What it was about to commit is refused, and it says so: nothing of it may be there.
+            refused = re.compile(r"partition orders/\d stands.*(is already writing|has taken over)")
+            until(lambda: refused.search(fleet.said("ann")[told:]), "the sleeper's commit to be refused")
             until(fleet.share, "the sleeper to share again")
             assert fleet.drained()
         assert _state(project) == done == expected
+
+
+def _is_stopped(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_a_worker_that_stands_still_on_one_machine_keeps_what_it_has(tmp_path: Path, expected: object) -> None:

@@ -231,7 +231,10 @@ def test_metrics_are_what_prometheus_reads_and_count_what_happened(up: Running) 
     up.get("/nowhere")
     assert metric("trilane_requests_total", route="unknown", status="404") == unknown + 1
     assert metric("trilane_feature_values_total", status="fresh") > 0
-    assert metric("trilane_events_total", fate="rejected") > 0
+    rejected, accepted = (metric("trilane_events_total", fate=fate) for fate in ("rejected", "accepted"))
+    up.post("/v1/events/orders", b'[{"order_id": "x", "shop": 7}, ' + event(800, at=T0) + b"]")
+    assert metric("trilane_events_total", source="orders", fate="rejected") == rejected + 1
+    assert metric("trilane_events_total", source="orders", fate="accepted") == accepted + 1
     until(lambda: metric("trilane_records_total", fate="written") >= before + 2, "the records to be counted")
     assert metric("trilane_lane_age_seconds", source="orders") >= 0
 

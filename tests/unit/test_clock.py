@@ -15,6 +15,7 @@ from trilane.clock import (
     SECOND,
     SharedClock,
     SimulatedClock,
+    SteadyClock,
     WallClock,
     duration,
     format_duration,
@@ -91,6 +92,14 @@ def test_a_simulated_clock_stands_until_it_is_moved_and_never_goes_back() -> Non
     with pytest.raises(DefinitionError, match="cannot go back"):
         clock.move_to(8)
     assert clock.now() == 9
+
+
+def test_a_steady_clock_begins_at_the_wall_clock_and_follows_no_step_of_it() -> None:
+    wall = SimulatedClock(10**15)
+    steady = SteadyClock(wall)
+    first = steady.now()
+    wall.move_to(10**16)
+    assert 10**15 <= first <= steady.now() < 10**16
 
 
 def test_a_wall_clock_tells_the_machines_time() -> None:

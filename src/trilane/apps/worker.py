@@ -17,7 +17,7 @@ from functools import partial
 
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
-from trilane.clock import WallClock
+from trilane.clock import SteadyClock
 from trilane.errors import ConflictError, SetupError, TrilaneError
 from trilane.features.view import View
 from trilane.lanes.holding import Holding
@@ -34,7 +34,7 @@ from trilane.stores.online.sharing import LeaseAssignment, part_of
 __all__ = ["Worker", "run"]
 
 _log = logging.getLogger(__name__)
-_LOOK_FOR_CHANGES = 1_000_000  # microseconds of wall time between looks at what is applied
+_LOOK_FOR_CHANGES = 1_000_000  # microseconds between looks at what is applied
 _TRY_TO_TAKE = 50_000  # and between two tries to take what another worker still has
 _LONGEST_PAUSE = 5.0
 
@@ -84,7 +84,7 @@ class Worker:
 
     def __init__(self, project: Project, *, member: str = "") -> None:
         self._project = project
-        self._wall = WallClock()
+        self._wall = SteadyClock()
         self._looked = 0
         self._seen: tuple[str, ...] | None = None
         self._readings: dict[str, _Reading] = {}

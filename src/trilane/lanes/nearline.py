@@ -145,14 +145,16 @@ class Consumer:
                 self._beat(began)
             return Step(0, drained=True)
         last = int(batch.column("offset")[-1].as_py())
-        # All that had arrived when the step began is applied if it reaches what was then the end of the log.
-        arrived = began if last + 1 >= end else int(batch.column("arrived_at")[-1].as_py())
+        # All that had arrived when the step began is applied if it reaches what was then the end of the log. Nobody knows
+        # more than that, whatever clock an arrival was told by, and whatever was said before a clock was set back.
+        arrived = max(self.progress.caught_up_at, int(batch.column("arrived_at")[-1].as_py()))
+        caught_up_at = began if last + 1 >= end else min(arrived, began)
         admitted = self._admission.admit(batch, self.progress.newest, self._seen)
         progress = Progress(
             offset=last + 1,
             newest=admitted.newest,
             oldest=progress_rows.oldest(self.progress, event_times(admitted.table, self.source.event_time)),
-            caught_up_at=max(self.progress.caught_up_at, arrived),
+            caught_up_at=caught_up_at,
             applied=self.progress.applied + admitted.table.num_rows,
             duplicates=self.progress.duplicates + admitted.duplicates,
             rejected=self.progress.rejected + len(admitted.letters),
@@ -176,7 +178,8 @@ class Consumer:
 
     def _beat(self, now: int) -> None:
         spaces = tuple(view.space for view in self.views)
-        if now - self.progress.caught_up_at < self._heartbeat and self.progress.spaces == spaces:
+        # What was said by a clock that was set back since is taken back: else a dead lane would look fresh until then.
+        if 0 <= now - self.progress.caught_up_at < self._heartbeat and self.progress.spaces == spaces:
             return
         trail = self._trail.beat(now, end=self.progress.offset, patience=self._patience)
         self._write_progress(msgspec.structs.replace(self.progress, caught_up_at=now, spaces=spaces), trail)

@@ -65,7 +65,7 @@ class Trail:
         """After the idle lane has said, at instant `now`, that it has caught up."""
         if self.tail:
             at, same_end, moment, caught_up, _ = _ROW.unpack_from(self.tail, len(self.tail) - _ROW.size)
-            if same_end == end and now - caught_up <= patience:
+            if same_end == end and 0 <= now - caught_up <= patience:
                 return replace(self, tail=self.tail[: -_ROW.size] + _ROW.pack(at, end, moment, now, now))
         return self.batch(at=now, end=end, moment=now, caught_up=now)
 

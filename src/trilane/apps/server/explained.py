@@ -20,7 +20,7 @@ __all__ = ["explained_decision"]
 
 
 def explained_decision(project: Project, decision: Decision) -> dict[str, Any]:
-    """The facts of a record, with `rebuilt` and `identical`: None where the score was not the model's."""
+    """The facts of a record, with `rebuilt` and `identical`: None if the bundle is not known."""
     facts: dict[str, Any] = msgspec.to_builtins(decision)
     facts["at"] = format_instant(decision.at)
     facts["features"] = {n: None if v != v else v for n, v in decision.features.items()}  # noqa: PLR0124
@@ -28,8 +28,11 @@ def explained_decision(project: Project, decision: Decision) -> dict[str, Any]:
         found.facts for found in project.registry.deployments(decision.endpoint) if found.bundle == decision.bundle
     ]
     facts["rebuilt"] = facts["identical"] = None
-    if bundles and decision.by_model:
-        engine = compile_bundle(project, Bundle.from_facts(bundles[0]))
-        facts["rebuilt"] = rebuild(engine, decision.features)
+    if bundles:
+        bundle = Bundle.from_facts(bundles[0])
+        if decision.by_model:
+            facts["rebuilt"] = rebuild(compile_bundle(project, bundle), decision.features)
+        else:  # by the rung of the ladder that answered, as the bundle declares it
+            facts["rebuilt"] = float(bundle.fallback[0]["score"])
         facts["identical"] = facts["rebuilt"] == decision.score
     return facts
