@@ -145,8 +145,8 @@ class Consumer:
                 self._beat(began)
             return Step(0, drained=True)
         last = int(batch.column("offset")[-1].as_py())
-        # All that had arrived when the step began is applied if it reaches what was then the end of the log. Nobody knows
-        # more than that, whatever clock an arrival was told by, and whatever was said before a clock was set back.
+        # All that had arrived when the step began is applied if it reaches what was then the end of the log. Nobody
+        # knows more than that, whatever clock told an arrival, and whatever was said before a clock was set back.
         arrived = max(self.progress.caught_up_at, int(batch.column("arrived_at")[-1].as_py()))
         caught_up_at = began if last + 1 >= end else min(arrived, began)
         admitted = self._admission.admit(batch, self.progress.newest, self._seen)
@@ -288,14 +288,20 @@ class Consumer:
             return self._tools.engine.run(view.sql, table), []
         except TrilaneError:
             _log.warning("the transform of %s failed on a micro-batch; looking for the event", view.name)
-        good, failed = [], []
-        for i in range(table.num_rows):
+        good, failed = [self._tools.engine.run(view.sql, table.slice(0, 0))], list[tuple[int, str]]()
+        # By halves, for most events are good and a micro-batch may have many: those that fail cost a few runs each.
+        spans = [(0, table.num_rows)]
+        while spans:
+            start, stop = spans.pop()
             try:
-                good.append(self._tools.engine.run(view.sql, table.slice(i, 1)))
+                good.append(self._tools.engine.run(view.sql, table.slice(start, stop - start)))
             except TrilaneError as error:
-                failed.append((i, error.what))
-        empty = self._tools.engine.run(view.sql, table.slice(0, 0))
-        return pa.concat_tables([empty, *good]), failed
+                if stop - start == 1:
+                    failed.append((start, error.what))
+                else:
+                    middle = (start + stop) // 2
+                    spans += [(middle, stop), (start, middle)]
+        return pa.concat_tables(good), failed
 
     def _letter(self, code: str, reason: str, payload: bytes, offset: int, at: int) -> DeadLetter:
         return DeadLetter(

@@ -48,6 +48,9 @@ class Metrics:
             "trilane_transform_failures_total", "Failures of request views.", ["view"], registry=own
         )
         self.records = Counter("trilane_records_total", "Decision records, by fate.", ["fate"], registry=own)
+        self.store_failures = Counter(
+            "trilane_store_failures_total", "Reads and writes that a store refused.", ["store"], registry=own
+        )
         self.lane_age = Gauge(
             "trilane_lane_age_seconds",
             "How far a nearline lane lags behind the clock.",

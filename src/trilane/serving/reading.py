@@ -131,8 +131,8 @@ class _Keys:
 class FeatureReader:
     """Reads the features of one plan from the online store.
 
-    `failed` is called with a view's name whenever its author's function fails; `cache`: the bytes of decoded rows that
-    each view may keep, 0 for none.
+    `failed` is called with a view's name whenever its author's function fails, `unread` whenever the store cannot be
+    read; `cache`: the bytes of decoded rows that each view may keep, 0 for none.
     """
 
     def __init__(
@@ -141,11 +141,12 @@ class FeatureReader:
         store: OnlineStore,
         *,
         failed: Callable[[str], None] | None = None,
+        unread: Callable[[], None] | None = None,
         cache: int = CAPACITY,
     ) -> None:
         self.plan = plan
         self._store = store
-        self._failed = failed
+        self._failed, self._unread = failed, unread
         self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
         self._entities = {entity_of(view).name: _Keys(entity_of(view)) for view in self._stored}
         self._lane_keys = {
@@ -207,6 +208,8 @@ class FeatureReader:
             return self._fetch(rows, now, lanes)
         except Exception as error:  # noqa: BLE001 - a driver's own error, or bytes that are no rows of ours
             self._throttle.tell("online store", error)
+            if self._unread is not None:
+                self._unread()
             faults.append(Fault(f"online store: {_what(error)}"))
             return {}
 

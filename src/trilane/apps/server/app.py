@@ -6,11 +6,12 @@ Law: nothing that a caller sends can stop the server or another caller's answer;
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any, NoReturn, TypeAlias
 
 import msgspec
@@ -24,7 +25,7 @@ from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, patience, read_body, send, status_of
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads, wire
-from trilane.apps.server.status import behind, lanes, shares, status
+from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
@@ -177,15 +178,25 @@ class Server:
         found = sort_events(source, texts, hot, now=self.project.clock.now())
         if found.rejected:
             # Not here: it waits for the disk, and decisions must not.
-            await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)
+            with self._counting_failures("dead_letters"):
+                await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)
         futures = [self.appender.append(name, p, values) for p, values in found.accepted.items()]
-        ends = await asyncio.gather(*futures)
+        with self._counting_failures("log"):
+            ends = await asyncio.gather(*futures)
         offsets = {str(partition): end for partition, end in zip(found.accepted, ends, strict=True)}
         accepted = sum(map(len, found.accepted.values()))
         self.metrics.events.labels(name, "accepted").inc(accepted)
         self.metrics.events.labels(name, "rejected").inc(len(found.rejected))
         answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
         return send(protocol, 202 if accepted else 422, _encode(answer))
+
+    @contextlib.contextmanager
+    def _counting_failures(self, store: str) -> Iterator[None]:
+        try:
+            yield
+        except TrilaneError:
+            self.metrics.store_failures.labels(store).inc()
+            raise
 
     def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
         self.project.dead_letters.add(letters_of(source, texts, rejected, now=self.project.clock.now()))
@@ -263,7 +274,6 @@ class Server:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
         # Not here: it waits for files, and decisions must not.
         await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
-        await asyncio.get_running_loop().run_in_executor(None, self._tell_partitions, found)
         return send(protocol, 200, self.metrics.text(), _TEXT)
 
     def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
@@ -272,23 +282,10 @@ class Server:
                 self.quality.tell(self.deployments.views, found)
             except TrilaneError as error:
                 _log.warning("what is on record of the events cannot be told: %s", error)
-
-    def _tell_partitions(self, found: dict[str, dict[int, Progress]]) -> None:
-        try:
-            shared = shares(self.project, found, self.project.clock.now())
-        except TrilaneError as error:
-            _log.warning("who has the partitions cannot be told: %s", error)
-            return
-        for one in shared:
-            labels = one["source"], str(one["partition"])
-            if one["lag"] is not None:
-                self.metrics.partition_lag.labels(*labels).set(one["lag"])
-            if one["age_s"] is not None:
-                self.metrics.partition_age.labels(*labels).set(one["age_s"])
-            self.metrics.partition_owned.labels(*labels).set(one["owner"] is not None)
-            self.metrics.partition_failing.labels(*labels).set(one["fault"] is not None)
-            self.metrics.partition_faults.labels(*labels).set(one["faults"])
-            self.metrics.partition_moves.labels(*labels).set(one["moves"])
+            try:
+                self.quality.tell_partitions(found)
+            except TrilaneError as error:
+                _log.warning("who has the partitions cannot be told: %s", error)
 
 
 def _no_route(scope: Scope) -> DefinitionError:

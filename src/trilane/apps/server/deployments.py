@@ -62,7 +62,9 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
     runtime = open_onnx(artifact)
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
-    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed, cache=project.config.cache_mib << 20)
+    unread = None if metrics is None else metrics.store_failures.labels("online").inc
+    cache = project.config.cache_mib << 20
+    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache)
     return Engine(endpoint, bundle=bundle.digest, reader=reader, runtime=runtime)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from trilane.apps.expectations import findings
 from trilane.apps.project import Project
+from trilane.apps.server.status import shares
 from trilane.features.view import View
 from trilane.lanes.progress import Progress
 from trilane.lifecycle.metadata.protocol import FAILED
@@ -35,6 +36,20 @@ class Quality:
         for name, labels in self._told | found.keys():
             getattr(self._metrics, name).labels(*labels).set(found.get((name, labels), 0))
         self._told |= found.keys()
+
+    def tell_partitions(self, lanes: Mapping[str, Mapping[int, Progress]]) -> None:
+        """Sets who has each partition now, how far it lags and what hinders it."""
+        metrics = self._metrics
+        for one in shares(self._project, lanes, self._project.clock.now()):
+            labels = one["source"], str(one["partition"])
+            if one["lag"] is not None:
+                metrics.partition_lag.labels(*labels).set(one["lag"])
+            if one["age_s"] is not None:
+                metrics.partition_age.labels(*labels).set(one["age_s"])
+            metrics.partition_owned.labels(*labels).set(one["owner"] is not None)
+            metrics.partition_failing.labels(*labels).set(one["fault"] is not None)
+            metrics.partition_faults.labels(*labels).set(one["faults"])
+            metrics.partition_moves.labels(*labels).set(one["moves"])
 
     def _lanes(self, lanes: Mapping[str, Mapping[int, Progress]]) -> Iterator[tuple[_Told, float]]:
         for source, partitions in lanes.items():

@@ -188,7 +188,11 @@ class Reads:
         config = self._project.config
         failed = self._metrics.failures
         reader = FeatureReader(
-            plan, self._project.online, failed=lambda view: failed.labels(view).inc(), cache=config.cache_mib << 20
+            plan,
+            self._project.online,
+            failed=lambda view: failed.labels(view).inc(),
+            unread=self._metrics.store_failures.labels("online").inc,
+            cache=config.cache_mib << 20,
         )
         found = FeatureReads(names, reader, self._project, self._metrics, label=_VIEWS, loop=self._loop)
         found.facts["definitions"] = definitions.digest[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trilane.apps.project import Project
@@ -30,7 +30,7 @@ def lanes(project: Project, views: Sequence[View]) -> dict[str, dict[int, Progre
     return {s.name: {p: decode(row) for p, row in enumerate(rows)} for s, rows in zip(sources, found, strict=True)}
 
 
-def shares(project: Project, found: dict[str, dict[int, Progress]], now: int) -> list[dict[str, Any]]:
+def shares(project: Project, found: Mapping[str, Mapping[int, Progress]], now: int) -> list[dict[str, Any]]:
     """Each partition: who has it, how far it lags, and what hinders it, as of instant `now`."""
     places = [(source, partition) for source, partitions in found.items() for partition in partitions]
     rows = project.online.read([(ownership.OWNERS, [lane_key(*place) for place in places])])[0]

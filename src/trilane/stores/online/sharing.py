@@ -45,8 +45,8 @@ def shares(
 class LeaseAssignment:
     """Keeps the promise of Assignment for the writers of the parts of `region`.
 
-    Raises SetupError if a worker with this name is alive. `clock` is a steady one: leases neither stand still in a replay
-    nor wait for a wall clock that was set back.
+    Raises SetupError if a worker with this name is alive. `clock` is a steady one: leases do not stand still in
+    a replay, nor wait for a wall clock that was set back.
     """
 
     def __init__(self, store: OnlineStore, region: str, member: str, clock: Clock, *, look: int = _LOOK) -> None:
