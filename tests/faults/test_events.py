@@ -189,7 +189,8 @@ def test_giant_and_odd_but_sound_values_count(opened: Open) -> None:
 def test_a_key_longer_than_the_store_takes_counts_and_hinders_nobody(opened: Open) -> None:
     alone, together = opened(name="alone"), opened(name="together")
     _applied(alone, _good())
-    odd = [_order(shop=shop, order_id=f"x{len(shop)}", at=format_instant(NOW - HOUR)) for shop in ("s" * 99_999, "0\x00")]
+    at = format_instant(NOW - HOUR)
+    odd = [_order(shop=shop, order_id=f"x{len(shop)}", at=at) for shop in ("s" * 99_999, "0\x00")]
     _applied(together, [*odd, *_good()])
     rows = _rows(together)
     assert {key: rows[key] for key in _rows(alone)} == _rows(alone)
