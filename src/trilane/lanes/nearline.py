@@ -13,6 +13,7 @@ the rows that say that they have it.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import msgspec
 import pyarrow as pa
 
 from trilane.clock import Clock
-from trilane.errors import TrilaneError
+from trilane.errors import SetupError, TrilaneError
 from trilane.features.columns import entity_codes, event_times, state_columns
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View, entity_of
@@ -83,6 +84,7 @@ class Consumer:
         self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
         self._admission = Admission(source, partition, tools.engine)
+        self._known = False  # whether the log is the one that was read before
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
             # A row beyond the offset is of a batch that was interrupted, and will be applied again.
@@ -134,6 +136,7 @@ class Consumer:
         """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
         began = self._tools.clock.now()
         end = self._tools.log.end(self.source.name, self.partition)
+        self._check_log(end)
         pending, moment = self.progress.pending, self.progress.pending_at or began
         more = (pending if self.progress.pending_at else end) > self.progress.offset
         batch = self._read() if more else None
@@ -159,9 +162,27 @@ class Consumer:
             duplicates=self.progress.duplicates + admitted.duplicates,
             rejected=self.progress.rejected + len(admitted.letters),
             verdicts=progress_rows.counted(self.progress.verdicts, admitted.verdicts),
+            mark=_mark(batch),
         )
         self._commit(admitted, moment, progress)
         return Step(batch.num_rows, last + 1 >= end)
+
+    def _check_log(self, end: int) -> None:
+        """Raises SetupError if the log lost events that were applied: those that took their places would be skipped."""
+        offset, mark = max(self.progress.offset, self.progress.pending), self.progress.mark
+        lost = f"the log ends at {end}, and {offset} events of it were taken" if end < offset else ""
+        if not lost and not self._known and mark is not None:
+            last = self._tools.log.read(self.source.name, self.partition, self.progress.offset - 1, 1)
+            same_place = last.num_rows and last.column("offset")[0].as_py() == self.progress.offset - 1
+            if same_place and _mark(last) != mark:
+                lost = f"the log has another event at {self.progress.offset - 1} than the one that was applied"
+        if lost:
+            raise SetupError(
+                f"{lost}: it lost events",
+                where=f"{self.source.name}/{self.partition}",
+                remedy="Restore the log; or move the online store and the archive away, to fill them from what is left",
+            )
+        self._known = True
 
     def _read(self) -> pa.RecordBatch:
         """The next micro-batch; one that was interrupted, up to the same end."""
@@ -323,3 +344,8 @@ class Consumer:
         entry = offset.to_bytes(8, "big"), latest
         transaction.put(self._seen_space, [(entry[0], Seen.row(latest, admitted.prints))])
         return entry
+
+
+def _mark(batch: pa.RecordBatch) -> int:
+    """The checksum of the last value of a batch."""
+    return zlib.crc32(batch.column("value")[-1].as_py())

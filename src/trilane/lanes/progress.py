@@ -24,6 +24,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     all that had arrived is applied; `verdicts`: how many events were refused, by the code of their dead letters, and
     how many broke a rule that only warns (`warn:<rule>`); `spaces`: the views in step; `serial`: how many batches were
     applied;
+    `mark`: a checksum of the last value before `offset`, by which a log that lost events is known (None: not noted);
     `pending`, `pending_at`: in a store whose transactions are not atomic, where the batch that is being applied ends,
     and the instant as of which (0: none is).
     """
@@ -41,6 +42,7 @@ class Progress(msgspec.Struct, kw_only=True, frozen=True):
     serial: int = 0
     pending: int = 0
     pending_at: int = 0
+    mark: int | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trilane.errors import SetupError
 from trilane.features.algebra import Ints
 from trilane.features.columns import event_times
 from trilane.lanes.judgement import judge
@@ -35,10 +36,20 @@ def archive(log: EventLog, warehouse: Warehouse, source: EventSource, *, limit: 
     kept, decoder, engine = 0, decoder_of(source), warehouse.micro_batch()
     with warehouse.archiving(source):
         for partition in range(source.partitions):
+            _check_log(warehouse.archived(source, partition), log.end(source.name, partition), source, partition)
             while (offset := warehouse.archived(source, partition)) < log.end(source.name, partition):
                 batch = log.read(source.name, partition, offset, limit)
                 kept += _archive_batch(batch, decoder, engine, warehouse, source, partition)
     return kept
+
+
+def _check_log(archived: int, end: int, source: EventSource, partition: int) -> None:
+    if archived > end:  # events that took the places of lost ones would never be archived
+        raise SetupError(
+            f"the log ends at {end}, and {archived} events of it are archived: it lost events",
+            where=f"{source.name}/{partition}",
+            remedy="Restore the log; or move the online store and the archive away, to fill them from what is left",
+        )
 
 
 def _archive_batch(

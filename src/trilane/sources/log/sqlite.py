@@ -1,12 +1,13 @@
 """An event log in a folder: one SQLite file per source, one row per chunk.
 
 A chunk is stored as its values end to end and their lengths, so that reading is slicing, whatever bytes they
-hold.
+hold. A checksum follows the lengths: SQLite has none of its pages, and a page that a disk lost would be read as events.
 """
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,12 @@ class SqliteLog:
             if rows >= limit or size >= _READ_BYTES:
                 break
             base = cast(int, key) - low
-            parts.append(_part(base, cast(_Chunk, chunk), offset, limit - rows))
+            try:
+                parts.append(_part(base, cast(_Chunk, chunk), offset, limit - rows))
+            except ValueError as error:
+                remedy = "Restore the file from a backup; what was applied and archived of it is unharmed"
+                what = f"the events from offset {base} on are damaged: {error}"
+                raise SetupError(what, where=str(self._file(source).path), remedy=remedy) from None
             rows += len(parts[-1].lengths)
             size += len(parts[-1].payload)
         return _batch(parts)
@@ -146,7 +152,12 @@ def _rows(
     for start, stop in _cuts(lengths):
         own = None if arrivals is None else arrivals[start:stop].tobytes()
         at = arrived_at if isinstance(arrived_at, int) else int(arrived_at[start])
-        yield start, stop - start, at, own, lengths[start:stop].tobytes(), b"".join(values[start:stop])
+        payload, sizes = b"".join(values[start:stop]), lengths[start:stop].tobytes()
+        yield start, stop - start, at, own, sizes + _checksum(sizes, payload), payload
+
+
+def _checksum(sizes: bytes, payload: bytes) -> bytes:
+    return zlib.crc32(payload, zlib.crc32(sizes)).to_bytes(4, "little")
 
 
 def _cuts(lengths: npt.NDArray[np.int32]) -> Iterator[tuple[int, int]]:
@@ -172,9 +183,12 @@ class _Part:
 
 def _part(base: int, chunk: _Chunk, offset: int, limit: int) -> _Part:
     count, arrived_at, own, lengths_bytes, payload = chunk
+    sizes, checksum = lengths_bytes[: 4 * count], lengths_bytes[4 * count :]
+    if checksum and checksum != _checksum(sizes, payload):  # an older release wrote none
+        raise ValueError("their checksum is another")
     start = max(offset - base, 0)
     stop = min(count, start + limit)
-    lengths = np.frombuffer(lengths_bytes, dtype=np.int32)
+    lengths = np.frombuffer(sizes, dtype=np.int32)
     begin = int(lengths[:start].sum(dtype=np.int64))
     end = begin + int(lengths[start:stop].sum(dtype=np.int64))
     arrivals = np.full(stop - start, arrived_at) if own is None else np.frombuffer(own, dtype=np.int64)[start:stop]

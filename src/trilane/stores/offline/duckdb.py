@@ -101,7 +101,8 @@ class DuckdbWarehouse:
         files = self._files(source, partition)
         if not files:
             return None
-        found = (pq.read_metadata(files[-1].path).metadata or {}).get(_NEWEST)
+        with _readable(files[-1].path):
+            found = (pq.read_metadata(files[-1].path).metadata or {}).get(_NEWEST)
         return None if found is None else int(found)
 
     @contextlib.contextmanager
@@ -131,7 +132,7 @@ class DuckdbWarehouse:
         folder = make_folder(self._notes(name))
         with _locked(folder):
             files = sorted(folder.glob("*.parquet"))
-            last = pq.read_table(files[-1]) if files else None
+            last = _table(files[-1]) if files else None
             if last is not None and last.num_rows < _NOTES_IN_A_FILE:
                 _write(pa.concat_tables([last, rows]), files[-1])
             else:
@@ -139,7 +140,7 @@ class DuckdbWarehouse:
 
     def kept(self, name: str, *, latest: bool = False) -> pa.Table | None:
         files = sorted(self._notes(name).glob("*.parquet"))
-        tables = [pq.read_table(file) for file in (files[-1:] if latest else files)]
+        tables = [_table(file) for file in (files[-1:] if latest else files)]
         return pa.concat_tables(tables) if tables else None
 
     def _notes(self, name: str) -> Path:
@@ -189,7 +190,8 @@ class DuckdbWarehouse:
 
     def _names(self, path: Path) -> frozenset[str]:
         if path not in self._schemas:
-            self._schemas[path] = frozenset(pq.read_schema(path).names)
+            with _readable(path):
+                self._schemas[path] = frozenset(pq.read_schema(path).names)
         return self._schemas[path]
 
     def table_sql(self, source: TableSource, root: Path, *, all_rows: bool = False) -> str:
@@ -335,6 +337,21 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _table(path: Path) -> pa.Table:
+    with _readable(path):
+        return pq.read_table(path)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        remedy = "Restore the file; or move it away with all that follow it of its partition: the log gives them again"
+        what = f"a file of the archive is damaged: {str(error).splitlines()[0]}"
+        raise SetupError(what, where=str(path), remedy=remedy) from error
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -15,6 +15,8 @@ import errno
 import functools
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -288,7 +290,7 @@ def _release(folder: Path) -> None:
 
 def _open(folder: Path, map_size: int) -> lmdb.Environment:
     try:
-        return lmdb.open(
+        environment = lmdb.open(
             str(folder),
             map_size=map_size,
             metasync=False,
@@ -296,8 +298,44 @@ def _open(folder: Path, map_size: int) -> lmdb.Environment:
             max_readers=512,
             max_spare_txns=8,  # a renewed read transaction costs 0.1 us
         )
+        try:
+            _check_whole(environment, folder / "data.mdb")
+        except BaseException:
+            environment.close()
+            raise
+        return environment
     except (lmdb.Error, OSError) as error:
         raise _translate(error, str(folder)) from error
+
+
+_SCAN = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], readonly=True, lock=False, map_size=int(sys.argv[2])).begin() as snapshot:
+    for key, value in snapshot.cursor():
+        len(value)
+"""
+_cut_short: set[tuple[Path, int, int]] = set()  # files, their sizes and what these should be: looked at once
+
+
+def _check_whole(environment: lmdb.Environment, path: Path) -> None:
+    """Raises SetupError if the file ends before pages that are used: to read them would end this process.
+
+    A file may end before pages that were given back unused; so another process reads all that is used. What is missing
+    then is written as zeros, which LMDB takes for a fault and not for an end.
+    """
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = path.stat().st_size
+    if size >= needed:
+        return
+    if (path, size, needed) not in _cut_short:
+        command = [sys.executable, "-c", _SCAN, str(path.parent), str(max(environment.info()["map_size"], needed))]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            os.truncate(path, needed)
+            return
+        _cut_short.add((path, size, needed))
+    remedy = "Move the folder away; the lanes fill it again from the log and the warehouse"
+    what = f"the region is not a sound LMDB environment: its file has {size} of {needed} bytes"
+    raise SetupError(what, where=str(path.parent), remedy=remedy)
 
 
 def _translate(error: lmdb.Error | OSError, path: str) -> TrilaneError:
