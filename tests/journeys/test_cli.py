@@ -247,7 +247,7 @@ def test_bad_events_from_standard_input_are_told_and_kept(trilane: Trilane) -> N
     [
         (("ingest", "payment", "data/payments.ndjson"), 2, "Event sources: payments"),
         (("ingest", "payments", "none.ndjson"), 4, "Check the path"),
-        (("materialize", "card_recent"), 2, "Batch views: card_daily"),
+        (("materialize", "card_recent"), 2, "Views with a schedule: card_daily"),
         (("materialize", "all", "--at", "yesterday"), 2, "2013-10-01T00:00:00Z"),
         (("train", "froud"), 2, "Models: fraud"),
         (("train", "fraud", "--since", "2090-01-01"), 3, "Widen the period"),

@@ -87,6 +87,16 @@ class _Lane:
     lack: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Which rows of which views to read: their keys, the store's requests (histories last), and where they lie."""
+
+    views: Sequence[View]
+    keys: list[Sequence[bytes]]
+    reads: list[tuple[str, Sequence[bytes]]]
+    places: list[tuple[str, str, Version | None]]
+
+
 class Throttle:
     """Logs a fault the 1st, 2nd, 4th, 8th ... time, so that a storm of them does not slow the answers."""
 
@@ -160,6 +170,9 @@ class FeatureReader:
         first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
         columns = [first[view.name] + position for view, position in plan.columns]
         self._columns = None if columns == [*range(starts[-1])] else np.array(columns)
+        self._lane_reads = [(LANES, keys) for keys in self._lane_keys.values()]
+        self._lane_reads.append((versions.SPACE, [versions.key_of(view.landed_as) for view in self._landed]))
+        self._last: Mapping[str, _Lane] = {}
         self._pointers: dict[bytes, tuple[Version, ...]] = {}
         self._caches = {
             view.name: RowCache(TileLayout(view), shards=_shards(view), capacity=cache) for view in self._stored
@@ -204,8 +217,7 @@ class FeatureReader:
         if not self._stored:
             return {}
         try:
-            lanes = self._lanes(now)
-            return self._fetch(rows, now, lanes)
+            return self._fetch(rows, now)
         except Exception as error:  # noqa: BLE001 - a driver's own error, or bytes that are no rows of ours
             self._throttle.tell("online store", error)
             if self._unread is not None:
@@ -213,11 +225,9 @@ class FeatureReader:
             faults.append(Fault(f"online store: {_what(error)}"))
             return {}
 
-    def _lanes(self, now: int) -> dict[str, _Lane]:
+    def _lanes(self, now: int, found: Sequence[Sequence[bytes | None]]) -> dict[str, _Lane]:
+        """What the lanes told by `_lane_reads`."""
         names = list(self._lane_keys)
-        requests = [(LANES, self._lane_keys[name]) for name in names]
-        requests.append((versions.SPACE, [versions.key_of(view.landed_as) for view in self._landed]))
-        found = self._store.read(requests)
         spaces = {view.name: view.space for view in self._stored}
         lanes = {}
         for name, progress in zip(names, found, strict=False):
@@ -246,20 +256,22 @@ class FeatureReader:
     def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
         return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
 
-    def _fetch(self, rows: Rows | Asked, now: int, lanes: Mapping[str, _Lane]) -> dict[str, Own]:
+    def _fetch(self, rows: Rows | Asked, now: int) -> dict[str, Own]:
+        """The lanes and the rows in one round trip, if the lanes still are where they were; else in two."""
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
-        wanted, requests = self._wanted(lanes), []
-        for view in wanted:
-            lane, cache = lanes[view.name], self._caches[view.name]
-            cache.enter(lane.space, now, lane.history)
-            requests.append((lane.space, cache.to_read(keys[entity_of(view).name][0])))
-        reads = [(r[0], shards_of(r[1], _shards(v))) for r, v in zip(requests, wanted, strict=True)]
-        past = {v.name: h for v in wanted if (h := lanes[v.name].history) is not None}
-        reads += [(h.space, r[1]) for r, v in zip(requests, wanted, strict=True) if (h := past.get(v.name))]
-        found = self._store.read(reads)
-        landed = {n: Past(h.boundary, rows) for (n, h), rows in zip(past.items(), found[len(wanted) :], strict=True)}
+        number = len(self._lane_reads)
+        wish = self._wish(self._last, keys, now)
+        told = self._store.read([*self._lane_reads, *wish.reads])
+        lanes = self._lanes(now, told[:number])
+        found = told[number:]
+        if wish.places != _places(wanted := self._wanted(lanes), lanes):
+            wish = self._wish(lanes, keys, now, wanted)
+            found = self._store.read(wish.reads)
+        self._last = lanes
+        past = [(view.name, h) for view in wish.views if (h := lanes[view.name].history) is not None]
+        landed = {n: Past(h.boundary, rows) for (n, h), rows in zip(past, found[len(wish.views) :], strict=True)}
         answers = {}
-        for view, (_, read), stored in zip(wanted, requests, found, strict=False):
+        for view, read, stored in zip(wish.views, wish.keys, found, strict=False):
             distinct, codes = keys[entity_of(view).name]
             try:
                 tiles = self._tiles(view, stored)
@@ -273,8 +285,28 @@ class FeatureReader:
             answers[view.name] = Own(lanes[view.name].age or 0, values, lack)
         return answers
 
+    def _wish(
+        self,
+        lanes: Mapping[str, _Lane],
+        keys: Mapping[str, tuple[list[bytes], Ints | None]],
+        now: int,
+        wanted: Sequence[View] | None = None,
+    ) -> _Wish:
+        """What to read of the views `wanted`, and the histories of those that have one."""
+        views = self._wanted(lanes) if wanted is None else wanted
+        read = []
+        for view in views:
+            lane, cache = lanes[view.name], self._caches[view.name]
+            cache.enter(lane.space, now, lane.history)
+            read.append(cache.to_read(keys[entity_of(view).name][0]))
+        reads = [(lanes[v.name].space, shards_of(k, _shards(v))) for v, k in zip(views, read, strict=True)]
+        reads += [(h.space, k) for v, k in zip(views, read, strict=True) if (h := lanes[v.name].history) is not None]
+        return _Wish(views, read, reads, _places(views, lanes))
+
     def _wanted(self, lanes: Mapping[str, _Lane]) -> list[View]:
         """The views to read: those of the plan, and the stand-ins of those that are not fresh."""
+        if not lanes:
+            return []
         views = {view.name: view for view in self.plan.views if view.lane != "request"}
         for view in [*views.values()]:
             age = lanes[view.name].age
@@ -316,6 +348,11 @@ class FeatureReader:
                 bad.setdefault(error.what, set()).add(row)
         faults.extend(Fault(f"{view.name}: {what}", frozenset(at)) for what, at in bad.items())
         return values
+
+
+def _places(views: Sequence[View], lanes: Mapping[str, _Lane]) -> list[tuple[str, str, Version | None]]:
+    """Where the rows of views lie."""
+    return [(view.name, lanes[view.name].space, lanes[view.name].history) for view in views]
 
 
 def _values_of(rows: Rows | Asked, name: str) -> Sequence[object]:

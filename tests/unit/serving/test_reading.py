@@ -66,6 +66,46 @@ def _one(shop: Shop, name: str = "shop_now.n_10m", *, key: str | None = "a") -> 
     )
 
 
+class Counted:
+    """A store that counts its reads."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.reads = store, 0
+
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        self.reads += 1
+        found: list[list[bytes | None]] = self._store.read(requests)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_lanes_and_rows_come_in_one_read_until_a_lane_moves_elsewhere(shop: Shop) -> None:
+    shop.deliver(event(1, at=T0 - DAY - 1, amount=3.0), event(2, at=T0 - 1, amount=5.0))
+    shop.run_nearline()
+    store: Any = Counted(shop.store)
+    reader = FeatureReader(shop.reader().plan, store)
+
+    def reads(now: int) -> int:
+        before = store.reads
+        found = reader.read(shop.rows("a", "z"), now)
+        known: int = store.reads - before
+        anew = FeatureReader(reader.plan, shop.store).read(shop.rows("a", "z"), now)
+        assert same_bits(found.values, anew.values)
+        assert same_bits(found.statuses, anew.statuses)
+        assert same_bits(found.ages, anew.ages)
+        assert found.faults == anew.faults
+        return known
+
+    assert [reads(T0), reads(T0), reads(T0 + SECOND)] == [2, 1, 1]
+    shop.land(T0)
+    visible = T0 + 2 * 3_600 * SECOND
+    assert [reads(visible - 1), reads(visible), reads(visible)][1:] == [2, 1]  # the version, and shop_now too old
+    shop.land(T0 + DAY)
+    assert [reads(visible + DAY), reads(visible + DAY)] == [2, 1]
+
+
 # -- the cascade ----------------------------------------------------------------------------------------------------
 
 
