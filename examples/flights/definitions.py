@@ -209,7 +209,7 @@ def airport_arrivals(arrivals: ibis.Table) -> ibis.Table:
     },
     fallback=[
         tl.stale(max_age="30m"),
-        tl.last(route_daily, max_age="36h", features={"arr_delay_mean_3h": "arr_delay_28d"}),
+        tl.prior(route_daily, max_age="36h", features={"arr_delay_mean_3h": "arr_delay_28d"}),
         tl.default(),
     ],
 )

@@ -67,7 +67,7 @@ def parity(project: Project, script: Script, done: Replayed) -> Parity:
     waited = np.asarray(done.waited)[found]
     checked = mismatched = 0
     wrong: list[str] = []
-    for column, (name, (view, _)) in enumerate(zip(plan.names, plan.columns, strict=True)):
+    for column, (name, (view, *_)) in enumerate(zip(plan.names, plan.columns, strict=True)):
         served, wanted = np.asarray(table[name], np.float64), expected[found, column]
         # Without degradation all is as promised, also what is missing: then there was nothing to know.
         promised = whole | np.asarray(pc.equal(table[f"status:{name}"], "fresh"))

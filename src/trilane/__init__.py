@@ -37,7 +37,7 @@ from trilane.features.catalogue import (
 )
 from trilane.features.declaration import batch, nearline, request
 from trilane.features.entity import Entity
-from trilane.features.fallback import default, last, stale
+from trilane.features.fallback import age, default, last, prior, stale, status
 from trilane.features.view import View
 from trilane.models.model import Model
 from trilane.serving.degradation import constant
@@ -76,6 +76,7 @@ __all__ = [
     "View",
     "WallClock",
     "WorkflowError",
+    "age",
     "approx_distinct",
     "batch",
     "bottom_k",
@@ -102,6 +103,7 @@ __all__ = [
     "min",
     "nearline",
     "open",
+    "prior",
     "quantile",
     "quantiles",
     "rate",
@@ -110,6 +112,7 @@ __all__ = [
     "rule",
     "skew",
     "stale",
+    "status",
     "stddev",
     "sum",
     "time_since_last",

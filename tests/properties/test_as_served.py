@@ -39,13 +39,15 @@ from tests.properties.test_parity import (
 from trilane.clock import SECOND
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
+from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
-from trilane.features.view import Constant, LastBatch, Stale
+from trilane.features.view import Step
 from trilane.lanes.batch.archive import archive
 from trilane.lanes.batch.landings import keep_landings
 from trilane.lanes.batch.materialize import due, materialize
 from trilane.lanes.nearline import Consumer, Tools
 from trilane.lanes.visibility import keep_visibility
+from trilane.serving.reading import FeatureReader
 from trilane.training import values_at
 from trilane.types import arrow_type
 
@@ -54,14 +56,22 @@ def declare(near: Sequence[Aggregation], far: Sequence[Aggregation], entities: t
     hourly = tl.batch(SOURCE, entities[1], features=_named(far), schedule="1h", landing="20m", freshness="100m")(
         _selecting("hourly")
     )
-    steps: list[Stale | LastBatch | Constant] = [tl.stale(max_age="20m"), tl.last(hourly, max_age="3h"), tl.default()]
+    other = tl.last(hourly, max_age="3h") if entities[0] is entities[1] else tl.prior(hourly, max_age="3h")
+    steps: list[Step] = [tl.stale(max_age="20m"), other, tl.prior("median"), tl.default()]
     now = tl.nearline(SOURCE, entities[0], freshness="2m", features=_named(near), fallback=steps)(_selecting("now"))
 
     @tl.request(inputs={"y": tl.Float64}, features={"ratio": tl.Float64}, uses=[now])
     def mixed(request):  # type: ignore[no-untyped-def]
         return {"ratio": request["now.f0"] / request["y"]}
 
-    return FeaturePlan.of([mixed, now, hourly], where="as served")
+    told = [now.age, tl.age(now["f0"]), hourly.age, tl.age(hourly["f0"])]
+    told += [tl.status(now["f0"], status) for status in STATUSES]
+    return FeaturePlan.of([told[0], mixed, now, *told[1:], hourly], where="as served")
+
+
+def usual(plan: FeaturePlan) -> dict[str, float]:
+    """What a training set would say is usual: of some features, for others were always missing."""
+    return dict.fromkeys(plan.names[::2], 17.25)
 
 
 def _selecting(name: str):  # type: ignore[no-untyped-def]
@@ -77,6 +87,7 @@ class Lagging(Replay):
 
     def begin(self) -> None:
         """The first word of the lane and the first version, before which nothing is recorded."""
+        self.reader = FeatureReader(self.plan, self.store, priors=usual(self.plan))
         self.tools = Tools(
             log=self.log,
             writer=self.writers[0],
@@ -115,6 +126,7 @@ class Lagging(Replay):
         columns = {f.name: pa.array([getattr(ask, f.name) for ask in asks], arrow_type(f)) for f in self.plan.inputs}
         columns["at"] = pa.array([ask.at for ask in asks], pa.timestamp("us", "UTC"))
         where = {"warehouse": self.warehouse, "root": self.folder, "event_time": "at", "training": training}
+        where["priors"] = usual(self.plan)
         return values_at(self.plan, pa.table(columns), **where, slice_rows=self.chance.choice([9, 400_000]))  # type: ignore[arg-type]
 
     def answers(self, asks: Sequence[Ask]) -> np.ndarray:
@@ -143,6 +155,17 @@ def _story(replay: Lagging, facts: Sequence[Fact], asks: Sequence[Ask]) -> np.nd
     return values
 
 
+def _without_beats(plan: FeaturePlan, served: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+    """What was served, but with the age 0 where an idle lane said again and again that it had caught up: how long
+    before an ask it last said so is not on record, only that it was fresh.
+    """
+    found = served.copy()
+    for place in (plan.names.index("now.age_s"), plan.names.index("now.f0.age_s")):
+        idle = (learnt[:, place] == 0) & (served[:, place] <= 120)
+        found[idle, place] = 0
+    return found
+
+
 @settings(max_examples=15)
 @given(
     near=st.lists(_aggregations(("5s", "1m", "15m", "1h", "2h")), min_size=1, max_size=5),
@@ -164,8 +187,8 @@ def test_every_value_that_was_served_is_the_value_as_served(
     with TemporaryDirectory() as folder:
         replay = Lagging(Path(folder), plan, random.Random(seed))
         try:
-            served = _story(replay, facts, asks)
-            assert _bits(served) == _bits(replay.learnt(asks, "as_served")), plan.names
+            served, learnt = _story(replay, facts, asks), replay.learnt(asks, "as_served")
+            assert _bits(_without_beats(plan, served, learnt)) == _bits(learnt), plan.names
         finally:
             replay.close()
 
@@ -181,7 +204,8 @@ def test_a_lane_that_lags_is_seen_in_the_set_as_served_alone() -> None:
         replay = Lagging(Path(folder), plan, random.Random(5))
         try:
             served = _story(replay, facts, asks)
-            assert _bits(served) == _bits(replay.learnt(asks, "as_served"))
+            learnt = replay.learnt(asks, "as_served")
+            assert _bits(_without_beats(plan, served, learnt)) == _bits(learnt)
             ideal = replay.learnt(asks, "ideal")
             differ = sum(a != b for a, b in zip(_bits(served), _bits(ideal), strict=True))
         finally:

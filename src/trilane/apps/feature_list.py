@@ -18,7 +18,7 @@ from trilane.clock import format_duration
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.condition import Condition
-from trilane.features.view import Constant, Stale, Step, View
+from trilane.features.view import Constant, Prior, Stale, Step, View
 from trilane.training.training_set import TrainingSet
 
 __all__ = ["Facts", "chosen", "feature_facts", "found", "named"]
@@ -119,8 +119,12 @@ def _window_text(one: Aggregation) -> str:
 def _step_text(step: Step) -> str:
     if isinstance(step, Constant):
         return "the default"
-    age = format_duration(step.max_age)
-    return f"stale up to {age}" if isinstance(step, Stale) else f"last batch of {step.view.name} up to {age}"
+    if isinstance(step, Prior):
+        return f"the {step.statistic} of the training set"
+    limit = "" if step.max_age is None else f" up to {format_duration(step.max_age)}"
+    if isinstance(step, Stale):
+        return f"stale{limit}"
+    return f"{'prior of' if step.status == 'prior' else 'last batch of'} {step.view.name}{limit}"
 
 
 def _statistics(training_sets: Iterable[TrainingSet]) -> dict[str, tuple[TrainingSet, Facts]]:

@@ -159,8 +159,8 @@ def _pack(
     signature = Signature.of(model.feature_names)
     onnx = to_onnx(fitted, signature)
     columns = [
-        FeatureColumn(name=name, view=view.name, version=view.version)
-        for name, (view, _) in zip(model.feature_names, model.plan.columns, strict=True)
+        FeatureColumn(name=column.name, view=column.view.name, version=column.view.version)
+        for column in model.plan.columns
     ]
     return pack(
         project.artifacts_folder,
@@ -172,6 +172,7 @@ def _pack(
         code=definitions.digest,
         metrics={"rows": float(len(training_set)), "label_mean": float(training_set.label.mean())},
         golden=make_golden(training_set.matrix, OnnxRuntime(onnx, signature).predict),
+        priors=training_set.manifest.priors,
     )
 
 

@@ -244,7 +244,7 @@ def _finished(
         raise DefinitionError(
             f"two features are called {repeated!r}", where=where, remedy="Rename one, or the family it comes from"
         )
-    check_cascade(view.name, view.feature_names, freshness, fallback)
+    check_cascade(view.name, view.feature_names, freshness, fallback, view.entity)
     return dataclasses.replace(
         view, about=about, freshness=freshness, fallback=fallback, schedule=schedule, landing=landing
     )

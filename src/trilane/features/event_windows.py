@@ -39,19 +39,20 @@ class EventWindows:
         added = [part for state, k in zip(states, kept, strict=True) if k.is_added for part in _fixed(state)]
         self._prefix = layout._answering.prefix(added, len(starts))
 
-    def _bounds(self, codes: Ints, instants: Ints) -> tuple[Ints, Ints]:
+    def _bounds(self, codes: Ints, instants: Ints, ends: Ints | None = None) -> tuple[Ints, Ints]:
         """The rows from which each window [windows, queries] begins, and before which the queries end."""
         base = codes * self._span
         low = np.searchsorted(self._places, base + np.searchsorted(self._ranks, self._layout.lefts(instants)))
-        return low, np.searchsorted(self._places, base + np.searchsorted(self._ranks, instants))
+        ends = instants if ends is None else ends
+        return low, np.searchsorted(self._places, base + np.searchsorted(self._ranks, ends))
 
-    def at(self, codes: Ints, instants: Ints) -> Floats:
+    def at(self, codes: Ints, instants: Ints, ends: Ints | None = None) -> Floats:
         """Feature values [queries, features]: what `TileLayout.read` would give at each (code, instant).
 
-        For a batch view the instants are boundaries.
+        For a batch view the instants are boundaries. With `ends`, of tiles that have only the events before these.
         """
-        low, high = self._bounds(codes, instants)
-        high = np.broadcast_to(high, low.shape)
+        low, high = self._bounds(codes, instants, ends)
+        high = np.maximum(high, low)  # a lane may be farther behind than a window reaches
         return self._layout._answering.answer(self._prefix, self._others, low, high, instants)
 
     def seen_at(self, codes: Ints, instants: Ints, visible: Ints, values: Floats) -> Floats:

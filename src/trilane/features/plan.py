@@ -6,38 +6,60 @@ Serving and training both run this plan, each over its own stores.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from trilane.errors import DefinitionError
 from trilane.features.entity import Entity
-from trilane.features.view import FeatureRef, View, stand_ins
+from trilane.features.view import FeatureRef, Trait, View, stand_ins
 from trilane.types import Field
 
-__all__ = ["FeaturePlan", "Selection"]
+__all__ = ["Column", "FeaturePlan", "Selection"]
 
 
-Selection: TypeAlias = View | FeatureRef
+Selection: TypeAlias = View | FeatureRef | Trait
+
+
+class Column(NamedTuple):
+    """A feature by its position in its view, or what (`trait`) is told of it; of the lane if the position is None."""
+
+    view: View
+    position: int | None
+    trait: str = ""
+
+    @property
+    def name(self) -> str:
+        """`view.feature`, `view.feature.trait` or `view.trait`."""
+        own = self.view.name if self.position is None else self.view.output_names[self.position]
+        return f"{own}.{self.trait}" if self.trait else own
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """`views` in order of computation, `inputs` a caller must send, `columns` as (view, position in the view)."""
+    """`views` in order of computation, `inputs` a caller must send, `columns` in the model's order.
+
+    Readings and joins work on all features of all views, in that order, and after these the traits.
+    """
 
     views: tuple[View, ...]
     inputs: tuple[Field, ...]
-    columns: tuple[tuple[View, int], ...]
+    columns: tuple[Column, ...]
 
     @staticmethod
     def of(selections: Sequence[Selection], *, where: str) -> FeaturePlan:
         """Resolves `selections`. Raises DefinitionError on a clash of names or types."""
-        columns: list[tuple[View, int]] = []
+        columns: list[Column] = []
         for selection in selections:
             if isinstance(selection, FeatureRef):
-                columns.append((selection.view, selection.view.feature_names.index(selection.name)))
+                columns.append(Column(selection.view, selection.view.feature_names.index(selection.name)))
             elif isinstance(selection, View):
-                columns.extend((selection, position) for position in range(len(selection.features)))
+                columns.extend(Column(selection, position) for position in range(len(selection.features)))
+            elif isinstance(selection, Trait):
+                view, feature = selection.view, selection.feature
+                position = None if feature is None else view.feature_names.index(feature)
+                columns.append(Column(view, position, selection.what))
             else:
                 raise DefinitionError(
                     f"{selection!r} is no feature view", where=where, remedy="List views, or view['feature']"
@@ -47,14 +69,40 @@ class FeaturePlan:
         if len(set(columns)) != len(columns):
             raise DefinitionError("a feature is listed twice", where=where, remedy="List each feature once")
         views: dict[str, View] = {}
-        for view, _ in columns:
+        for view, _, _ in columns:
             _visit(view, views, where)
+        names = [column.name for column in columns]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DefinitionError(f"two columns are called {twice!r}", where=where, remedy="Rename the feature")
         return FeaturePlan(tuple(views.values()), _inputs(views.values(), where), tuple(columns))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns' names, `view.feature`."""
-        return tuple(view.output_names[position] for view, position in self.columns)
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def traits(self) -> tuple[Column, ...]:
+        """The columns that are no features, but tell of their age or status."""
+        return tuple(column for column in self.columns if column.trait)
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Where each view's features start among those of all views."""
+        ends = itertools.accumulate((len(view.features) for view in self.views), initial=0)
+        return {view.name: start for view, start in zip(self.views, ends, strict=False)}
+
+    @property
+    def width(self) -> int:
+        """How many features all views have, and traits there are."""
+        return sum(len(view.features) for view in self.views) + len(self.traits)
+
+    @property
+    def places(self) -> list[int]:
+        """Where each column is found, among the features of all views and then the traits."""
+        starts, told = self.starts, itertools.count(self.width - len(self.traits))
+        return [next(told) if c.trait or c.position is None else starts[c.view.name] + c.position for c in self.columns]
 
     @property
     def versions(self) -> dict[str, str]:

@@ -30,8 +30,10 @@ __all__ = [
     "Feature",
     "FeatureRef",
     "LastBatch",
+    "Prior",
     "Stale",
     "Step",
+    "Trait",
     "View",
     "bare",
     "entity_of",
@@ -56,18 +58,36 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class LastBatch:
-    """Serve the last landed value of a batch view, up to `max_age` microseconds after its boundary."""
+    """Serve the last landed value of a batch view, up to `max_age` microseconds after its boundary (None: any time).
+
+    `status`: "batch", or "prior" if the value is not of the same entity, but of a group that it belongs to.
+    """
 
     view: View
-    max_age: int
+    max_age: int | None
     names: Mapping[str, str] = field(default_factory=dict)
+    status: str = "batch"
+
+    def is_within(self, age: int) -> bool:
+        """Whether a version of this age may still answer."""
+        return self.max_age is None or age <= self.max_age
 
     def source_of(self, feature: str) -> str:
         """The feature of the batch view that stands in for `feature`."""
         return self.names.get(feature, feature)
 
     def spec(self) -> dict[str, object]:
-        return {"step": "batch", "view": self.view.name, "max_age": self.max_age, "names": dict(self.names)}
+        return {"step": self.status, "view": self.view.name, "max_age": self.max_age, "names": dict(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Serve what is usual: each feature's `statistic` over the rows that the model was trained on."""
+
+    statistic: str
+
+    def spec(self) -> dict[str, object]:
+        return {"step": "prior", "statistic": self.statistic}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ class Constant:
         return {"step": "default"}
 
 
-Step: TypeAlias = Stale | LastBatch | Constant
+Step: TypeAlias = Stale | LastBatch | Prior | Constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +164,11 @@ class View:
 
     def __repr__(self) -> str:
         return f"<{self.lane} view {self.name}@{self.version[:8]}>"
+
+    @property
+    def age(self) -> Trait:
+        """How old this view's lane is, as a model's input: see `tl.age`."""
+        return Trait(self, None, "age_s")
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -233,6 +258,18 @@ class FeatureRef:
 
     view: View
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """How old or how good an answer is, as a number that a model can learn from.
+
+    `what`: `age_s` (seconds) or `is_<status>` (1 or 0) of the values of one feature; of the lane if `feature` is None.
+    """
+
+    view: View
+    feature: str | None
+    what: str
 
 
 def entity_of(view: View) -> Entity:

@@ -178,7 +178,7 @@ class Records:
 
     def read(self, endpoint: str, *, since: int = 0, until: int = 2**62) -> Iterator[pa.RecordBatch]:
         """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model,
-        one float64 column a feature (`view.feature`) and one `status:view.feature` each.
+        one float64 column a feature (`view.feature`), and `status:view.feature` and `age:view.feature` (µs) each.
         """
         sql = (
             "SELECT id, bundle, at, rows, payload FROM block WHERE endpoint = ? AND at >= ? AND at < ? ORDER BY at, id"
@@ -221,7 +221,7 @@ def _decision(decision: str, endpoint: str, bundle: str, at: int, size: int, pac
 
 def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.RecordBatch:
     payload = _decode(packed)  # type: ignore[arg-type]
-    values, statuses, _ = _columns(payload, size)
+    values, statuses, ages = _columns(payload, size)
     columns: dict[str, Any] = {
         "id": [f"{block}-{row}" for row in range(size)],
         "bundle": [bundle] * size,
@@ -233,4 +233,5 @@ def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.Re
     for position, name in enumerate(payload.names):
         columns[name] = np.ascontiguousarray(values[:, position])
         columns[f"status:{name}"] = [STATUSES[code] for code in statuses[:, position].tolist()]
+        columns[f"age:{name}"] = np.ascontiguousarray(ages[:, position])
     return pa.record_batch(columns)

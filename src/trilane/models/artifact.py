@@ -75,8 +75,11 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return np.frombuffer(self.scores, "<f8").astype(np.float64)
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the model is and what it was made from. `training_set` and `code` are digests, `files` too."""
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What the model is and what it was made from. `training_set` and `code` are digests, `files` too.
+
+    `priors`: what `tl.prior("mean")` answers, by `view.feature`; not written where there is none.
+    """
 
     version: int
     name: str
@@ -88,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     libraries: dict[str, str]
     python: str
     files: dict[str, str]
+    priors: dict[str, float] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,7 @@ def pack(
     code: str,
     metrics: Mapping[str, float],
     golden: Golden,
+    priors: Mapping[str, float] | None = None,
 ) -> Artifact:
     """Writes the artifact below `root`/models/`name`, unless it is there.
 
@@ -174,6 +179,7 @@ def pack(
         libraries=library_versions(),
         python=".".join(map(str, sys.version_info[:3])),
         files={file: _sha256(content) for file, content in files.items()},
+        priors=dict(priors or {}),
     )
     files[_MANIFEST] = msgspec.json.encode(manifest, order="sorted")
     digest = _sha256(files[_MANIFEST])

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from trilane.clock import format_duration
 from trilane.features.algebra import Floats, Ints
-from trilane.features.fallback import BATCH, DEFAULT, FRESH, MISSING, STALE
-from trilane.features.view import LastBatch, Stale, View
+from trilane.features.fallback import DEFAULT, FRESH, MISSING, PRIOR, STALE, STATUSES, constants_of
+from trilane.features.view import LastBatch, Prior, Stale, View
 
 __all__ = ["Answer", "Own", "Statuses", "cascade"]
 
@@ -69,11 +69,16 @@ class _Worse:
 
 
 def cascade(
-    view: View, size: int, stored: Mapping[str, Own], long: npt.NDArray[np.bool_] | None
+    view: View,
+    size: int,
+    stored: Mapping[str, Own],
+    long: npt.NDArray[np.bool_] | None,
+    priors: Mapping[str, float],
 ) -> tuple[Answer, list[str]]:
     """The answer of a view for `size` rows, and why it is worse than promised, if it is.
 
-    `stored`: what each stored view answers by itself; `long`: which features need a history, of a view that has one.
+    `stored`: what each stored view answers by itself; `long`: which features need a history, of a view that has one;
+    `priors`: what is usual, by `view.feature`.
     """
     own = stored.get(view.name)
     is_fresh = own is not None and own.age <= view.freshness
@@ -93,20 +98,20 @@ def cascade(
         elif isinstance(step, LastBatch):
             _stand_in(view, step, stored.get(step.view.name), worse)
         else:
-            for column, feature in enumerate(view.features):
-                if feature.default is not None:
-                    worse.fill(column, np.full(size, feature.default), DEFAULT, 0)
+            found = constants_of(view, step, priors)
+            for column, value in found.items():
+                worse.fill(column, np.full(size, value), PRIOR if isinstance(step, Prior) else DEFAULT, 0)
     return Answer(worse.values, worse.statuses, worse.ages), _reasons(view, own, is_fresh=is_fresh)
 
 
 def _stand_in(view: View, step: LastBatch, batch: Own | None, worse: _Worse) -> None:
-    if batch is None or batch.age > step.max_age:
+    if batch is None or not step.is_within(batch.age):
         return
     names = step.view.feature_names
     for column, name in enumerate(view.feature_names):
         source = step.source_of(name)
         if source in names:
-            worse.fill(column, batch.values[:, names.index(source)], BATCH, batch.age)
+            worse.fill(column, batch.values[:, names.index(source)], STATUSES.index(step.status), batch.age)
 
 
 def _reasons(view: View, own: Own | None, *, is_fresh: bool) -> list[str]:

@@ -6,16 +6,18 @@ Law: nothing here blocks, and what is counted for each decision is counted once 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from trilane.features.fallback import STATUSES
+from trilane.features.plan import FeaturePlan
 from trilane.serving.engine import Answers
+from trilane.serving.reading import Reading
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "ValueCount"]
 
 _LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_AGES = (1, 5, 15, 60, 300, 900, 3_600, 6 * 3_600, 86_400, 2 * 86_400)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -41,7 +43,17 @@ class Metrics:
         )
         self.decisions = Counter("trilane_decisions_total", "Decisions made.", ["endpoint", "degraded"], registry=own)
         self.values = Counter(
-            "trilane_feature_values_total", "Feature values served, by status.", ["endpoint", "status"], registry=own
+            "trilane_feature_values_total",
+            "Feature values served, by view and status.",
+            ["endpoint", "view", "status"],
+            registry=own,
+        )
+        self.ages = Histogram(
+            "trilane_feature_age_seconds",
+            "Age of a view's values, of one row in each batch.",
+            ["endpoint", "view"],
+            registry=own,
+            buckets=_AGES,
         )
         self.events = Counter("trilane_events_total", "Events at the door, by fate.", ["source", "fate"], registry=own)
         self.failures = Counter(
@@ -131,13 +143,10 @@ class Metrics:
         self.decisions.labels(endpoint, "false").inc(size - worse)
         if worse:
             self.decisions.labels(endpoint, "true").inc(worse)
-        self.count_values(endpoint, answers.reading.statuses)
 
-    def count_values(self, name: str, statuses: npt.NDArray[np.uint8]) -> None:
-        """Counts feature values that were read together."""
-        for code, number in enumerate(np.bincount(statuses.reshape(-1), minlength=len(STATUSES))):
-            if number:
-                self.values.labels(name, STATUSES[code]).inc(int(number))
+    def values_of(self, endpoint: str, plan: FeaturePlan) -> ValueCount:
+        """What counts the values of a plan's features under an endpoint's name."""
+        return ValueCount(self, endpoint, plan)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -146,3 +155,32 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return bytes(generate_latest(together))
+
+
+class ValueCount:
+    """Counts the statuses and ages of the values that are read for one endpoint, view by view."""
+
+    def __init__(self, metrics: Metrics, endpoint: str, plan: FeaturePlan) -> None:
+        names = [column.view.name for column in plan.columns]
+        self._views = list(dict.fromkeys(names))
+        self._first = [names.index(view) for view in self._views]
+        self._base = np.array([self._views.index(name) * len(STATUSES) for name in names])
+        self._size = len(self._views) * len(STATUSES)
+        self._ages = [metrics.ages.labels(endpoint, view) for view in self._views]
+        self._metrics, self._endpoint = metrics, endpoint
+        self._counters: dict[int, Counter] = {}
+
+    def add(self, reading: Reading) -> None:
+        """Counts what was read together."""
+        if not len(reading.statuses):
+            return
+        numbers = np.bincount((reading.statuses + self._base).reshape(-1), minlength=self._size)
+        for place in np.flatnonzero(numbers).tolist():
+            counter = self._counters.get(place)
+            if counter is None:
+                view, code = divmod(place, len(STATUSES))
+                labels = self._endpoint, self._views[view], STATUSES[code]
+                counter = self._counters[place] = self._metrics.values.labels(*labels)
+            counter.inc(int(numbers[place]))
+        for ages, age in zip(self._ages, reading.ages[0, self._first].tolist(), strict=True):
+            ages.observe(age / 1e6)

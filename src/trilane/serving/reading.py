@@ -19,11 +19,12 @@ import numpy as np
 from trilane.errors import TrilaneError
 from trilane.features.algebra import Array, Floats, Ints
 from trilane.features.entity import Entity, encode_key
-from trilane.features.fallback import FRESH, MISSING
+from trilane.features.fallback import MISSING
 from trilane.features.history import Past
 from trilane.features.plan import FeaturePlan
 from trilane.features.request import as_column, compute
 from trilane.features.tile import TileLayout
+from trilane.features.trait import told, worst_of
 from trilane.features.view import View, entity_of, stand_ins
 from trilane.lanes.history import HistoryChoice
 from trilane.lanes.progress import LANES, lane_key, lane_state
@@ -142,7 +143,8 @@ class FeatureReader:
     """Reads the features of one plan from the online store.
 
     `failed` is called with a view's name whenever its author's function fails, `unread` whenever the store cannot be
-    read; `cache`: the bytes of decoded rows that each view may keep, 0 for none.
+    read; `cache`: the bytes of decoded rows that each view may keep, 0 for none; `priors`: what is usual,
+    by `view.feature`, of the model's training set.
     """
 
     def __init__(
@@ -153,10 +155,12 @@ class FeatureReader:
         failed: Callable[[str], None] | None = None,
         unread: Callable[[], None] | None = None,
         cache: int = CAPACITY,
+        priors: Mapping[str, float] | None = None,
     ) -> None:
         self.plan = plan
         self._store = store
         self._failed, self._unread = failed, unread
+        self._priors = priors or {}
         self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
         self._entities = {entity_of(view).name: _Keys(entity_of(view)) for view in self._stored}
         self._lane_keys = {
@@ -166,10 +170,9 @@ class FeatureReader:
         }
         self._landed = [view for view in self._stored if view.is_landed]
         self._histories = {view.name: HistoryChoice(view) for view in self._stored if view.has_history}
-        starts = np.cumsum([0, *(len(view.features) for view in plan.views)])
-        first = {view.name: start for view, start in zip(plan.views, starts.tolist(), strict=False)}
-        columns = [first[view.name] + position for view, position in plan.columns]
-        self._columns = None if columns == [*range(starts[-1])] else np.array(columns)
+        columns = plan.places
+        self._columns = None if columns == [*range(plan.width)] else np.array(columns)
+        self._told = [plan.starts[trait.view.name] for trait in plan.traits]
         self._lane_reads = [(LANES, keys) for keys in self._lane_keys.values()]
         self._lane_reads.append((versions.SPACE, [versions.key_of(view.landed_as) for view in self._landed]))
         self._last: Mapping[str, _Lane] = {}
@@ -189,12 +192,31 @@ class FeatureReader:
                 answers[view.name] = self._compute(view, rows, answers, faults)
             else:
                 choice = self._histories.get(view.name)
-                answers[view.name], why = cascade(view, len(rows), stored, choice.long if choice else None)
+                answers[view.name], why = cascade(
+                    view, len(rows), stored, choice.long if choice else None, self._priors
+                )
                 faults.extend(Fault(f"{view.name}: {reason}") for reason in why)
-        return self._assembled([*answers.values()], faults)
+        found = self._assembled([*answers.values()])
+        if self._told:
+            found = self._with_traits(*found, {name: own.age for name, own in stored.items()})
+        if self._columns is not None:
+            found = found[0][:, self._columns], found[1][:, self._columns], found[2][:, self._columns]
+        return Reading(*found, tuple(faults))
 
-    def _assembled(self, answers: list[Answer], faults: list[Fault]) -> Reading:
-        """The columns of the plan, out of the views' answers in their order."""
+    def _with_traits(
+        self, values: Floats, statuses: Statuses, ages: Ints, lanes: Mapping[str, float]
+    ) -> tuple[Floats, Statuses, Ints]:
+        """The same with the traits behind: fresh, for they are known now, or missing; as old as their view."""
+        traits = told(self.plan, statuses, ages, lanes)
+        codes = np.isnan(traits).view(np.uint8) * np.uint8(MISSING)
+        return (
+            np.concatenate([values, traits], axis=1),
+            np.concatenate([statuses, codes], axis=1),
+            np.concatenate([ages, ages[:, self._told]], axis=1),
+        )
+
+    def _assembled(self, answers: list[Answer]) -> tuple[Floats, Statuses, Ints]:
+        """Values, statuses and ages of all features of the views, out of their answers in order."""
         values = np.concatenate([answer.values for answer in answers], axis=1)
         statuses = np.isnan(values).view(np.uint8) * np.uint8(MISSING)
         ages = np.empty(values.shape, np.int64)
@@ -205,10 +227,7 @@ class FeatureReader:
             if answer.statuses is not None:
                 statuses[:, start:stop] = answer.statuses
             start = stop
-        chosen = self._columns
-        if chosen is None:
-            return Reading(values, statuses, ages, tuple(faults))
-        return Reading(values[:, chosen], statuses[:, chosen], ages[:, chosen], tuple(faults))
+        return values, statuses, ages
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
@@ -319,12 +338,13 @@ class FeatureReader:
     def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, Answer], faults: list[Fault]) -> Answer:
         size = len(rows)
         columns: dict[str, Array] = {f.name: as_column(f, _values_of(rows, f.name)) for f in view.inputs}
-        worst = np.zeros(size, np.uint8)
+        worse: list[Statuses] = []
         for used in view.uses:
             answer = answers[used.name]
             columns.update(zip(used.output_names, answer.values.T, strict=True))
             if answer.statuses is not None:
-                worst = np.maximum(worst, np.where(answer.statuses == MISSING, FRESH, answer.statuses).max(axis=1))
+                worse.append(answer.statuses)
+        worst = worst_of(np.concatenate(worse, axis=1)) if worse else np.zeros(size, np.uint8)
         values = self._call(view, columns, size, faults)
         if not worst.any():
             return Answer(values, None, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,7 +26,7 @@ from trilane.plugins import make_folder
 from trilane.sources.table import TableSource
 from trilane.stores.offline.lake import pinned, pinned_plan, versions_of
 from trilane.stores.offline.protocol import Connection, Warehouse, quoted
-from trilane.training.point_in_time import Joined, Place, Progress, join, places_of
+from trilane.training.point_in_time import Joined, Place, Progress, Served, join
 from trilane.training.skew import Skew, skew_of
 from trilane.training.spine import ROW, SPINE, number_asks, number_spine
 from trilane.training.training_set import (
@@ -68,7 +68,7 @@ def build(
     that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
     """
     plan, spine = pinned_plan(plan, root), pinned(spine, root)
-    as_served = _is_as_served(training)
+    served = _served(training)
     begin, end = (None if at is None else clock.instant(at) for at in (since, until))
     with (
         tempfile.TemporaryDirectory(prefix=".building-", dir=make_folder(out)) as temporary,
@@ -80,7 +80,7 @@ def build(
         if not rows:
             raise ContractError("no row is labelled", where=f"spine {spine.name!r}", remedy="Widen the period")
         place = Place(warehouse, root, Path(temporary), slice_rows)
-        joined = join(plan, connection, rows, place, as_served=as_served, progress=progress)
+        joined = join(plan, connection, rows, place, served=served, progress=progress)
         unnamed = Manifest(
             digest="",
             rows=rows,
@@ -97,6 +97,7 @@ def build(
             recorded={view: number / rows for view, number in joined.recorded.items()},
             statuses=_statuses(plan, joined),
             skew=_skews(plan, joined),
+            priors=joined.priors,
         )
         folder = make_folder(Path(temporary) / "set")
         manifest = _write(folder, unnamed, plan, spine, connection, joined.values, progress)
@@ -113,22 +114,24 @@ def values_at(
     memory_limit: str = "2GiB",
     slice_rows: int = 400_000,
     training: str = IDEAL,
+    priors: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Floats:
     """The point-in-time values [rows of `asks`, `plan.names`], NaN where there is none.
 
-    `asks` holds the plan's inputs and, in column `event_time`, the instant of each row; `training` as in `build`.
+    `asks` holds the plan's inputs and, in column `event_time`, the instant of each row; `training` as in `build`;
+    `priors`: what is usual, by `view.feature`, where a cascade asks for it.
     """
     plan = pinned_plan(plan, root)
-    as_served = _is_as_served(training)
+    served = _served(training, priors or {})
     with (
         tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
         warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
     ):
         rows = number_asks(connection, plan, asks, event_time=event_time)
         place = Place(warehouse, root, Path(temporary), slice_rows)
-        joined = join(plan, connection, rows, place, as_served=as_served, progress=progress)
-        return np.array(joined.values[:, _chosen(plan)])
+        joined = join(plan, connection, rows, place, served=served, progress=progress)
+        return np.array(joined.values[:, plan.places])
 
 
 def skews_of(
@@ -152,16 +155,16 @@ def skews_of(
             connection, plan, spine, warehouse=warehouse, root=root, label=label, since=since, until=until
         )
         place = Place(warehouse, root, Path(temporary))
-        joined = join(plan, connection, rows, place, as_served=True, progress=progress)
+        joined = join(plan, connection, rows, place, served=Served(), progress=progress)
         return _skews(plan, joined)
 
 
-def _is_as_served(training: str) -> bool:
+def _served(training: str, priors: Mapping[str, float] | None = None) -> Served | None:
     if training not in (IDEAL, AS_SERVED):
         raise DefinitionError(
             f"{training!r} is no kind of training set", where="training", remedy=f"Write {IDEAL!r} or {AS_SERVED!r}"
         )
-    return training == AS_SERVED
+    return Served(priors=priors) if training == AS_SERVED else None
 
 
 def _skews(plan: FeaturePlan, joined: Joined) -> dict[str, Skew]:
@@ -169,7 +172,7 @@ def _skews(plan: FeaturePlan, joined: Joined) -> dict[str, Skew]:
         return {}
     return {
         name: skew_of(np.array(joined.ideal[:, place]), np.array(joined.values[:, place]))
-        for name, place in zip(plan.names, _chosen(plan), strict=True)
+        for name, place in zip(plan.names, plan.places, strict=True)
     }
 
 
@@ -179,14 +182,9 @@ def _statuses(plan: FeaturePlan, joined: Joined) -> dict[str, dict[str, int]]:
         return {}
     counts = {
         name: np.bincount(joined.statuses[:, place], minlength=len(STATUSES)).tolist()
-        for name, place in zip(plan.names, _chosen(plan), strict=True)
+        for name, place in zip(plan.names, plan.places, strict=True)
     }
     return {name: dict(zip(STATUSES, found, strict=True)) for name, found in counts.items()}
-
-
-def _chosen(plan: FeaturePlan) -> list[int]:
-    places = places_of(plan)
-    return [places[view.name].start + position for view, position in plan.columns]
 
 
 def _write(
@@ -207,7 +205,7 @@ def _write(
     writer = None
     for start, table in _chunks(connection, spine, rows):
         stop = start + table.num_rows
-        features = np.array(values[start:stop, _chosen(plan)])
+        features = np.array(values[start:stop, plan.places])
         label = table.column(manifest.label).cast(pa.float64()).to_numpy()
         matrix[start:stop], labels[start:stop] = features, label
         tally.add(features)

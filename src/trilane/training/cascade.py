@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trilane.features.algebra import Floats, Ints
-from trilane.features.fallback import BATCH, DEFAULT, FRESH, MISSING, STALE
-from trilane.features.view import LastBatch, Stale, View
+from trilane.features.fallback import DEFAULT, FRESH, MISSING, PRIOR, STALE, STATUSES, constants_of
+from trilane.features.view import LastBatch, Prior, Stale, View
 
-__all__ = ["Own", "cascade"]
+__all__ = ["Answered", "Own", "cascade"]
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,50 +27,58 @@ class Own:
 
     values: Floats
     ages: Ints
-    there: npt.NDArray[np.bool_]
+    there: Bools
 
 
-def cascade(view: View, own: Own, stand_ins: Mapping[str, Own]) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """Values and statuses [rows, features]; `stand_ins`: the batch views that the cascade names."""
-    values = np.full(own.values.shape, np.nan)
-    statuses = np.full(own.values.shape, MISSING, np.uint8)
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What serving would have answered: values, statuses and ages in microseconds [rows, features]."""
+
+    values: Floats
+    statuses: npt.NDArray[np.uint8]
+    ages: Ints
+
+    def take(self, own: Own, rows: Bools, status: int) -> None:
+        """Gives rows the lane's own values, missing ones included."""
+        values = own.values[rows]
+        self.values[rows] = values
+        self.statuses[rows] = np.where(np.isnan(values), MISSING, status)
+        self.ages[rows] = own.ages[rows][:, None]
+
+    def fill(self, column: int, rows: Bools, found: Floats, status: int, ages: Ints) -> None:
+        """Gives `found` to those of the rows that have no value yet."""
+        empty = rows & np.isnan(self.values[:, column]) & ~np.isnan(found)
+        self.values[empty, column] = found[empty]
+        self.statuses[empty, column] = status
+        self.ages[empty, column] = ages[empty]
+
+
+def cascade(view: View, own: Own, stand_ins: Mapping[str, Own], priors: Mapping[str, float]) -> Answered:
+    """The answers; `stand_ins`: the batch views that the cascade names; `priors`: what is usual, by `view.feature`."""
+    shape = own.values.shape
+    answered = Answered(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64))
     fresh = own.there & (own.ages <= view.freshness)
-    _take(values, statuses, own, fresh, FRESH)
+    answered.take(own, fresh, FRESH)
     left = ~fresh
     for step in view.fallback:
         if not left.any():
             break
         if isinstance(step, Stale):
             stale = left & own.there & (own.ages <= step.max_age)
-            _take(values, statuses, own, stale, STALE)
+            answered.take(own, stale, STALE)
             left &= ~stale
         elif isinstance(step, LastBatch):
             batch, names = stand_ins[step.view.name], step.view.feature_names
-            usable = left & batch.there & (batch.ages <= step.max_age)
+            usable = left & batch.there
+            if step.max_age is not None:
+                usable &= batch.ages <= step.max_age
             for column, name in enumerate(view.feature_names):
                 source = step.source_of(name)
                 if source in names:
-                    _fill(values, statuses, column, usable, batch.values[:, names.index(source)], BATCH)
+                    found = batch.values[:, names.index(source)]
+                    answered.fill(column, usable, found, STATUSES.index(step.status), batch.ages)
         else:
-            for column, feature in enumerate(view.features):
-                if feature.default is not None:
-                    _fill(values, statuses, column, left, np.full(len(left), feature.default), DEFAULT)
-    return values, statuses
-
-
-def _take(values: Floats, statuses: npt.NDArray[np.uint8], own: Own, rows: npt.NDArray[np.bool_], status: int) -> None:
-    values[rows] = own.values[rows]
-    statuses[rows] = np.where(np.isnan(own.values[rows]), MISSING, status)
-
-
-def _fill(
-    values: Floats,
-    statuses: npt.NDArray[np.uint8],
-    column: int,
-    rows: npt.NDArray[np.bool_],
-    found: Floats,
-    status: int,
-) -> None:
-    empty = rows & np.isnan(values[:, column]) & ~np.isnan(found)
-    values[empty, column] = found[empty]
-    statuses[empty, column] = status
+            status = PRIOR if isinstance(step, Prior) else DEFAULT
+            for column, value in constants_of(view, step, priors).items():
+                answered.fill(column, left, np.full(len(left), value), status, np.zeros(len(left), np.int64))
+    return answered

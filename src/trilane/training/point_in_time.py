@@ -21,30 +21,47 @@ from trilane.features.fallback import FRESH, MISSING
 from trilane.features.plan import FeaturePlan
 from trilane.features.request import compute
 from trilane.features.tile import TileLayout
-from trilane.features.view import View, entity_of, stand_ins
+from trilane.features.trait import told, worst_of
+from trilane.features.view import Prior, View, entity_of, stand_ins
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, Warehouse, relation_sql
-from trilane.training.cascade import Own, cascade
-from trilane.training.gathered import fill_gathered
-from trilane.training.sight import LaneSight, VersionSight
+from trilane.training.cascade import Answered, Own, cascade
+from trilane.training.gathered import fill_gathered, instants_of
+from trilane.training.sight import Lagging, LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
 from trilane.training.stored import Lane, Progress, sort_asks
 
-__all__ = ["Joined", "Place", "Progress", "join", "places_of"]
+__all__ = ["Joined", "Place", "Progress", "Served", "join", "places_of"]
 
 _CHUNK = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The values [rows, features of all views of the plan, in its order]; as served also what would have been ideal,
-    the statuses, and of each stored view in how many rows it was recorded what could be read.
+    """The values [rows, features of all views of the plan, in its order, then the traits]; as served also what would
+    have been ideal, the statuses, and of each stored view in how many rows it was recorded what could be read.
+
+    `priors`: what is usual, by `view.feature`, of the views whose cascade asks for it.
     """
 
     values: Floats
     ideal: Floats | None = None
     statuses: npt.NDArray[np.uint8] | None = None
     recorded: Mapping[str, int] = field(default_factory=dict)
+    priors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What serving answered, or would have answered with lanes that are behind.
+
+    `lags`: how far the lane of each stored view is behind at each row, microseconds; None: as it was. `priors`: what is
+    usual; None: over these very rows. Without `decided`, the lanes' own values, however old.
+    """
+
+    lags: Mapping[str, Ints] | None = None
+    priors: Mapping[str, float] | None = None
+    decided: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +82,17 @@ def join(
     rows: int,
     place: Place,
     *,
-    as_served: bool = False,
+    served: Served | None = None,
     progress: Progress | None = None,
 ) -> Joined:
     """Joins the engine's table `spine`, which has so many rows; on a cluster if there is one, as served always here."""
     warehouse, folder, slice_rows = place.warehouse, place.folder, place.slice_rows
     places = places_of(plan)
-    width = sum(len(view.features) for view in plan.views)
+    width = plan.width
     values = _file(folder / "values.f64", rows, width)
     asks: dict[tuple[str, ...], str] = {}
 
-    def lane(view: View, sight: LaneSight | VersionSight | None = None) -> Lane:
+    def lane(view: View, sight: LaneSight | VersionSight | Lagging | None = None) -> Lane:
         keys = entity_of(view).key_names
         if keys not in asks:
             asks[keys] = sort_asks(connection, keys, len(asks))
@@ -84,21 +101,27 @@ def join(
 
     stored = [view for view in plan.views if view.lane != "request" and rows]
     joined = Joined(values)
-    if as_served:
-        replay = _Replay(plan, connection, warehouse, rows)
+    times = _times(connection) if plan.traits or served is not None else np.zeros(rows, np.int64)
+    replay = None
+    if served is not None:
+        replay = _Replay(plan, times, warehouse, served)
         joined = replay.joined(folder, values, width)
         for view in [*stored, *(v for v in replay.stand_ins if rows)]:
             own = replay.own(folder, view)
             spare = _file(folder / "spare.f64", rows, len(view.features))
             ideal = joined.ideal[:, places[view.name]] if view in stored and joined.ideal is not None else spare
             lane(view, replay.sights[view.name]).fill(ideal, slice_rows, progress, own.values)
-        replay.decide(joined, places)
     elif (cluster := warehouse.cluster()) is not None:
         for view in stored:
             fill_gathered(values[:, places[view.name]], view, connection, cluster, place.root, slice_rows, progress)
     else:
         for view in stored:
             lane(view).fill(values[:, places[view.name]], slice_rows, progress)
+    ideally = values if joined.ideal is None else joined.ideal
+    joined.priors.update(_usual(plan, ideally, places))
+    _fill_traits(plan, ideally, times)
+    if replay is not None:
+        replay.decide(joined, places)
     if any(view.lane == "request" for view in plan.views):
         for found, statuses in (
             (values, joined.statuses),
@@ -118,20 +141,60 @@ def places_of(plan: FeaturePlan) -> dict[str, slice]:
     return {view.name: slice(end - len(view.features), end) for view, end in zip(plan.views, ends, strict=True)}
 
 
-class _Replay:
-    """What serving saw at the instant of each row, view by view."""
+def _times(connection: Connection) -> Ints:
+    """The instant of each row."""
+    table = connection.query(f"SELECT {TIME} FROM {SPINE} ORDER BY {ROW}").to_arrow_table()
+    return np.asarray(table.column(TIME).to_numpy(), np.int64)
 
-    def __init__(self, plan: FeaturePlan, connection: Connection, warehouse: Warehouse, rows: int) -> None:
-        self._views, self._rows = plan.views, rows
-        table = connection.query(f"SELECT {TIME} FROM {SPINE} ORDER BY {ROW}").to_arrow_table()
-        times = table.column(TIME).to_numpy()
-        self.sights: dict[str, LaneSight | VersionSight] = {}
+
+def _usual(plan: FeaturePlan, values: Floats, places: Mapping[str, slice]) -> dict[str, float]:
+    """The statistics that cascades ask for, of the values that there are."""
+    found = {}
+    for view in plan.views:
+        for step in view.fallback:
+            if not isinstance(step, Prior):
+                continue
+            for position, name in enumerate(view.output_names):
+                column = np.array(values[:, places[view.name].start + position])
+                column = column[np.isfinite(column)]
+                if len(column):
+                    found[name] = float(np.median(column) if step.statistic == "median" else np.mean(column))
+    return found
+
+
+def _fill_traits(plan: FeaturePlan, values: Floats, times: Ints) -> None:
+    """Writes the traits of lanes that are as they should be."""
+    starts, width = plan.starts, plan.width - len(plan.traits)
+    stored = [view for view in plan.views if view.lane != "request"]
+    for start in range(0, len(values), _CHUNK) if plan.traits else ():
+        rows = slice(start, start + _CHUNK)
+        found, now = np.array(values[rows, :width]), times[rows]
+        lanes = {view.name: now - instants_of(view, now) for view in stored}
+        ages = np.zeros(found.shape, np.int64)
+        for view in stored:
+            ages[:, starts[view.name] : starts[view.name] + len(view.features)] = lanes[view.name][:, None]
+        statuses = np.where(np.isnan(found), MISSING, FRESH).astype(np.uint8)
+        values[rows, width:] = told(plan, statuses, ages, lanes)
+
+
+class _Replay:
+    """What serving saw at the instant of each row, or would have seen, view by view."""
+
+    def __init__(self, plan: FeaturePlan, times: Ints, warehouse: Warehouse, served: Served) -> None:
+        self._plan, self._views, self._rows, self._served = plan, plan.views, len(times), served
+        rows = len(times)
+        self.sights: dict[str, LaneSight | VersionSight | Lagging] = {}
         self._ages: dict[str, tuple[Ints, npt.NDArray[np.bool_]]] = {}
         self._own: dict[str, Own] = {}
         self._recorded: dict[str, int] = {}
         lanes: dict[str, LaneSight] = {}
         for view in (*plan.views, *plan.stand_ins):
-            if view.lane == "nearline" and isinstance(view.source, EventSource):
+            if served.lags is not None:
+                if view.lane != "request":
+                    lags = served.lags.get(view.name, np.zeros(rows, np.int64))
+                    self.sights[view.name] = Lagging(lags)
+                    self._ages[view.name] = times - instants_of(view, times - lags), np.ones(rows, bool)
+            elif view.lane == "nearline" and isinstance(view.source, EventSource):
                 sight = lanes.setdefault(view.source.name, LaneSight.of(warehouse, view.source))
                 self.sights[view.name] = sight
                 self._ages[view.name] = sight.ages(times), np.ones(rows, bool)
@@ -143,7 +206,7 @@ class _Replay:
                 self._recorded[view.name] = int((landing != -2).sum())
         late = [view for view in plan.views if view.lane != "request" and not self._fresh(view).all()]
         wanted = {stand_in.name for view in late for stand_in in stand_ins(view)}
-        self.stand_ins = [view for view in plan.stand_ins if view.name in wanted]
+        self.stand_ins = [view for view in plan.stand_ins if view.name in wanted and served.decided]
 
     def _fresh(self, view: View) -> npt.NDArray[np.bool_]:
         ages, there = self._ages[view.name]
@@ -164,14 +227,28 @@ class _Replay:
 
     def decide(self, joined: Joined, places: Mapping[str, slice]) -> None:
         """Runs the cascade of every stored view, chunk by chunk."""
-        for view in self._views:
-            if view.lane == "request" or joined.statuses is None:
-                continue
-            for start in range(0, self._rows, _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                others = {v.name: self._part(v.name, rows) for v in stand_ins(view) if v.name in self._own}
-                found = cascade(view, self._part(view.name, rows), others)
-                joined.values[rows, places[view.name]], joined.statuses[rows, places[view.name]] = found
+        priors = joined.priors if self._served.priors is None else self._served.priors
+        features = self._plan.width - len(self._plan.traits)
+        for start in range(0, self._rows, _CHUNK) if joined.statuses is not None else ():
+            rows = slice(start, start + _CHUNK)
+            ages, lanes = np.zeros((len(joined.values[rows]), features), np.int64), {}
+            for view in self._views:
+                if view.lane == "request":
+                    continue
+                own, place = self._part(view.name, rows), places[view.name]
+                found = self._decided(view, own, rows, priors)
+                joined.values[rows, place], joined.statuses[rows, place] = found.values, found.statuses  # type: ignore[index]
+                ages[:, place], lanes[view.name] = found.ages, np.where(own.there, own.ages, np.nan)
+            traits = told(self._plan, joined.statuses[rows, :features], ages, lanes)  # type: ignore[index]
+            joined.values[rows, features:] = traits
+            joined.statuses[rows, features:] = np.where(np.isnan(traits), MISSING, FRESH)  # type: ignore[index]
+
+    def _decided(self, view: View, own: Own, rows: slice, priors: Mapping[str, float]) -> Answered:
+        if self._served.decided:
+            others = {v.name: self._part(v.name, rows) for v in stand_ins(view) if v.name in self._own}
+            return cascade(view, own, others, priors)
+        statuses = np.where(np.isnan(own.values), MISSING, FRESH).astype(np.uint8)
+        return Answered(own.values, statuses, np.broadcast_to(own.ages[:, None], own.values.shape))
 
     def _part(self, name: str, rows: slice) -> Own:
         own = self._own[name]
@@ -180,11 +257,8 @@ class _Replay:
 
 def _worst(plan_view: View, statuses: npt.NDArray[np.uint8], places: Mapping[str, slice]) -> npt.NDArray[np.uint8]:
     """Of each row the worst status among the values that a request view uses; a missing one may be an answer."""
-    worst = np.zeros(len(statuses), np.uint8)
-    for used in plan_view.uses:
-        found = statuses[:, places[used.name]]
-        worst = np.maximum(worst, np.where(found == MISSING, FRESH, found).max(axis=1).astype(np.uint8))
-    return worst
+    found = [statuses[:, places[used.name]] for used in plan_view.uses]
+    return worst_of(np.concatenate(found, axis=1)) if found else np.zeros(len(statuses), np.uint8)
 
 
 def _fill_requests(

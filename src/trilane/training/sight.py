@@ -23,7 +23,7 @@ from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Warehouse
 from trilane.stores.online.versions import KEPT
 
-__all__ = ["NEVER", "LaneSight", "VersionSight"]
+__all__ = ["NEVER", "LaneSight", "Lagging", "VersionSight"]
 
 NEVER = 1 << 62  # later than any instant
 
@@ -81,6 +81,15 @@ class LaneSight:
 
 def _joined(parts: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
     return np.concatenate(parts) if parts else np.zeros(0, RECORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """A lane that is as far behind as one pleases: `lags` microseconds at each row. A nearline lane then has what had
+    happened so much earlier, and a batch view answers with the version that it should have answered with then.
+    """
+
+    lags: Ints
 
 
 @dataclass(frozen=True, slots=True)

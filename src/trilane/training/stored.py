@@ -23,7 +23,7 @@ from trilane.features.view import View, entity_of
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, instant_sql, quoted
 from trilane.training.gathered import instants_of, left_of
-from trilane.training.sight import LaneSight, VersionSight
+from trilane.training.sight import Lagging, LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
 
 __all__ = ["Lane", "Progress", "sort_asks"]
@@ -72,7 +72,7 @@ class Lane:
     connection: Connection
     number: str
     source: str
-    sight: LaneSight | VersionSight | None = None
+    sight: LaneSight | VersionSight | Lagging | None = None
 
     def fill(self, values: Floats, slice_rows: int, progress: Progress | None, served: Floats | None = None) -> None:
         """Writes what each row asks for, and into `served` what it was served."""
@@ -98,7 +98,7 @@ class Lane:
     @property
     def _carried(self) -> tuple[str, ...]:
         """What must pass the transform to know when an event could be read."""
-        if self.sight is None or not isinstance(self.view.source, EventSource):
+        if self.sight is None or isinstance(self.sight, Lagging) or not isinstance(self.view.source, EventSource):
             return ()
         own = ("_offset", "_arrived_at") if isinstance(self.sight, LaneSight) else ("_offset",)
         return (*own, "_partition") if self.view.source.partitions > 1 else own
@@ -125,6 +125,8 @@ class Lane:
         asks = f"asks{self.number}"
         ends = np.array([_one(self.connection, f"SELECT {end}({TIME}) FROM {asks}") for end in ("min", "max")])
         low, high = self._instants(ends).tolist()
+        if isinstance(self.sight, Lagging) and len(self.sight.lags):
+            low = int(self._instants(ends - self.sight.lags.max()).min())
         if isinstance(self.sight, VersionSight):
             times = self.connection.query(f"SELECT DISTINCT {TIME} FROM {asks}").to_arrow_table().column(TIME)
             low = min(low, int(self._versions(self.sight, times.to_numpy())[0].min()))
@@ -173,6 +175,8 @@ class Lane:
         times = asks.column(TIME).to_numpy()
         instants = self._instants(times)
         begin = int(instants.min())
+        if isinstance(self.sight, Lagging):
+            begin = min(begin, int(self._instants(times - self.sight.lags[rows]).min()))
         if isinstance(self.sight, VersionSight):
             begin = min(begin, int(self._versions(self.sight, times)[0].min()))
         seen = _Portion(portion.first, portion.stop, self._left(begin), int(instants.max()))
@@ -186,11 +190,19 @@ class Lane:
         values[rows] = found = _each(windows.at, codes, instants)
         if served is not None:
             carried = {name: moments.column(name).to_numpy() for name in self._carried}
-            if isinstance(self.sight, LaneSight):
+            if isinstance(self.sight, Lagging):
+                served[rows] = self._behind(windows, codes, times, times - self.sight.lags[rows])
+            elif isinstance(self.sight, LaneSight):
                 served[rows] = self._seen(self.sight, windows, events, carried, codes, times, found)
             elif isinstance(self.sight, VersionSight):
                 served[rows] = self._answered(self.sight, windows, events, carried, codes, times, found)
         return int(asks.num_rows)
+
+    def _behind(self, windows: EventWindows, codes: Ints, times: Ints, then: Ints) -> Floats:
+        """The values at `times` of a lane that has come as far as it should have come `then`."""
+        if self.view.lane == "nearline":
+            return windows.at(codes, times, then)
+        return _each(windows.at, codes, self._instants(then))
 
     def _seen(
         self,

@@ -43,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     As served also: of each stored view, the share of the rows at which it was recorded what could be read (at the
     others arrival and declared landing are replayed); of each feature, rows by status, and the skew beside the ideal.
+    `priors`: what is usual, by `view.feature`, where a cascade asks for it.
     """
 
     digest: str
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     recorded: dict[str, float] = {}
     statuses: dict[str, dict[str, int]] = {}
     skew: dict[str, Skew] = {}
+    priors: dict[str, float] = {}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,18 @@ LAST_DAYS = tl.batch(ORDERS, SHOP, features={"n_7d": tl.count(window="7d")})(dai
 SIMPLE = tl.request(inputs={"x": tl.Float64}, features={"f": tl.Float64})(simple)
 
 
+def town_days(events: Any) -> Any:
+    return events.mutate(town=events.shop)
+
+
+def aged(events: Any) -> Any:
+    return events
+
+
+TOWN_DAYS = tl.batch(ORDERS, tl.Entity("town", town=tl.String), features={"n_7d": tl.count(window="7d")})(town_days)
+AGED = tl.batch(ORDERS, SHOP, features={"age_s": tl.count(window="7d")})(aged)
+
+
 def raising(events: Any) -> Any:
     raise KeyError("nothing")
 
@@ -209,6 +221,29 @@ def model(**changes: Any) -> Callable[[], object]:
             "n_7d",
         ),
         (nearline(fallback=[tl.last(SIMPLE, max_age="36h")]), "same", "'simple' is a request view", "batch view"),
+        (
+            nearline(fallback=[tl.last(TOWN_DAYS, max_age="36h", features={"n": "n_7d"})]),
+            "same",
+            "'town_days' is of the entity 'town', not of",
+            "tl.prior(town_days)",
+        ),
+        (nearline(fallback=[tl.prior(SIMPLE)]), "same", "'simple' is a request view", "batch view"),
+        (nearline(fallback=[tl.prior(TOWN_DAYS)]), "same", "no feature of 'town_days' stands in", "features="),
+        (lambda: tl.prior("mode"), "tl.prior", "'mode' is no prior", "median"),  # type: ignore[call-overload]
+        (lambda: tl.prior("mean", max_age="1d"), "tl.prior", "with max_age", "tl.prior(batch_view)"),  # type: ignore[call-overload]
+        (nearline(fallback=[tl.prior(), tl.stale(max_age="1h")]), "same", "nothing but tl.default() can", "before it"),
+        (nearline(fallback=["default"]), "same", "'default' is no step", "tl.default()"),
+        # traits
+        (lambda: tl.age(SIMPLE), "simple", "is computed at once", "it uses"),
+        (lambda: tl.age("shop"), "tl.age", "'shop' is no feature view", "one feature"),  # type: ignore[arg-type]
+        (lambda: tl.status(LAST_DAYS, "stale"), "tl.status", "no status of a feature", 'view["feature"]'),  # type: ignore[arg-type]
+        (lambda: tl.status(LAST_DAYS["n_7d"], "old"), "tl.status", "'old' is no status", "prior"),
+        (
+            lambda: FeaturePlan.of([AGED, AGED.age], where="model 'm'"),
+            "m",
+            "two columns are called 'aged.age_s'",
+            "Rename",
+        ),
         # plans and models
         (lambda: FeaturePlan.of([], where="model 'm'"), "m", "there is no feature", "features="),
         (lambda: FeaturePlan.of([SIMPLE, SIMPLE["f"]], where="model 'm'"), "m", "a feature is listed twice", "once"),

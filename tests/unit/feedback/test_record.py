@@ -86,6 +86,7 @@ def test_decisions_are_read_by_endpoint_and_period_as_columns(tmp_path: Path) ->
     assert one["degraded"] == [True, True]
     assert one["v.a"] == [0, 2]
     assert one["status:v.b"] == ["missing", "fresh"]
+    assert [one["age:v.a"], one["age:v.b"]] == [[9, 9], [9, 9]]
     assert list(records.read("nobody")) == []
 
 

@@ -16,7 +16,9 @@ from trilane.clock import SECOND
 from trilane.contract import Contract
 from trilane.errors import UnavailableError
 from trilane.features.cost import cost_of
+from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
+from trilane.features.trait import worst_of
 from trilane.features.view import Step, View
 from trilane.lanes.progress import LANES, lane_key
 from trilane.serving.reading import FeatureReader
@@ -61,7 +63,7 @@ def _one(shop: Shop, name: str = "shop_now.n_10m", *, key: str | None = "a") -> 
     status = int(column(reader, reading, name, "statuses")[0])
     return (
         column(reader, reading, name)[0],
-        ("fresh", "stale", "batch", "default", "missing")[status],
+        STATUSES[status],
         column(reader, reading, name, "ages")[0] / SECOND,
     )
 
@@ -275,6 +277,90 @@ def test_a_late_batch_lane_is_told_by_the_age_of_its_version(shop: Shop) -> None
     shop.land(T0)
     shop.clock.move_to(T0 + 2 * DAY + 2 * 3_600 * SECOND + 1)
     assert _one(shop, "shop_daily.n_7d")[1] == "missing"  # it declares no cascade
+
+
+# -- priors, ages and statuses as inputs -----------------------------------------------------------------------------
+
+
+def _with_priors(shop: Shop) -> tuple[View, View]:
+    orders, entity = shop.definitions.sources["orders"], shop.definitions.entities["shop"]
+
+    @tl.batch(orders, tl.Entity("order", order_id=tl.String), features={"n": tl.count(window="1d")})
+    def group(events: Any) -> Any:
+        return events
+
+    @tl.nearline(
+        orders,
+        entity,
+        freshness="60s",
+        features={
+            "n": tl.count(window="1h"),
+            "mean": tl.mean("amount", window="1h"),
+            "max": tl.max("amount", window="1h"),
+        },
+        fallback=[tl.prior(group), tl.prior(), tl.default()],
+    )
+    def seen(events: Any) -> Any:
+        return events
+
+    return seen, group
+
+
+def test_a_prior_of_a_group_comes_before_that_of_the_training_set_and_neither_passes_for_the_lanes_own(
+    shop: Shop,
+) -> None:
+    seen, group = _with_priors(shop)
+    shop.deliver(event(1, at=T0 - MINUTE), event(2, at=T0 - DAY - 1))
+    shop.land(T0, view=group)
+    chosen = [seen, seen.age, tl.age(seen["n"]), tl.status(seen["n"], "prior"), tl.status(seen["max"], "missing")]
+    plan = FeaturePlan.of(chosen, where="test")
+    kind = Contract("ask", plan.inputs).struct
+    rows = [kind(shop="a", order_id="1"), kind(shop="a", order_id=None)]
+    reader = FeatureReader(plan, shop.store, priors={"seen.n": 8.0, "seen.mean": 2.5})
+    reading = reader.read(rows, T0 + 90 * DAY)
+    assert reading.values[:, :2].tolist() == [[1, 2.5], [0, 2.5]]  # a group without events has 0 of them
+    words = [[STATUSES[code] for code in row] for row in reading.statuses.tolist()]
+    assert words[0] == ["prior", "prior", "missing", "missing", "missing", "fresh", "fresh"]
+    assert reading.values[0, 5:].tolist() == [1, 1]
+    without = FeatureReader(plan, shop.store).read(rows, T0 + 90 * DAY)
+    assert without.statuses[0, :3].tolist() == [5, 4, 4]  # without a model, nothing is usual
+
+
+def test_the_age_of_a_view_is_its_lanes_and_that_of_a_value_is_of_what_stood_in(shop: Shop) -> None:
+    shop.deliver(event(1, at=T0 - MINUTE, amount=3.0))
+    shop.run_nearline()
+    shop.land(T0)
+    view = shop.view("shop_now")
+    chosen = [view.age, view["mean_1h"], tl.age(view["mean_1h"]), tl.age(view["n_10m"]), shop.view("shop_daily").age]
+    reader = shop.reader(*chosen, tl.status(view["mean_1h"], "batch"))
+    assert reader.plan.names == (
+        "shop_now.age_s",
+        "shop_now.mean_1h",
+        "shop_now.mean_1h.age_s",
+        "shop_now.n_10m.age_s",
+        "shop_daily.age_s",
+        "shop_now.mean_1h.is_batch",
+    )
+    late = 2 * 3_600
+    for seconds, expected in (
+        (30, [30, 3, 30, 30, None, 0]),
+        (late, [late, 3, late, None, late, 1]),  # n_10m is the default
+    ):
+        values = reader.read(shop.rows("a"), T0 + seconds * SECOND).values[0].tolist()
+        assert [None if value != value else value for value in values] == expected  # noqa: PLR0124
+
+
+def test_a_lane_that_never_ran_has_no_age(shop: Shop) -> None:
+    reader = shop.reader(shop.view("shop_now").age, shop.view("shop_daily").age)
+    reading = reader.read(shop.rows("a"), T0)
+    assert np.isnan(reading.values).all()
+    assert [STATUSES[code] for code in reading.statuses[0]] == ["missing", "missing"]
+
+
+def test_a_request_view_counts_a_prior_as_worse_than_a_batch_and_better_than_a_default() -> None:
+    words = [("batch", "prior"), ("default", "prior"), ("missing", "missing")]
+    codes = [[STATUSES.index(word) for word in row] for row in words]
+    assert [STATUSES[code] for code in worst_of(np.array(codes, np.uint8))] == ["prior", "default", "fresh"]
 
 
 # -- request views --------------------------------------------------------------------------------------------------

@@ -221,3 +221,25 @@ def test_a_function_that_fails_is_the_authors_concern(tmp_path: Path) -> None:
     asks = pq.read_table(tmp_path / "asked.parquet")
     with pytest.raises(DefinitionError, match="'broken': the function raised KeyError"):
         values_at(plan, asks, event_time="at", warehouse=warehouse, root=tmp_path)
+
+
+def test_what_is_usual_is_kept_with_the_set_and_taken_where_the_lane_was_late(tmp_path: Path) -> None:
+    warehouse = fill(tmp_path, events=2_000, asks=300)
+    other = tl.nearline(
+        SOURCE,
+        WHO,
+        freshness="60s",
+        features={"mean": tl.mean("x", window="1d")},
+        fallback=[tl.prior("median")],
+    )(live.function)
+    plan = FeaturePlan.of([other, other.age, daily.age], where="test")
+    ideal = build(plan, SPINE, label="won", warehouse=warehouse, root=tmp_path, out=tmp_path / "ideal")
+    column = ideal.table().column("live.mean").to_numpy()
+    assert ideal.manifest.priors == {"live.mean": float(np.nanmedian(column))}
+    assert ideal.columns == ("live.mean", "live.age_s", "daily.age_s")
+    times = pq.read_table(tmp_path / "asked.parquet").column("at").cast(pa.int64()).to_numpy()
+    ages = times - (times - 2 * 3_600 * SECOND) // DAY * DAY
+    np.testing.assert_array_equal(ideal.matrix[:, 1], 0)
+    np.testing.assert_array_equal(ideal.matrix[:, 2], (ages / 1e6).astype(np.float32))
+    plain = build(PLAN, SPINE, label="won", warehouse=warehouse, root=tmp_path, out=tmp_path / "plain")
+    assert plain.manifest.priors == {}

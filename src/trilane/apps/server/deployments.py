@@ -64,7 +64,10 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
     unread = None if metrics is None else metrics.store_failures.labels("online").inc
     cache = project.config.cache_mib << 20
-    reader = FeatureReader(endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache)
+    priors = artifact.manifest.priors
+    reader = FeatureReader(
+        endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache, priors=priors
+    )
     return Engine(endpoint, bundle=bundle.digest, reader=reader, runtime=runtime)
 
 
@@ -166,6 +169,7 @@ class Deployments:
     def _deployed(self, bundle: Bundle) -> Deployed:
         engine = compile_bundle(self._project, bundle, self._metrics)
         name, names = bundle.endpoint, engine.reader.plan.names
+        values = self._metrics.values_of(name, engine.reader.plan)
 
         def run(rows: list[msgspec.Struct]) -> Answers:
             return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id()))
@@ -178,6 +182,7 @@ class Deployments:
         def kept(answers: Answers) -> Answers:
             self._recorder.put(name, names, answers)
             self._metrics.count(name, answers)
+            values.add(answers.reading)
             return answers
 
         return Deployed(

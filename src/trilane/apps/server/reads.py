@@ -91,7 +91,7 @@ class FeatureReads:
         label: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._reader, self._clock, self._metrics, self._label = reader, project.clock, metrics, label
+        self._reader, self._clock, self._values = reader, project.clock, metrics.values_of(label, reader.plan)
         contract = Contract(name, reader.plan.inputs)
         self._rows = RowFormat(contract, max_rows=project.config.feature_rows, over=413, columns=True)
         self._tables = ArrowFormat(contract, self._rows)
@@ -119,7 +119,7 @@ class FeatureReads:
 
     def _read(self, rows: list[msgspec.Struct] | Asked, now: int | None = None) -> Reading:
         reading = self._reader.read(rows, self._clock.now() if now is None else now)
-        self._metrics.count_values(self._label, reading.statuses)
+        self._values.add(reading)
         return reading
 
     async def _in_portions(self, asked: list[msgspec.Struct] | Asked) -> Reading:

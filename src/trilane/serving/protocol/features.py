@@ -52,7 +52,7 @@ class FeatureFormat:
 
     def __init__(self, plan: FeaturePlan) -> None:
         self.names = plan.names
-        views = [view.name for view, _ in plan.columns]
+        views = [column.view.name for column in plan.columns]
         self._views = {view: np.array([i for i, one in enumerate(views) if one == view]) for view in views}
         self._leaders = np.array([int(self._views[view][0]) for view in views])
         self._names = orjson.Fragment(_json(self.names))

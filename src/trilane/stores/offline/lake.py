@@ -64,7 +64,7 @@ def pinned_plan(plan: FeaturePlan, root: Path) -> FeaturePlan:
         view.name: replace(view, source=tables[view.source]) if isinstance(view.source, TableSource) else view
         for view in plan.views
     }
-    columns = tuple((views[view.name], position) for view, position in plan.columns)
+    columns = tuple(column._replace(view=views[column.view.name]) for column in plan.columns)
     return replace(plan, views=tuple(views.values()), columns=columns)
 
 
