@@ -229,7 +229,7 @@ def model(**changes: Any) -> Callable[[], object]:
         ),
         (nearline(fallback=[tl.prior(SIMPLE)]), "same", "'simple' is a request view", "batch view"),
         (nearline(fallback=[tl.prior(TOWN_DAYS)]), "same", "no feature of 'town_days' stands in", "features="),
-        (lambda: tl.prior("mode"), "tl.prior", "'mode' is no prior", "median"),  # type: ignore[call-overload]
+        (lambda: tl.prior("mode"), "tl.prior", "'mode' is no prior", "median"),
         (lambda: tl.prior("mean", max_age="1d"), "tl.prior", "with max_age", "tl.prior(batch_view)"),  # type: ignore[call-overload]
         (nearline(fallback=[tl.prior(), tl.stale(max_age="1h")]), "same", "nothing but tl.default() can", "before it"),
         (nearline(fallback=["default"]), "same", "'default' is no step", "tl.default()"),

@@ -17,7 +17,7 @@ from trilane.contract import Contract
 from trilane.errors import UnavailableError
 from trilane.features.cost import cost_of
 from trilane.features.fallback import STATUSES
-from trilane.features.plan import FeaturePlan
+from trilane.features.plan import FeaturePlan, Selection
 from trilane.features.trait import worst_of
 from trilane.features.view import Step, View
 from trilane.lanes.progress import LANES, lane_key
@@ -312,10 +312,16 @@ def test_a_prior_of_a_group_comes_before_that_of_the_training_set_and_neither_pa
     seen, group = _with_priors(shop)
     shop.deliver(event(1, at=T0 - MINUTE), event(2, at=T0 - DAY - 1))
     shop.land(T0, view=group)
-    chosen = [seen, seen.age, tl.age(seen["n"]), tl.status(seen["n"], "prior"), tl.status(seen["max"], "missing")]
+    chosen: list[Selection] = [
+        seen,
+        seen.age,
+        tl.age(seen["n"]),
+        tl.status(seen["n"], "prior"),
+        tl.status(seen["max"], "missing"),
+    ]
     plan = FeaturePlan.of(chosen, where="test")
     kind = Contract("ask", plan.inputs).struct
-    rows = [kind(shop="a", order_id="1"), kind(shop="a", order_id=None)]
+    rows = [kind(shop="a", order_id="o1"), kind(shop="a", order_id=None)]
     reader = FeatureReader(plan, shop.store, priors={"seen.n": 8.0, "seen.mean": 2.5})
     reading = reader.read(rows, T0 + 90 * DAY)
     assert reading.values[:, :2].tolist() == [[1, 2.5], [0, 2.5]]  # a group without events has 0 of them
@@ -331,7 +337,13 @@ def test_the_age_of_a_view_is_its_lanes_and_that_of_a_value_is_of_what_stood_in(
     shop.run_nearline()
     shop.land(T0)
     view = shop.view("shop_now")
-    chosen = [view.age, view["mean_1h"], tl.age(view["mean_1h"]), tl.age(view["n_10m"]), shop.view("shop_daily").age]
+    chosen: list[Selection] = [
+        view.age,
+        view["mean_1h"],
+        tl.age(view["mean_1h"]),
+        tl.age(view["n_10m"]),
+        shop.view("shop_daily").age,
+    ]
     reader = shop.reader(*chosen, tl.status(view["mean_1h"], "batch"))
     assert reader.plan.names == (
         "shop_now.age_s",
