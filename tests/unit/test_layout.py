@@ -22,9 +22,10 @@ SOURCE = ROOT / "src"
 DRIVERS = {
     "deltalake": r"trilane\.stores\.offline\.delta(\.\w+)?",
     "duckdb": r"trilane\.\w+\.(.+\.)?duckdb(\.\w+)?",
+    "fastavro": r"trilane\.sources\.formats\.avro",
     "feast": r"trilane\.apps\.feast_import\.reader",
     "granian": r"trilane\.apps\.server(\.\w+)?",
-    "httpx": r"trilane\.apps\..+",
+    "httpx": r"trilane\.(apps\..+|sources\.schema_registry)",
     "lightgbm": r"trilane\.models\..+",
     "lmdb": r"trilane\.stores\.online\.lmdb(\.\w+)?",
     "onnx": r"trilane\.models\..+",

@@ -36,7 +36,7 @@ def archive_sources(project: Project, views: list[View]) -> int:
     from trilane.lanes.visibility import keep_visibility
 
     sources = {v.source.name: v.source for v in views if isinstance(v.source, EventSource)}
-    kept = sum(archive(project.log, project.warehouse, source) for source in sources.values())
+    kept = sum(archive(project.log, project.warehouse, source, schemas=project.schemas) for source in sources.values())
     try:
         for source in sources.values():
             keep_visibility(project.online, project.warehouse, source)

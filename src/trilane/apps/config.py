@@ -39,6 +39,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     log: str = ""
     offline: str = ""
     metadata: str = ""
+    schema_registry: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8321
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
@@ -57,7 +58,7 @@ class Config:
     `member` is the name of this machine's workers in their group, empty for one of the process;
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
-    the decoded rows of each view.
+    the decoded rows of each view; `schema_registry` is a URL, or empty.
     """
 
     root: Path
@@ -68,6 +69,7 @@ class Config:
     log: str
     offline: str
     metadata: str
+    schema_registry: str
     host: str
     port: int
     workers: int
@@ -152,6 +154,7 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         log=_url(keys.log or f"sqlite://{state}/log", root),
         offline=_url(keys.offline or f"duckdb://{state}/warehouse", root),
         metadata=_url(keys.metadata or f"sqlite://{state}/metadata.db", root),
+        schema_registry=keys.schema_registry,
         host=keys.host,
         port=keys.port,
         workers=keys.workers,

@@ -129,11 +129,26 @@ def _collect(imported: ModuleFiles, path: Path) -> Definitions:
             raise _clash(known, thing, path)
     for name in sorted(kinds["sources"].keys() & kinds["tables"].keys()):
         raise _clash(kinds["sources"][name], kinds["tables"][name], path)
-    found = replace(Definitions(entry=path.name, files=imported.files), **kinds)  # type: ignore[arg-type]
+    files = {**imported.files, **dict(_schema_files(kinds["sources"].values(), path.resolve().parent))}
+    found = replace(Definitions(entry=path.name, files=files), **kinds)  # type: ignore[arg-type]
     digest = hashlib.sha256(msgspec.json.encode(found.specs()))
-    for name, text in sorted(imported.files.items()):
+    for name, text in sorted(files.items()):
         digest.update(f"\0{name}\0{len(text)}\0".encode() + text)
     return replace(found, digest=digest.hexdigest())
+
+
+def _schema_files(sources: Iterable[EventSource], folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The schemas that sources name by file, by relative path: they belong to what is frozen."""
+    for source in sources:
+        for schema in source.format.schemas:
+            if schema.path is None:
+                continue
+            if not schema.path.is_relative_to(folder):
+                remedy = "Put it into the folder of the definitions, or below"
+                raise DefinitionError(
+                    "the schema lies outside of the definitions' folder", where=schema.name, remedy=remedy, file=""
+                )
+            yield schema.path.relative_to(folder).as_posix(), schema.content
 
 
 def _reachable(values: Iterable[object]) -> Iterator[_Thing]:

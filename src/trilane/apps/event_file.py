@@ -13,20 +13,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+import pyarrow as pa
 
 from trilane.apps.project import Project
-from trilane.clock import format_instant, instant
+from trilane.clock import format_instant
 from trilane.contract import Rejection
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError
 from trilane.sources.dead_letters import DeadLetter
+from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
+from trilane.sources.formats.opening import open_transcriber
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import sort_events
+from trilane.sources.ingest import sort_texts, transcribed
 
 __all__ = ["Ingested", "ingest", "source_named", "texts_of"]
 
@@ -66,7 +69,7 @@ def ingest(
     while portion := list(itertools.islice(texts, CHUNK)):
         now = project.clock.now()
         hot.look(now)
-        found = sort_events(source, portion, hot, now=now)
+        found, portion = sort_texts(source, portion, hot, now=now, schemas=project.schemas)
         for partition, accepted in found.accepted.items():
             project.log.append(source.name, partition, accepted, now)
             done.accepted += len(accepted)
@@ -107,13 +110,16 @@ def _append_history(
     events: dict[int, list[tuple[int, bytes]]] = {}
     hot = HotKeys(project.log, source)
     hot.look(project.clock.now())
+    decoder = decoder_of(source, project.schemas)
     while portion := list(itertools.islice(texts, CHUNK)):
-        payloads, indexes, rejected = source.contract.decode_many(portion)
-        for payload, index in zip(payloads, indexes, strict=True):
-            happened = instant(getattr(payload, source.event_time))
-            key, event_id = getattr(payload, source.partition_by), getattr(payload, source.event_id)
+        standing, places, rejected = _standing(project, source, portion)
+        decoded = decoder.decode(pa.array(standing, pa.binary()))
+        rejected += [replace(one, index=places[one.index]) for one in decoded.rejections]
+        moments = decoded.table.column(source.event_time).cast(pa.int64()).to_pylist()
+        keys, ids = (decoded.table.column(name).to_pylist() for name in (source.partition_by, source.event_id))
+        for index, key, event_id, happened in zip(decoded.indexes.tolist(), keys, ids, moments, strict=True):
             partition = hot.place(key, event_id, happened)
-            events.setdefault(partition, []).append((happened, portion[index]))
+            events.setdefault(partition, []).append((happened, standing[index]))
         _bury(project, source, portion, rejected, done)
     for rows in events.values():
         rows.sort(key=lambda row: row[0])
@@ -127,6 +133,15 @@ def _append_history(
             done.accepted += len(part)
             if progress is not None:
                 progress(done.accepted + done.rejected)
+
+
+def _standing(
+    project: Project, source: EventSource, texts: Sequence[bytes]
+) -> tuple[Sequence[bytes], Sequence[int], list[Rejection]]:
+    """JSON texts as they stand in the log, their places, and what cannot stand there."""
+    if source.format.kind == "json":
+        return texts, range(len(texts)), []
+    return transcribed(texts, open_transcriber(source.format, project.schemas))
 
 
 def _check_follows(project: Project, source: EventSource, partition: int, first: int) -> None:
@@ -200,7 +215,6 @@ def _cell(text: str, kind: str) -> object:
 
 
 def _parquet(path: str) -> Iterator[bytes]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:

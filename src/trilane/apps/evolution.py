@@ -15,6 +15,7 @@ from trilane.apps.project import Project
 from trilane.constraint import narrowed
 from trilane.errors import ConflictError, DefinitionError
 from trilane.features.view import View
+from trilane.sources.formats.declaration import JSON
 
 __all__ = ["Refusal", "check", "refusals"]
 
@@ -101,6 +102,7 @@ def _differences(old: _Spec, new: _Spec, readers: _Readers) -> Iterator[Refusal]
         if old[name] != new[name]:
             what = f"{name} changes from {old[name]!r} to {new[name]!r}, but its log is kept by the former"
             yield Refusal(source=source, what=what, remedy=_NEW_NAME)
+    yield from _format(source, old.get("format"), new.get("format"))
     if old["disorder"] != new["disorder"]:
         what = "disorder changes, by which events were judged to be late"
         remedy = f"{_NEW_NAME}, or insist with --breaking {source}: views that are built anew differ from the archive"
@@ -108,6 +110,25 @@ def _differences(old: _Spec, new: _Spec, readers: _Readers) -> Iterator[Refusal]
     was, is_ = ({str(field["name"]): field for field in spec["fields"]} for spec in (old, new))
     for name in sorted(was.keys() | is_.keys()):
         yield from _field(source, name, was.get(name), is_.get(name), readers)
+
+
+def _format(source: str, old: _Spec | None, new: _Spec | None) -> Iterator[Refusal]:
+    """What is in the log must stay readable: each value in the schema that it was written in."""
+    was: _Spec = old or JSON.spec()
+    is_: _Spec = new or JSON.spec()
+    if (was["kind"], was["framing"]) != (is_["kind"], is_["framing"]):
+        what = f"format changes from {was['kind']} ({was['framing']}) to {is_['kind']} ({is_['framing']})"
+        yield Refusal(source=source, what=f"{what}, but its log is kept in the former", remedy=_NEW_NAME)
+    elif was["framing"] != "registry" and not set(was["schemas"]) <= set(is_["schemas"]):
+        what = "a declared schema goes, in which events of the log may be written"
+        keep = "Name the former schema behind the new one" if was["framing"] == "single_object" else _NEW_NAME
+        insist = f"{keep}, or insist with --breaking {source} if the new one reads them too"
+        yield Refusal(source=source, what=what, remedy=insist, forcible=True)
+    elif was["paths"] != is_["paths"] or was["message"] != is_["message"]:
+        what = "the place of a field in the values changes, so that the log and the archive may differ"
+        yield Refusal(
+            source=source, what=what, remedy=f"{_NEW_NAME}, or insist with --breaking {source}", forcible=True
+        )
 
 
 def _field(source: str, name: str, old: _Spec | None, new: _Spec | None, readers: _Readers) -> Iterator[Refusal]:

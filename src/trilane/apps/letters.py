@@ -7,26 +7,33 @@ refused again, or counts in no lane because its time has passed, stays as it is,
 
 from __future__ import annotations
 
+import contextlib
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from trilane.apps.event_file import source_named
 from trilane.apps.project import Project
-from trilane.clock import format_instant, instant
+from trilane.clock import format_instant
 from trilane.contract import NOT_JSON, malformed
-from trilane.errors import ContractError, DefinitionError
+from trilane.errors import ContractError, DefinitionError, TrilaneError
 from trilane.lanes.judgement import judge
 from trilane.lanes.progress import LANES, decode, lane_key
 from trilane.sources.dead_letters import DISCARDED, OPEN, QUARANTINED, REPLAYED, DeadLetter
+from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
+from trilane.sources.formats.declaration import RELEASED_MARK
+from trilane.sources.formats.opening import open_transcriber
+from trilane.sources.formats.protocol import Transcriber
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED
 from trilane.stores.offline.protocol import MicroBatch
 
-__all__ = ["Outcome", "discard", "fix", "found", "replay"]
+__all__ = ["Outcome", "discard", "fix", "found", "replay", "said"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -56,8 +63,12 @@ def fix(project: Project, number: int, changes: Sequence[str], payload: bytes | 
     Raises DefinitionError for what cannot be changed, and ContractError if the mended event is no JSON object.
     """
     letter = _open(project, number)
-    text = payload if payload is not None else _changed(letter.text, changes)
-    _decoded(text)
+    words = _words(project, letter)
+    text = payload if payload is not None else _changed(words, changes)
+    plain = _decoded(text)
+    form = _transcriber(project, letter)
+    if form is not None:
+        text = form.value(plain, like=letter.payload if words is not letter.text else None)
     project.dead_letters.mend(number, text)
     return found(project, number)
 
@@ -82,7 +93,7 @@ def _replayed(project: Project, letter: DeadLetter, release: bool, engine: Micro
     try:
         if not reason:
             source = source_named(project.definitions.sources, letter.source)
-            text = _released(letter.text) if release and letter.state == QUARANTINED else letter.text
+            text = _released(source, letter.text) if release and letter.state == QUARANTINED else letter.text
             _append(project, source, text, engine)
             project.dead_letters.settle([number], REPLAYED, project.clock.now())
     except (ContractError, DefinitionError) as error:
@@ -92,11 +103,14 @@ def _replayed(project: Project, letter: DeadLetter, release: bool, engine: Micro
 
 def _append(project: Project, source: EventSource, text: bytes, engine: MicroBatch) -> None:
     """Appends one event. Raises ContractError if it would not count."""
-    payload: Any = source.contract.decode(text)
-    now, happened = project.clock.now(), instant(getattr(payload, source.event_time))
+    decoded = decoder_of(source, project.schemas).decode(pa.array([text], pa.binary()))
+    for refused in decoded.rejections:
+        raise ContractError(refused.reason, where=refused.path, remedy=f"Send what {source.name!r} promises")
+    row = {name: column[0] for name, column in zip(decoded.table.column_names, decoded.table.columns, strict=True)}
+    now, happened = project.clock.now(), row[source.event_time].cast(pa.int64()).as_py()
     hot = HotKeys(project.log, source)
     hot.look(now)
-    partition = hot.place(getattr(payload, source.partition_by), getattr(payload, source.event_id), happened)
+    partition = hot.place(row[source.partition_by].as_py(), row[source.event_id].as_py(), happened)
     where = f"$.{source.event_time}"
     if happened > now + source.future:
         raise ContractError("the event lies in the future", where=where)
@@ -104,7 +118,7 @@ def _append(project: Project, source: EventSource, text: bytes, engine: MicroBat
     if newest is not None and happened < newest - source.disorder:
         what = f"the event is late, it counts in no lane: the source has come to {format_instant(newest)}"
         raise ContractError(what, where=where)
-    judged = judge(source, source.as_table([payload]), lambda _: text, engine)
+    judged = judge(source, decoded.table, lambda _: text, engine)
     if judged.broken[0]:
         rule = source.rules[judged.first[0]]
         raise ContractError(f"the event breaks the rule {rule.name!r}", where="$")
@@ -118,7 +132,38 @@ def _newest(project: Project, source: EventSource, partition: int) -> int | None
     return max((one for one in seen if one is not None), default=None)
 
 
-def _released(text: bytes) -> bytes:
+def said(project: Project, letter: DeadLetter, text: bytes) -> str:
+    """A payload of the letter in words: as it came if it is text, else what it says, else its bytes in base64."""
+    form = _transcriber(project, letter)
+    if form is not None:
+        with contextlib.suppress(TrilaneError):
+            return _encode(form.plain(text)).decode()
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode(errors="backslashreplace") if form is None else f"base64:{b64encode(text).decode()}"
+
+
+def _words(project: Project, letter: DeadLetter) -> bytes:
+    """The letter's event as JSON: itself, unless it is a value of another format."""
+    form = _transcriber(project, letter)
+    if form is not None:
+        with contextlib.suppress(ContractError):
+            return _encode(form.plain(letter.text))
+    return letter.text
+
+
+def _transcriber(project: Project, letter: DeadLetter) -> Transcriber | None:
+    """Of the letter's source, if its values are no JSON."""
+    source = project.definitions.sources.get(letter.source) if project.applied_digest() else None
+    if source is None or source.format.kind == "json":
+        return None
+    return open_transcriber(source.format, project.schemas)
+
+
+def _released(source: EventSource, text: bytes) -> bytes:
+    if source.format.kind != "json":
+        return text.removesuffix(RELEASED_MARK) + RELEASED_MARK
     return _encode({**_decoded(text), RELEASED: True})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trilane.lifecycle.registry import Registry
     from trilane.models.model import Model
     from trilane.sources.dead_letters import DeadLetters
+    from trilane.sources.formats.protocol import Schemas
     from trilane.sources.log.protocol import EventLog
     from trilane.stores.offline.protocol import Warehouse
     from trilane.stores.online.protocol import OnlineStore
@@ -76,6 +77,15 @@ class Project:
     @functools.cached_property
     def metadata(self) -> MetadataStore:
         return cast("MetadataStore", open_adapter("metadata_stores", self.config.metadata))
+
+    @functools.cached_property
+    def schemas(self) -> Schemas | None:
+        """The schema registry, if one is configured."""
+        if not self.config.schema_registry:
+            return None
+        from trilane.sources.schema_registry import SchemaRegistry
+
+        return SchemaRegistry(self.config.schema_registry, self.config.state / "schemas")
 
     @functools.cached_property
     def registry(self) -> Registry:
@@ -169,7 +179,7 @@ class Project:
 
     def close(self) -> None:
         """Closes what was opened."""
-        for name in ("log", "online", "warehouse", "metadata", "dead_letters"):
+        for name in ("log", "online", "warehouse", "metadata", "dead_letters", "schemas"):
             part = self.__dict__.pop(name, None)
             if part is not None and hasattr(part, "close"):
                 part.close()

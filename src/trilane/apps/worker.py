@@ -67,6 +67,7 @@ class _Kit:
             dead_letters=self.dead_letters,
             clock=self.project.clock,
             limit=self.limit,
+            schemas=self.project.schemas,
             heartbeat=1 if self.project.config.replay else 1_000_000,
         )
 

@@ -18,8 +18,9 @@ from trilane.features.columns import event_times
 from trilane.lanes.judgement import judge
 from trilane.lanes.seen import Prints, Seen, fingerprints
 from trilane.sources.dead_letters import QUARANTINED, REFUSED, DeadLetter
-from trilane.sources.decoding import Decoder, decoder_of
+from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
+from trilane.sources.formats.protocol import Decoder, Schemas
 from trilane.sources.rule import code_of
 from trilane.sources.watermark import Watermark
 from trilane.stores.offline.protocol import MicroBatch
@@ -50,9 +51,9 @@ class Admitted:
 class Admission:
     """The door of one partition."""
 
-    def __init__(self, source: EventSource, partition: int, engine: MicroBatch) -> None:
+    def __init__(self, source: EventSource, partition: int, engine: MicroBatch, schemas: Schemas | None = None) -> None:
         self._source, self._partition, self._engine = source, partition, engine
-        self._decoder: Decoder = decoder_of(source)
+        self._decoder: Decoder = decoder_of(source, schemas)
 
     def admit(self, batch: pa.RecordBatch, newest: int | None, seen: Seen) -> Admitted:
         """Judges `batch` after events of which the newest was `newest`, and those that were `seen`."""

@@ -34,6 +34,7 @@ from trilane.lanes.seen import Seen
 from trilane.lanes.visibility import Trail
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
+from trilane.sources.formats.protocol import Schemas
 from trilane.sources.log.protocol import EventLog
 from trilane.stores.offline.protocol import MicroBatch
 from trilane.stores.online.protocol import Transaction, Writer
@@ -55,7 +56,8 @@ class Step:
 class Tools:
     """What a consumer works with. `writer` is of region "nearline"; `limit`: events in a micro-batch at most;
     `heartbeat`: the longest time, in microseconds, for which an idle lane does not say that it has caught up. On a
-    clock that stands still between moves it must be 1, or a small move would go unheard.
+    clock that stands still between moves it must be 1, or a small move would go unheard. `schemas`: the registry of the
+    schemas that values name.
     """
 
     log: EventLog
@@ -65,6 +67,7 @@ class Tools:
     clock: Clock
     limit: int = 200_000
     heartbeat: int = 1_000_000
+    schemas: Schemas | None = None
 
 
 class Consumer:
@@ -83,7 +86,7 @@ class Consumer:
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
         self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
-        self._admission = Admission(source, partition, tools.engine)
+        self._admission = Admission(source, partition, tools.engine, tools.schemas)
         self._known = False  # whether the log is the one that was read before
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trilane.constraint import broken_bound
 from trilane.contract import NOT_JSON, Contract, Rejection
 from trilane.sources.event import EventSource
+from trilane.sources.formats.opening import open_decoder
+from trilane.sources.formats.protocol import Decoded, Decoder, Schemas
 from trilane.sources.instants import parse_instants
 from trilane.types import Field, arrow_type
 
@@ -31,26 +31,11 @@ __all__ = ["Decoded", "Decoder", "JsonDecoder", "decoder_of"]
 _PORTION = 8_192
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What passed, as a table with one column a field; the places of its rows among the values; what did not pass."""
-
-    table: pa.Table
-    indexes: npt.NDArray[np.int64]
-    rejections: list[Rejection]
-
-
-class Decoder(Protocol):
-    """Reads the values of one source."""
-
-    def decode(self, values: pa.Array) -> Decoded:
-        """The events in `values` (binary, without nulls), each checked against the contract."""
-        ...
-
-
-def decoder_of(source: EventSource) -> Decoder:
-    """The decoder of a source's values."""
-    return JsonDecoder(source)
+def decoder_of(source: EventSource, schemas: Schemas | None = None) -> Decoder:
+    """The decoder of a source's values; `schemas`: the registry that they may name schemas of."""
+    if source.format.kind == "json":
+        return JsonDecoder(source)
+    return open_decoder(source.fields, source.format, schemas, where=f"event source {source.name!r}")
 
 
 class JsonDecoder:

@@ -13,6 +13,8 @@ from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.sources.about import About
 from trilane.sources.expectation import Volume
+from trilane.sources.formats.declaration import JSON, Format, as_format
+from trilane.sources.formats.opening import check
 from trilane.sources.rule import Rule, compiled
 from trilane.types import Field, arrow_type, fields_of
 
@@ -32,6 +34,7 @@ class EventSource:
     `future`: how far a producer's clock may run ahead of ours;
     `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id);
     `owner`, `tags`, `description`: for those who look for it.
+    `format`: what values are written in: "json", `avro(...)` or `protobuf(...)`;
     `rules`: what must hold in each event; `expect_every`, `volume`: how often, and how many in a period, are expected.
     """
 
@@ -48,6 +51,7 @@ class EventSource:
     rules: tuple[Rule, ...]
     expect_every: int
     volume: Volume | None
+    format: Format
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class EventSource:
         rules: Sequence[Rule] = (),
         expect_every: str | int | None = None,
         volume: Volume | None = None,
+        format: Format | str = JSON,
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -78,6 +83,7 @@ class EventSource:
         put(self, "rules", compiled(rules, self.fields, where=f"event source {name!r}"))
         put(self, "expect_every", 0 if expect_every is None else clock.duration(expect_every))
         put(self, "volume", volume)
+        put(self, "format", as_format(format))
         put(self, "partitions", partitions)
         put(self, "partition_by", partition_by or event_id)
         put(self, "hot_keys", None if hot_keys is None else tuple(dict.fromkeys(map(str, hot_keys))))
@@ -114,6 +120,8 @@ class EventSource:
             )
         if self.partitions < 1:
             raise DefinitionError("partitions must be at least 1", where=where, remedy="Write partitions=1")
+        if self.format != JSON:
+            check(self.fields, self.format, where=where)
 
     @functools.cached_property
     def contract(self) -> Contract:
@@ -151,6 +159,7 @@ class EventSource:
             "partitions": self.partitions,
             "partition_by": self.partition_by,
             **({} if self.hot_keys == () else {"hot_keys": self.hot_keys and list(self.hot_keys)}),
+            **({} if self.format == JSON else {"format": self.format.spec()}),
             **self.about.spec(),
             "rules": [rule.spec() for rule in self.rules],
             "expect_every": self.expect_every,

@@ -6,7 +6,7 @@ Law: every payload of a body is either accepted or told back with its index, pat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -15,11 +15,14 @@ from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.event import EventSource
+from trilane.sources.formats.opening import open_transcriber
+from trilane.sources.formats.protocol import Schemas, Transcriber
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED, is_released
 
-__all__ = ["Sorted", "letters_of", "sort_events", "split_body"]
+__all__ = ["Sorted", "letters_of", "sort_events", "sort_texts", "split_body", "transcribed"]
 
+_RELEASE = "only `trilane dead-letters release` may say that an event was released from quarantine"
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(msgspec.Raw)
 
@@ -50,8 +53,50 @@ def split_body(body: bytes, *, ndjson: bool) -> list[bytes]:
     return [line for line in text.split(b"\n") if line.strip()]
 
 
-def sort_events(source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, now: int) -> Sorted:
-    """Checks the contract and the future rule of events that arrive at instant `now`, and places each."""
+def transcribed(texts: Sequence[bytes], transcriber: Transcriber) -> tuple[list[bytes], list[int], list[Rejection]]:
+    """JSON texts as values of another format: those that can be, their indexes, and rejections of the others."""
+    values, indexes, rejected = [], [], []
+    for index, text in enumerate(texts):
+        try:
+            plain = msgspec.json.decode(text)
+            if not isinstance(plain, dict):
+                raise ContractError("Expected `object`", where="$", kind="type")
+            values.append(transcriber.value(plain))
+            indexes.append(index)
+        except NOT_JSON as error:
+            rejected.append(Rejection(index, "json", "$", malformed(text, error)))
+        except ContractError as error:
+            rejected.append(Rejection(index, "type", error.where, error.what))
+    return values, indexes, rejected
+
+
+def sort_texts(
+    source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, now: int, schemas: Schemas | None = None
+) -> tuple[Sorted, list[bytes]]:
+    """Events as JSON texts, which are written in the source's own format before they are sorted.
+
+    Beside the verdicts, each event as it would stand in the log; a text that cannot be, as it came.
+    """
+    if source.format.kind == "json":
+        return sort_events(source, texts, hot, now=now), list(texts)
+    values, indexes, rejected = transcribed(texts, open_transcriber(source.format, schemas))
+    found = sort_events(source, values, hot, now=now, schemas=schemas)
+    rejected += [replace(one, index=indexes[one.index]) for one in found.rejected]
+    standing = list(texts)
+    for index, value in zip(indexes, values, strict=True):
+        standing[index] = value
+    return Sorted(found.accepted, sorted(rejected, key=lambda r: r.index)), standing
+
+
+def sort_events(
+    source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, now: int, schemas: Schemas | None = None
+) -> Sorted:
+    """Checks the contract and the future rule of events that arrive at instant `now`, and places each.
+
+    `schemas`: the registry of the schemas that values name; then it may ask it.
+    """
+    if source.format.kind != "json":
+        return _sort_values(source, texts, hot, now, schemas)
     payloads, indexes, rejected = source.contract.decode_many(texts)
     aside = any(rule.action == "quarantine" for rule in source.rules)
     accepted: dict[int, list[bytes]] = {}
@@ -61,8 +106,7 @@ def sort_events(source: EventSource, texts: Sequence[bytes], hot: HotKeys, *, no
             reason = f"the event lies {(happened - now) / 1e6:.0f} s in the future"
             rejected.append(Rejection(index, "future", f"$.{source.event_time}", reason))
         elif aside and is_released(texts[index]):
-            reason = "only `trilane dead-letters release` may say that an event was released from quarantine"
-            rejected.append(Rejection(index, "type", f"$.{RELEASED}", reason))
+            rejected.append(Rejection(index, "type", f"$.{RELEASED}", _RELEASE))
         else:
             key, event_id = getattr(payload, source.partition_by), getattr(payload, source.event_id)
             accepted.setdefault(hot.place(key, event_id, happened), []).append(texts[index])
@@ -75,3 +119,26 @@ def letters_of(source: str, texts: Sequence[bytes], rejected: Sequence[Rejection
         DeadLetter(source=source, code=r.code, path=r.path, reason=r.reason, payload=texts[r.index], at=now)
         for r in rejected
     ]
+
+
+def _sort_values(
+    source: EventSource, values: Sequence[bytes], hot: HotKeys, now: int, schemas: Schemas | None
+) -> Sorted:
+    """The same for values that are no JSON, whose decoder makes columns."""
+    import pyarrow as pa
+
+    from trilane.sources.decoding import decoder_of
+
+    decoded = decoder_of(source, schemas).decode(pa.array(values, pa.binary()))
+    rejected, accepted = list(decoded.rejections), dict[int, list[bytes]]()
+    happened = decoded.table.column(source.event_time).cast(pa.int64()).to_pylist()
+    keys, ids = (decoded.table.column(name).to_pylist() for name in (source.partition_by, source.event_id))
+    for index, at, key, event_id in zip(decoded.indexes.tolist(), happened, keys, ids, strict=True):
+        if at > now + source.future:
+            reason = f"the event lies {(at - now) / 1e6:.0f} s in the future"
+            rejected.append(Rejection(index, "future", f"$.{source.event_time}", reason))
+        elif is_released(values[index]):
+            rejected.append(Rejection(index, "type", f"$.{RELEASED}", _RELEASE))
+        else:
+            accepted.setdefault(hot.place(key, event_id, at), []).append(values[index])
+    return Sorted(accepted, sorted(rejected, key=lambda r: r.index))

@@ -1,7 +1,8 @@
 """Rules on the rows of a source: what must hold in one row, and what becomes of a row that breaks it.
 
 Laws: a verdict depends on the row alone, so every lane gives the same; a rule is broken where its condition is false,
-not where it is null, as in SQL's CHECK. An event that was released from quarantine says so itself, in `_released`.
+not where it is null, as in SQL's CHECK. An event that was released from quarantine says so itself, in `_released` or by
+what follows it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 from trilane.contract import NOT_JSON
 from trilane.errors import DefinitionError
 from trilane.sources.expression import condition_sql
+from trilane.sources.formats.declaration import RELEASED_MARK
 from trilane.types import Field
 
 __all__ = [
@@ -133,6 +135,8 @@ def code_of(name: str) -> str:
 
 def is_released(text: bytes) -> bool:
     """Whether an event says that it was released from quarantine."""
+    if text.endswith(RELEASED_MARK):
+        return True
     if RELEASED.encode() not in text:
         return False
     try:

@@ -26,6 +26,7 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         log=f"sqlite://{tmp_path}/.trilane/log",
         offline=f"duckdb://{tmp_path}/.trilane/warehouse",
         metadata=f"sqlite://{tmp_path}/.trilane/metadata.db",
+        schema_registry="",
         host="127.0.0.1",
         port=8321,
         workers=1,

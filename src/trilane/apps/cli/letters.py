@@ -65,12 +65,13 @@ def list_(
             from trilane.apps.event_file import source_named
 
             source_named(opened.definitions.sources, source)
+        letters = [_facts(opened, one) for one in found]
     total = sum(n for (_, its, in_), n in census.items() if in_ in states and code in (None, its))
-    terminal.answer({"dead_letters": [_facts(one) for one in found], "total": total})
+    terminal.answer({"dead_letters": letters, "total": total})
     if not found:
         terminal.tell("There are no dead letters.")
     headings = ["id", "at", "source", "code", "path", "reason", "payload"]
-    rows = [[_short(str(_facts(one)[name])) for name in headings] for one in found]
+    rows = [[_short(str(one[name])) for name in headings] for one in letters]
     terminal.table("Dead letters", headings, rows)
     if total > len(found):
         terminal.tell(f"{len(found):,} of {total:,}; --limit shows more.")
@@ -82,7 +83,7 @@ def show(*, letter: _Id, project: ProjectOption = None, json: JsonOption = False
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
-        facts = _facts(found(opened, letter))
+        facts = _facts(opened, found(opened, letter))
     terminal.answer(facts)
     for name, value in facts.items():
         if value is not None:
@@ -111,7 +112,7 @@ def fix(
     except OSError as error:
         raise SetupError(f"the file cannot be read: {error}", where=str(payload), remedy="Check the path") from error
     with open_project(project) as opened:
-        facts = _facts(letters.fix(opened, letter, change or (), text))
+        facts = _facts(opened, letters.fix(opened, letter, change or (), text))
     terminal.answer(facts)
     terminal.tell(f"{letter} is now {_plain(str(facts['fixed']))}. Run [bold]trilane dead-letters replay {letter}[/].")
 
@@ -206,7 +207,9 @@ def _tell_outcomes(terminal: Terminal, verb: str, outcomes: list[Outcome]) -> No
     terminal.table("Left", ["id", "source", "reason"], [[str(one.id), one.source, one.reason] for one in left])
 
 
-def _facts(one: DeadLetter) -> dict[str, Any]:
+def _facts(project: Project, one: DeadLetter) -> dict[str, Any]:
+    from trilane.apps.letters import said
+
     return {
         "id": one.id,
         "source": one.source,
@@ -218,8 +221,8 @@ def _facts(one: DeadLetter) -> dict[str, Any]:
         "offset": one.offset,
         "state": one.state,
         "settled_at": None if one.settled_at is None else format_instant(one.settled_at),
-        "payload": one.payload.decode(errors="backslashreplace"),
-        "fixed": None if one.fixed is None else one.fixed.decode(errors="backslashreplace"),
+        "payload": said(project, one, one.payload),
+        "fixed": None if one.fixed is None else said(project, one, one.fixed),
     }
 
 

@@ -34,7 +34,7 @@ from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import FeatureReader
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import letters_of, sort_events
+from trilane.sources.ingest import letters_of, sort_texts
 
 __all__ = ["LocalClient", "open"]
 
@@ -212,7 +212,7 @@ class LocalClient:
         source, now = hot.source.name, self.project.clock.now()
         if hot.is_due(now):
             hot.look(now)
-        found = sort_events(hot.source, texts, hot, now=now)
+        found, texts = sort_texts(hot.source, texts, hot, now=now, schemas=self.project.schemas)
         if found.rejected:
             self.project.dead_letters.add(letters_of(source, texts, found.rejected, now=now))
         for partition, values in found.accepted.items():

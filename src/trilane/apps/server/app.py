@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -33,7 +34,7 @@ from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
 from trilane.serving.metrics import Metrics
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import letters_of, sort_events, split_body
+from trilane.sources.ingest import letters_of, sort_texts, split_body
 
 __all__ = ["Server"]
 
@@ -72,6 +73,7 @@ class Server:
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.appender = Appender(project.log, project.clock, loop)
         self._hot: dict[str, HotKeys] = {}
+        self.schemas = project.schemas
         self._tell_address()
 
     def _tell_address(self) -> None:
@@ -175,7 +177,11 @@ class Server:
             # Not here: it reads the log, and may write to it.
             await asyncio.get_running_loop().run_in_executor(None, hot.look, self.project.clock.now())
             self.metrics.hot_keys.labels(name).set(len(hot.splits))
-        found = sort_events(source, texts, hot, now=self.project.clock.now())
+        sort = functools.partial(sort_texts, source, texts, hot, now=self.project.clock.now(), schemas=self.schemas)
+        if source.format.kind == "json":
+            found, texts = sort()
+        else:  # not here: it may ask a schema registry
+            found, texts = await asyncio.get_running_loop().run_in_executor(None, sort)
         if found.rejected:
             # Not here: it waits for the disk, and decisions must not.
             with self._counting_failures("dead_letters"):

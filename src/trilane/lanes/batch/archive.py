@@ -18,8 +18,9 @@ from trilane.errors import SetupError
 from trilane.features.algebra import Ints
 from trilane.features.columns import event_times
 from trilane.lanes.judgement import judge
-from trilane.sources.decoding import Decoder, decoder_of
+from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
+from trilane.sources.formats.protocol import Decoder, Schemas
 from trilane.sources.log.protocol import EventLog
 from trilane.sources.rule import RELEASED
 from trilane.sources.watermark import Watermark
@@ -28,12 +29,19 @@ from trilane.stores.offline.protocol import Connection, MicroBatch, Warehouse, i
 __all__ = ["archive"]
 
 
-def archive(log: EventLog, warehouse: Warehouse, source: EventSource, *, limit: int = 200_000) -> int:
+def archive(
+    log: EventLog,
+    warehouse: Warehouse,
+    source: EventSource,
+    *,
+    limit: int = 200_000,
+    schemas: Schemas | None = None,
+) -> int:
     """Archives all that the log has beyond the archive; how many events were kept.
 
-    A file holds at most `limit` offsets, which bounds the memory.
+    A file holds at most `limit` offsets, which bounds the memory. `schemas`: the registry of the values' schemas.
     """
-    kept, decoder, engine = 0, decoder_of(source), warehouse.micro_batch()
+    kept, decoder, engine = 0, decoder_of(source, schemas), warehouse.micro_batch()
     with warehouse.archiving(source):
         for partition in range(source.partitions):
             _check_log(warehouse.archived(source, partition), log.end(source.name, partition), source, partition)

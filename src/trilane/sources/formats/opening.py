@@ -1,0 +1,58 @@
+"""The decoder and the transcriber of a binary format, and whether a declared schema fits a source.
+
+Law: a driver is loaded when a source that needs it is declared or read, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trilane.errors import DefinitionError, SetupError
+from trilane.sources.formats.declaration import Format
+
+if TYPE_CHECKING:
+    from trilane.sources.formats.protocol import Decoder, Schemas, Transcriber
+    from trilane.types import Field
+
+__all__ = ["check", "open_decoder", "open_transcriber"]
+
+
+def open_decoder(fields: Sequence[Field], format_: Format, schemas: Schemas | None, *, where: str) -> Decoder:
+    """The decoder of values in `format_`. Raises DefinitionError if a declared schema does not fit `fields`."""
+    try:
+        from trilane.sources.formats.avro import AvroDecoder
+        from trilane.sources.formats.avro_leaves import Unfit
+    except ImportError as error:
+        raise _missing(error, format_) from error
+    try:
+        return AvroDecoder(fields, format_, schemas)
+    except Unfit as error:
+        remedy = "Change the field, say where it lies with paths=, or name the schema that is meant"
+        raise DefinitionError(f"{error.path}: {error.reason}", where=where, remedy=remedy) from None
+
+
+def open_transcriber(format_: Format, schemas: Schemas | None) -> Transcriber:
+    """The transcriber of values in `format_`."""
+    try:
+        from trilane.sources.formats.avro import AvroTranscriber
+    except ImportError as error:
+        raise _missing(error, format_) from error
+    return AvroTranscriber(format_, schemas)
+
+
+def check(fields: Sequence[Field], format_: Format, *, where: str) -> None:
+    """Raises DefinitionError for a path that leads nowhere, or a declared schema that does not fit."""
+    strays = sorted(dict(format_.paths).keys() - {field.name for field in fields})
+    if strays:
+        remedy = f"Choose among {', '.join(field.name for field in fields)}"
+        raise DefinitionError(f"paths names {strays[0]!r}, which the schema lacks", where=where, remedy=remedy)
+    if format_.schemas:
+        open_decoder(fields, format_, None, where=where)
+
+
+def _missing(error: ImportError, format_: Format) -> SetupError:
+    remedy = f"Install it: `pip install 'trilane[{format_.kind}]'`"
+    return SetupError(
+        f"a package for {format_.kind} is missing: {error}", where=f"format {format_.kind}", remedy=remedy
+    )
