@@ -44,7 +44,7 @@ from trilane.serving.degradation import constant
 from trilane.serving.endpoint import Endpoint
 from trilane.sources.event import EventSource
 from trilane.sources.expectation import volume
-from trilane.sources.formats.declaration import avro
+from trilane.sources.formats.declaration import avro, protobuf
 from trilane.sources.rule import rule, unique
 from trilane.sources.table import TableSource
 from trilane.types import Bool, Float64, Int64, String, Timestamp
@@ -106,6 +106,7 @@ __all__ = [
     "nearline",
     "open",
     "prior",
+    "protobuf",
     "quantile",
     "quantiles",
     "rate",

@@ -24,6 +24,7 @@ DRIVERS = {
     "duckdb": r"trilane\.\w+\.(.+\.)?duckdb(\.\w+)?",
     "fastavro": r"trilane\.sources\.formats\.avro",
     "feast": r"trilane\.apps\.feast_import\.reader",
+    "google": r"trilane\.sources\.formats\.protobuf",
     "granian": r"trilane\.apps\.server(\.\w+)?",
     "httpx": r"trilane\.(apps\..+|sources\.schema_registry)",
     "lightgbm": r"trilane\.models\..+",

@@ -20,20 +20,20 @@ import numpy as np
 import pyarrow as pa
 from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
 
-from trilane.errors import ContractError, SetupError
-from trilane.sources.formats.avro_leaves import Schema, Unfit
+from trilane.errors import ContractError
+from trilane.sources.formats import framing
+from trilane.sources.formats.avro_leaves import Schema
 from trilane.sources.formats.avro_steps import Plan, plan, skip_one
 from trilane.sources.formats.columns import Columns
 from trilane.sources.formats.cursor import Cursor, Fault, Ints
 from trilane.sources.formats.declaration import RELEASED_MARK, Format
-from trilane.sources.formats.protocol import Decoded, Registered, Schemas, joined
+from trilane.sources.formats.protocol import Decoded, Registered, Schemas, Unfit, joined
 from trilane.types import Field
 
 __all__ = ["AvroDecoder", "AvroTranscriber", "Parsed", "parsed"]
 
 _BROKEN = Fault("avro", "$", "the bytes are no value of the schema")
 _LEFT = Fault("avro", "$", "bytes follow the value")
-_UNFRAMED = Fault("avro", "$", "the value names no schema: it does not begin as its framing says")
 _PORTION = 8_192  # values that are read together: what they need fits the processor's cache
 _MARKER = b"\xc3\x01"
 
@@ -85,16 +85,8 @@ class _Framed:
         """Moves beyond the frames, and gives the numbers that they name schemas by (0: the declared one)."""
         if self._format.framing == "bare":
             return np.zeros(len(cursor.rows), np.int64)
-        head, width, kind = (b"\0", 4, ">u4") if self._format.by_registry else (_MARKER, 8, "<i8")
-        short = cursor.end - cursor.at < len(head) + width
-        found = cursor.words(len(head) + width)
-        bad = short | (found[:, : len(head)] != np.frombuffer(head, np.uint8)).any(axis=1)
-        if bad.any():
-            # First of all: a short value has been called broken by the move.
-            places = cursor.rows[bad]
-            cursor.texts.faulty[places] = -1
-            cursor.texts.refuse(places, _UNFRAMED)
-        return np.ascontiguousarray(found[:, len(head) :]).view(kind)[:, 0].astype(np.int64)
+        head, kind = (b"\0", ">u4") if self._format.by_registry else (_MARKER, "<i8")
+        return framing.numbers(cursor, head, kind)
 
     def schema(self, number: int) -> Parsed:
         """The schema with this number. Raises Unfit if there is none, UnavailableError if it cannot be had now."""
@@ -106,10 +98,7 @@ class _Framed:
                 raise Unfit("$", "the value names a schema that is none of the declared ones")
             return self._by_print[number]
         if number not in self._parsed:
-            if self._schemas is None:
-                remedy = 'Set schema_registry = "http://..." in trilane.toml'
-                raise SetupError("no schema registry is configured", where="schema_registry", remedy=remedy)
-            found = self._schemas.find(number)
+            found = framing.registered(self._schemas, number)
             if found is None:
                 raise Unfit("$", f"the registry has no schema {number}")
             self._parsed[number] = self._read(found)
@@ -118,10 +107,7 @@ class _Framed:
     def newest(self) -> tuple[bytes, Parsed]:
         """The frame and the schema to write in. Raises SetupError or UnavailableError."""
         if self._format.by_registry:
-            if self._schemas is None or not self._format.subject:
-                remedy = 'Write tl.avro(subject="...-value"), and set schema_registry in trilane.toml'
-                raise SetupError("it is not known which schema to write in", where="subject", remedy=remedy)
-            found = self._schemas.latest(self._format.subject)
+            found = framing.newest(self._schemas, self._format)
             return b"\0" + found.id.to_bytes(4, "big"), self._read(found)
         one = self.declared[0]
         return b"" if self._format.framing == "bare" else _MARKER + one.print.to_bytes(8, "little"), one
@@ -218,7 +204,7 @@ class AvroTranscriber:
         cursor = Cursor.over(pa.array([value], pa.binary()), _BROKEN)
         [number] = self._framed.strip(cursor).tolist()
         if cursor.texts.faulty[0] >= 0:
-            raise ContractError(_UNFRAMED.reason, where="$", remedy="Give the whole event with --payload FILE")
+            raise ContractError(framing.UNFRAMED, where="$", remedy="Give the whole event with --payload FILE")
         try:
             return self._framed.schema(number), int(cursor.at[0])
         except Unfit as error:

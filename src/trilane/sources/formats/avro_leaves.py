@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from trilane.sources.formats.columns import Columns
 from trilane.sources.formats.cursor import Cursor, Fault, Ints
+from trilane.sources.formats.protocol import Unfit
 from trilane.types import Field
 
-__all__ = ["WIDTHS", "Schema", "Step", "Unfit", "leaf"]
+__all__ = ["WIDTHS", "Schema", "Step", "leaf"]
 
 Schema: TypeAlias = Any  # Avro's own JSON, checked by fastavro
 Step: TypeAlias = Callable[[Cursor, Columns], None]
@@ -24,14 +25,6 @@ Step: TypeAlias = Callable[[Cursor, Columns], None]
 _EXACT = 2**53  # integers below it are floats, and their quotients by powers of ten up to 22 are rounded once
 _PER_MICROSECOND = {"timestamp-millis": (1_000, 1), "timestamp-micros": (1, 1), "timestamp-nanos": (1, 1_000)}
 WIDTHS = {"null": 0, "boolean": 1, "float": 4, "double": 8}
-
-
-class Unfit(Exception):  # noqa: N818 - it is a verdict on a schema, told as a fault or an error by who asked
-    """Values of this schema cannot be read as the source's fields: `path` and `reason`."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(reason)
-        self.path, self.reason = path, reason
 
 
 def leaf(schema: Schema, kind: str, field: Field) -> Step:

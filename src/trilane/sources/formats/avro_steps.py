@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from trilane.sources.formats.avro_leaves import WIDTHS, Schema, Step, Unfit, leaf
+from trilane.sources.formats.avro_leaves import WIDTHS, Schema, Step, leaf
 from trilane.sources.formats.columns import Columns
 from trilane.sources.formats.cursor import Cursor, Fault
+from trilane.sources.formats.protocol import Unfit
 from trilane.types import Field
 
 __all__ = ["Plan", "plan", "skip_one"]

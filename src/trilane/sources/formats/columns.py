@@ -43,6 +43,7 @@ class Columns:
             else np.zeros(count, _DTYPES.get(f.dtype.name, np.int64))
             for f in fields
         }
+        self.spare: dict[str, Ints] = {}  # parts of values, for those who read them
         self.valid = {f.name: np.zeros(count, bool) for f in fields}
 
     def put(self, name: str, rows: Ints, values: npt.NDArray[Any]) -> None:

@@ -21,12 +21,15 @@ __all__ = ["check", "open_decoder", "open_transcriber"]
 def open_decoder(fields: Sequence[Field], format_: Format, schemas: Schemas | None, *, where: str) -> Decoder:
     """The decoder of values in `format_`. Raises DefinitionError if a declared schema does not fit `fields`."""
     try:
-        from trilane.sources.formats.avro import AvroDecoder
-        from trilane.sources.formats.avro_leaves import Unfit
+        if format_.kind == "protobuf":
+            from trilane.sources.formats.protobuf import ProtobufDecoder as Opened
+        else:
+            from trilane.sources.formats.avro import AvroDecoder as Opened  # type: ignore[assignment]
+        from trilane.sources.formats.protocol import Unfit
     except ImportError as error:
         raise _missing(error, format_) from error
     try:
-        return AvroDecoder(fields, format_, schemas)
+        return Opened(fields, format_, schemas)
     except Unfit as error:
         remedy = "Change the field, say where it lies with paths=, or name the schema that is meant"
         raise DefinitionError(f"{error.path}: {error.reason}", where=where, remedy=remedy) from None
@@ -35,10 +38,13 @@ def open_decoder(fields: Sequence[Field], format_: Format, schemas: Schemas | No
 def open_transcriber(format_: Format, schemas: Schemas | None) -> Transcriber:
     """The transcriber of values in `format_`."""
     try:
-        from trilane.sources.formats.avro import AvroTranscriber
+        if format_.kind == "protobuf":
+            from trilane.sources.formats.protobuf import ProtobufTranscriber as Opened
+        else:
+            from trilane.sources.formats.avro import AvroTranscriber as Opened  # type: ignore[assignment]
     except ImportError as error:
         raise _missing(error, format_) from error
-    return AvroTranscriber(format_, schemas)
+    return Opened(format_, schemas)
 
 
 def check(fields: Sequence[Field], format_: Format, *, where: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from trilane.contract import Rejection
 
-__all__ = ["Decoded", "Decoder", "Registered", "Schemas", "Transcriber", "joined"]
+__all__ = ["Decoded", "Decoder", "Registered", "Schemas", "Transcriber", "Unfit", "joined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,14 @@ class Decoder(Protocol):
         Raises UnavailableError if the schema of a value cannot be had now, with nothing decoded.
         """
         ...
+
+
+class Unfit(Exception):  # noqa: N818 - it is a verdict on a schema, told as a fault or an error by who asked
+    """Values of this schema cannot be read as the source's fields: `path` and `reason`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(reason)
+        self.path, self.reason = path, reason
 
 
 class Transcriber(Protocol):
