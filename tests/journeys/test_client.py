@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import trilane as tl
-from tests.servers import Running, running, trained, until
+from tests.servers import Running, command, running, trained, until
 from tests.shop import MINUTE, T0, event, make_project
 from trilane.clock import SECOND, format_instant
 
@@ -106,6 +107,17 @@ def _explained(local: Any, id: str) -> dict[str, Any]:
         return dict(local.explain(id))
     except tl.ContractError:
         return {}
+
+
+def test_a_value_is_explained_while_everything_runs(up: Running, client: tl.Client) -> None:
+    served = client.features("shop_now", {"shop": "a"})["shop_now.n_10m"][0]
+    told = command(up.folder, "explain", "shop_now.n_10m", "a", "--json")
+    assert told.returncode == 0, told.stderr
+    facts = json.loads(told.stdout)
+    assert facts["served"]["value"] == facts["recomputed"]["value"] == served
+    assert facts["recomputed"]["identical"] is True
+    assert sum(tile["value"] for tile in facts["tiles"]) == served
+    assert "identical: yes" in command(up.folder, "explain", "shop_now.n_10m", "a").stdout
 
 
 def test_errors_are_the_same_over_http_and_in_process(up: Running, client: tl.Client) -> None:

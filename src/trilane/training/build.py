@@ -41,7 +41,7 @@ from trilane.training.training_set import (
     TrainingSet,
 )
 
-__all__ = ["build", "skews_of", "values_at"]
+__all__ = ["build", "replayed_at", "skews_of", "values_at"]
 
 _CHUNK = 65_536
 
@@ -132,6 +132,24 @@ def values_at(
         place = Place(warehouse, root, Path(temporary), slice_rows)
         joined = join(plan, connection, rows, place, served=served, progress=progress)
         return np.array(joined.values[:, plan.places])
+
+
+def replayed_at(plan: FeaturePlan, asks: pa.Table, *, event_time: str, warehouse: Warehouse, root: Path) -> Joined:
+    """What was served at the instants of `asks`, as far as it is recorded, and what would have been ideal.
+
+    Its arrays are [rows of `asks`, features of all views of the plan, in its order]. What is usual (`tl.prior("mean")`)
+    is part of a model, and answers nothing here.
+    """
+    plan = pinned_plan(plan, root)
+    with (
+        tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
+        warehouse.connect(temp=Path(temporary)) as connection,
+    ):
+        rows = number_asks(connection, plan, asks, event_time=event_time)
+        joined = join(plan, connection, rows, Place(warehouse, root, Path(temporary)), served=Served(priors={}))
+        ideal = None if joined.ideal is None else np.array(joined.ideal)
+        statuses = None if joined.statuses is None else np.array(joined.statuses)
+        return Joined(np.array(joined.values), ideal, statuses, joined.recorded)
 
 
 def skews_of(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import typer
 
 from trilane.apps.cli.change import apply, plan
+from trilane.apps.cli.explain import explain
 from trilane.apps.cli.features import features
 from trilane.apps.cli.fill import ingest, materialize
 from trilane.apps.cli.imports import imports
 from trilane.apps.cli.learn import skew, train
 from trilane.apps.cli.letters import COMMANDS, ListByDefault
-from trilane.apps.cli.look import explain, status
+from trilane.apps.cli.look import status
 from trilane.apps.cli.roles import control, serve, up, worker
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command

@@ -1,13 +1,13 @@
-"""`trilane status` and `explain`: what runs, and why it answered so."""
+"""`trilane status`, and what the server says of a decision: what runs, and why it answered so."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import typer
 
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, open_project
 from trilane.clock import format_instant
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.lifecycle.metadata.protocol import RunRecord
 
-__all__ = ["explain", "server_answers", "status"]
+__all__ = ["explain_decision", "server_answers", "status"]
 
 _RUNS = 8
 _BATCH = ("boundary", "visible_from", "newest_landed", "due")
@@ -37,14 +37,8 @@ def status(*, project: ProjectOption = None, json: JsonOption = False) -> None:
     _tell_status(terminal, facts)
 
 
-def explain(
-    *,
-    decision: Annotated[str, typer.Argument(metavar="ID", help="The `id` of a decision.")],
-    project: ProjectOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Rebuild a decision from its id: its features, their statuses, its score."""
-    terminal = Terminal(json=json)
+def explain_decision(terminal: Terminal, decision: str, project: Path | None) -> None:
+    """Rebuilds a decision from its id: its features, their statuses, its score."""
     with open_project(project) as opened:
         try:
             facts = _get(opened.config, f"/v1/explain/{decision}")
