@@ -1,4 +1,4 @@
-"""Files of events (NDJSON, CSV, Parquet) as JSON texts, and their way into the log.
+"""Files of events (NDJSON, CSV, Parquet, Arrow, Avro) as JSON texts, and their way into the log.
 
 Laws: every row of a file is either appended or kept as a dead letter with its reason; an append is one atomic chunk,
 so an interrupted ingest has appended a prefix, and repeating it is harmless because events have ids.
@@ -27,7 +27,7 @@ from trilane.errors import ConflictError, ContractError, DefinitionError, SetupE
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
-from trilane.sources.formats.opening import open_transcriber
+from trilane.sources.formats.opening import open_transcriber, records
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.ingest import sort_texts, transcribed
 
@@ -87,12 +87,14 @@ def texts_of(path: str, source: EventSource) -> Iterator[bytes]:
         "jsonl": _ndjson,
         "csv": functools.partial(_csv, source),
         "parquet": _parquet,
+        "arrow": _arrow,
+        "avro": _avro,
     }
     if kind not in readers:
         raise SetupError(
             f"files of kind {kind!r} cannot be ingested",
             where=path,
-            remedy="Give a file that ends in .ndjson, .jsonl, .csv or .parquet, or `-` for NDJSON",
+            remedy="Give a file that ends in .ndjson, .jsonl, .csv, .parquet, .arrow or .avro, or `-` for NDJSON",
         )
     try:
         yield from readers[kind](path)
@@ -226,6 +228,34 @@ def _parquet(path: str) -> Iterator[bytes]:
     except TypeError as error:
         remedy = "Write columns of booleans, numbers, strings and instants"
         raise ContractError(f"a column cannot be JSON: {error}", where=path, remedy=remedy) from error
+
+
+def _arrow(path: str) -> Iterator[bytes]:
+    """Arrow's IPC, as a file or as a stream."""
+    from pyarrow import ipc
+
+    try:
+        with pa.memory_map(path) as mapped:
+            try:
+                with ipc.open_file(mapped) as file:
+                    for number in range(file.num_record_batches):
+                        yield from map(_encode, file.get_batch(number).to_pylist())
+                    return
+            except pa.ArrowInvalid:
+                mapped.seek(0)
+            with ipc.open_stream(mapped) as stream:
+                for batch in stream:
+                    yield from map(_encode, batch.to_pylist())
+    except pa.ArrowException as error:
+        raise ContractError(f"this is no sound Arrow file: {error}", where=path) from error
+    except TypeError as error:
+        remedy = "Write columns of booleans, numbers, strings and instants"
+        raise ContractError(f"a column cannot be JSON: {error}", where=path, remedy=remedy) from error
+
+
+def _avro(path: str) -> Iterator[bytes]:
+    with _opened(path) as file:
+        yield from map(_encode, records(file, where=path))
 
 
 def source_named(sources: dict[str, EventSource], name: str) -> EventSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import pyarrow as pa
 import pytest
 
 from tests.shop import DEFINITIONS, MINUTE, T0, event, make_project
@@ -18,6 +20,7 @@ from trilane.apps.event_file import ingest
 from trilane.apps.project import Project
 from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
+from trilane.errors import ContractError, SetupError
 from trilane.lanes.batch.archive import archive
 from trilane.sources.dead_letters import QUARANTINED
 from trilane.sources.formats.declaration import RELEASED_MARK
@@ -91,6 +94,29 @@ def test_json_at_the_door_of_an_avro_source_gives_the_tiles_of_json(
     value = project.log.read("orders", 0, 0, 1).column("value")[0].as_py()
     fact: Any = fastavro.schemaless_reader(io.BytesIO(value), fastavro.parse_schema(SCHEMA), None)
     assert {**fact, "at": T0} == {**json.loads(texts[0]), "note": {}, "at": T0}
+
+
+@pytest.mark.parametrize("kind", ["arrow", "stream.arrow", "avro"])
+def test_files_of_arrow_and_avro_are_ingested(project: Project, kind: str) -> None:
+    path = project.config.root / f"events.{kind}"
+    facts = [{**json.loads(event(n, at=T0)), "at": dt.datetime(2026, 3, 2, tzinfo=dt.UTC)} for n in range(3)]
+    with path.open("wb") as file:
+        if kind == "avro":
+            fastavro.writer(file, fastavro.parse_schema(SCHEMA), facts, codec="deflate")
+        else:
+            table = pa.Table.from_pylist(facts)
+            make = pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream
+            with make(file, table.schema) as writer:
+                writer.write_table(table)
+    source = project.definitions.sources["orders"]
+    assert ingest(project, source, str(path)).accepted == 3
+    assert _run(project) == 3
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises((ContractError, SetupError), match=r"no sound|cannot be read"):
+        ingest(project, source, str(path), history=True)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ContractError, match="no sound"):
+        ingest(project, source, str(path))
 
 
 def test_the_schema_is_frozen_with_the_definitions(project: Project) -> None:

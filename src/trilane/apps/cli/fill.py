@@ -23,7 +23,10 @@ _Until = Annotated[str | None, typer.Option(metavar="INSTANT", help="Before here
 def ingest(
     *,
     source: Annotated[str, typer.Argument(help="The event source.")],
-    file: Annotated[str, typer.Argument(help="A .ndjson, .csv or .parquet file, or - for NDJSON from standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="A .ndjson, .csv, .parquet, .arrow or .avro file, or - for NDJSON from standard input."),
+    ],
     history: Annotated[
         bool, typer.Option("--history", help="The past: each event arrives when it happened, in order of event time.")
     ] = False,

@@ -11,9 +11,10 @@ import decimal
 import io
 import json
 import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import fastavro
 import numpy as np
@@ -30,10 +31,11 @@ from trilane.sources.formats.declaration import RELEASED_MARK, Format
 from trilane.sources.formats.protocol import Decoded, Registered, Schemas, Unfit, joined
 from trilane.types import Field
 
-__all__ = ["AvroDecoder", "AvroTranscriber", "Parsed", "parsed"]
+__all__ = ["AvroDecoder", "AvroTranscriber", "Parsed", "contained", "parsed"]
 
 _BROKEN = Fault("avro", "$", "the bytes are no value of the schema")
 _LEFT = Fault("avro", "$", "bytes follow the value")
+_FAULTS = (ValueError, EOFError, IndexError, OverflowError, decimal.DecimalException, TypeError)
 _PORTION = 8_192  # values that are read together: what they need fits the processor's cache
 _MARKER = b"\xc3\x01"
 
@@ -181,7 +183,7 @@ class AvroTranscriber:
             if skip_one(value, at, len(value), one.schema, one.names) != len(value):
                 raise ValueError("bytes follow the value")
             found: Any = fastavro.schemaless_reader(io.BytesIO(value[at:]), one.schema, None)
-        except (ValueError, EOFError, IndexError, OverflowError, decimal.DecimalException, TypeError) as error:
+        except _FAULTS as error:
             raise ContractError(f"the bytes are no value of the schema: {error}", where="$") from None
         plain: dict[str, Any] = _simple(found)
         return plain
@@ -209,6 +211,17 @@ class AvroTranscriber:
             return self._framed.schema(number), int(cursor.at[0])
         except Unfit as error:
             raise ContractError(error.reason, where=error.path, remedy="Register the schema") from None
+
+
+def contained(file: BinaryIO, *, where: str) -> Iterator[dict[str, Any]]:
+    """The records of an object container file, one after the other. Raises ContractError for what is none."""
+    try:
+        for record in fastavro.reader(file):
+            if not isinstance(record, dict):
+                raise ValueError("its schema is no record")
+            yield _simple(record)
+    except (*_FAULTS, SchemaParseException, UnknownType, zlib.error) as error:
+        raise ContractError(f"this is no sound Avro file: {error}", where=where) from error
 
 
 def _simple(value: object) -> Any:  # noqa: ANN401

@@ -5,8 +5,8 @@ Law: a driver is loaded when a source that needs it is declared or read, and not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trilane.errors import DefinitionError, SetupError
 from trilane.sources.formats.declaration import Format
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trilane.sources.formats.protocol import Decoder, Schemas, Transcriber
     from trilane.types import Field
 
-__all__ = ["check", "open_decoder", "open_transcriber"]
+__all__ = ["check", "open_decoder", "open_transcriber", "records"]
 
 
 def open_decoder(fields: Sequence[Field], format_: Format, schemas: Schemas | None, *, where: str) -> Decoder:
@@ -55,6 +55,15 @@ def check(fields: Sequence[Field], format_: Format, *, where: str) -> None:
         raise DefinitionError(f"paths names {strays[0]!r}, which the schema lacks", where=where, remedy=remedy)
     if format_.schemas:
         open_decoder(fields, format_, None, where=where)
+
+
+def records(file: BinaryIO, *, where: str) -> Iterator[dict[str, Any]]:
+    """The records of an Avro object container file, in what JSON has. Raises ContractError for what is none."""
+    try:
+        from trilane.sources.formats.avro import contained
+    except ImportError as error:
+        raise _missing(error, Format(kind="avro")) from error
+    return contained(file, where=where)
 
 
 def _missing(error: ImportError, format_: Format) -> SetupError:
