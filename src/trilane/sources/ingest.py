@@ -20,7 +20,7 @@ from trilane.sources.formats.protocol import Schemas, Transcriber
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED, is_released
 
-__all__ = ["Sorted", "letters_of", "sort_events", "sort_texts", "split_body", "transcribed"]
+__all__ = ["Sorted", "letters_of", "sort_body", "sort_events", "sort_texts", "split_body", "transcribed"]
 
 _RELEASE = "only `trilane dead-letters release` may say that an event was released from quarantine"
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
@@ -68,6 +68,43 @@ def transcribed(texts: Sequence[bytes], transcriber: Transcriber) -> tuple[list[
         except ContractError as error:
             rejected.append(Rejection(index, "type", error.where, error.what))
     return values, indexes, rejected
+
+
+def sort_body(
+    source: EventSource, body: bytes, content_type: str, hot: HotKeys, *, now: int, schemas: Schemas | None = None
+) -> tuple[Sorted, list[bytes]]:
+    """The events of a body, sorted, and each as it would stand in the log.
+
+    Values of Protobuf (`application/x-protobuf`), each after its length as a varint, stand there as they came; all else
+    is JSON. Raises ContractError for a body that cannot be taken apart.
+    """
+    if "protobuf" not in content_type:
+        return sort_texts(source, split_body(body, ndjson="ndjson" in content_type), hot, now=now, schemas=schemas)
+    if source.format.kind != "protobuf":
+        what = f"the events of {source.name!r} are {source.format.kind}"
+        raise ContractError(what, where="content-type", remedy="Send JSON, which every source takes", status=415)
+    values = _delimited(body)
+    return sort_events(source, values, hot, now=now, schemas=schemas), values
+
+
+def _delimited(body: bytes) -> list[bytes]:
+    values, at = list[bytes](), 0
+    while at < len(body):
+        length = shift = 0
+        going = True
+        while going and at < len(body) and shift < 35:
+            length |= (body[at] & 0x7F) << shift
+            going, at, shift = body[at] >= 0x80, at + 1, shift + 7
+        if going or length > len(body) - at:
+            what = f"value {len(values)} does not end within the body"
+            raise ContractError(
+                what, where="body", remedy="Write the length before each value, as a varint", status=400
+            )
+        values.append(body[at : at + length])
+        at += length
+    if not values:
+        raise ContractError("the body is empty", where="body", remedy="Send length-delimited messages", status=400)
+    return values
 
 
 def sort_texts(

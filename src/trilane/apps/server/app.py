@@ -34,7 +34,7 @@ from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
 from trilane.serving.metrics import Metrics
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import letters_of, sort_texts, split_body
+from trilane.sources.ingest import letters_of, sort_body
 
 __all__ = ["Server"]
 
@@ -169,7 +169,7 @@ class Server:
                 f"there is no event source {name!r}", where=name, remedy=f"The applied sources are {known}", status=404
             )
         body = await read_body(scope, protocol)
-        texts = split_body(body, ndjson="ndjson" in (scope.headers.get("content-type") or ""))
+        kind = scope.headers.get("content-type") or ""
         hot = self._hot.get(name)
         if hot is None or hot.source != source:
             hot = self._hot[name] = HotKeys(self.project.log, source)
@@ -177,7 +177,8 @@ class Server:
             # Not here: it reads the log, and may write to it.
             await asyncio.get_running_loop().run_in_executor(None, hot.look, self.project.clock.now())
             self.metrics.hot_keys.labels(name).set(len(hot.splits))
-        sort = functools.partial(sort_texts, source, texts, hot, now=self.project.clock.now(), schemas=self.schemas)
+        now = self.project.clock.now()
+        sort = functools.partial(sort_body, source, body, kind, hot, now=now, schemas=self.schemas)
         if source.format.kind == "json":
             found, texts = sort()
         else:  # not here: it may ask a schema registry

@@ -18,6 +18,9 @@ from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
 from trilane.sources.formats.declaration import Format
 from trilane.sources.formats.opening import open_transcriber
+from trilane.sources.hot_keys import HotKeys
+from trilane.sources.ingest import sort_body
+from trilane.sources.log.sqlite import SqliteLog
 from trilane.sources.schema_registry import SchemaRegistry
 
 FORM = tl.protobuf(DESCRIPTORS, message="shop.Fact")
@@ -114,6 +117,27 @@ def test_claims_beyond_the_bytes_cost_nothing() -> None:
     )
     assert found.indexes.tolist() == [3, 6]
     assert {one.code for one in found.rejections} == {"protobuf"}
+
+
+def test_a_body_holds_messages_after_their_lengths(tmp_path: Path) -> None:
+    source, now = _source(), 10
+    hot = HotKeys(SqliteLog(tmp_path), source)
+    value, late = _fact(tags=["x" * 200]), Fact(id="b")
+    late.at.FromMicroseconds(10**9)
+    body = len(value).to_bytes(1, "big").replace(bytes([len(value)]), bytes([len(value) & 127 | 128, len(value) >> 7]))
+    body += value + bytes([late.ByteSize()]) + late.SerializeToString() + b"\0"
+    found, values = sort_body(source, body, "application/x-protobuf", hot, now=now)
+    assert found.accepted == {0: [value]}
+    assert [(one.index, one.code) for one in found.rejected] == [(1, "future"), (2, "type")]
+    assert values == [value, late.SerializeToString(), b""]
+    text = b'{"id": "c", "at": "1970-01-01T00:00:00.000005Z"}'
+    assert sort_body(source, text, "application/json", hot, now=now)[0].rejected == []
+    for bad in (b"", b"\x05a", b"\xff\xff\xff\xff\xff\x01", b"\x80"):
+        with pytest.raises(ContractError, match=r"does not end within|is empty"):
+            sort_body(source, bad, "application/x-protobuf", hot, now=now)
+    plain = EventSource("facts", schema={"id": tl.String, "at": tl.Timestamp}, event_time="at", event_id="id")
+    with pytest.raises(ContractError, match="are json"):
+        sort_body(plain, body, "application/x-protobuf", hot, now=now)
 
 
 def test_a_value_is_written_in_words_and_back() -> None:
