@@ -6,12 +6,13 @@ Law: a job that fails leaves the version that serves; what it read and wrote, or
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trilane.apps.project import Project
 from trilane.clock import format_instant
-from trilane.errors import UnavailableError
+from trilane.errors import SetupError, UnavailableError
 from trilane.features.view import View
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import run
@@ -25,6 +26,7 @@ __all__ = ["archive_sources", "is_settled", "land_version"]
 logger = logging.getLogger(__name__)
 
 _REGION = "batch"
+_LOOK = 0.1  # seconds between two looks whether another load has ended
 
 
 def archive_sources(project: Project, views: list[View]) -> int:
@@ -54,12 +56,17 @@ def land_version(
     boundary: int,
     *,
     progress: Callable[[str, int, int], None] | None = None,
+    patience: float = 0.0,
 ) -> Version | None:
-    """Computes and lands the version of `view` at `boundary`; None if later ones have driven it out already."""
+    """Computes and lands the version of `view` at `boundary`; None if later ones have driven it out already.
+
+    While another process loads, it waits for up to `patience` seconds, and tells `progress` for whom.
+    """
     from trilane.lanes.batch.landings import keep_landings
     from trilane.lanes.batch.materialize import materialize
     from trilane.stores.offline.lake import pinned_view
 
+    project.registry.abandon_dead()
     with run(project.metadata, "materialize", view.name, clock=project.clock) as present:
         present.note(boundary=format_instant(boundary), space=view.landed_as)
         archive_sources(project, [view])
@@ -67,7 +74,7 @@ def land_version(
         read = pinned_view(view, project.config.root)
         if isinstance(read.source, TableSource) and read.source.version is not None:
             present.note(tables={read.source.name: read.source.version})
-        with _writing(project) as writer:
+        with _writing(project, patience, progress) as writer:
             version = materialize(
                 read,
                 boundary,
@@ -94,10 +101,24 @@ def is_settled(project: Project, view: View, boundary: int) -> bool:
 
 
 @contextmanager
-def _writing(project: Project) -> Iterator[Writer]:
+def _writing(project: Project, patience: float, progress: Callable[[str, int, int], None] | None) -> Iterator[Writer]:
     """The writer of the batch region, held no longer than a load takes, so that others may load between two."""
-    writer = project.online.writer(_REGION)
+    writer = _awaited(project, patience, progress)
     try:
         yield writer
     finally:
         writer.close()
+
+
+def _awaited(project: Project, patience: float, progress: Callable[[str, int, int], None] | None) -> Writer:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return project.online.writer(_REGION)
+        except SetupError as error:
+            holder, left = error.facts.get("held_by"), until - time.monotonic()
+            if holder is None or left <= 0:
+                raise
+        if progress is not None:
+            progress(f"wait for {holder}", 0, 0)
+        time.sleep(min(_LOOK, left))

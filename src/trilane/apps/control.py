@@ -6,6 +6,7 @@ tried again after a pause, while the version before it serves; newly applied def
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ def run(project: Project) -> None:
     """Keeps the batch lane up to date until SIGTERM or SIGINT."""
     die_with_parent()
     scheduler = Scheduler(project)
+    with contextlib.suppress(TrilaneError):  # each job tries again
+        project.registry.abandon_dead()
     pause = _REPLAY_POLL if project.config.replay else _POLL
     with stop_flag() as stop:
         while not stop.is_set():

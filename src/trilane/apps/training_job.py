@@ -63,6 +63,7 @@ def train(
     period = {key: format_instant(at) for key, at in (("since", since), ("until", until)) if at is not None}
     from trilane.training.training_set import AS_SERVED, IDEAL
 
+    project.registry.abandon_dead()
     with run(project.metadata, "train", name, clock=project.clock, facts=period) as present:
         tell("archive the log", 0, 0)
         archive_sources(project, [*model.plan.views, *model.plan.stand_ins])

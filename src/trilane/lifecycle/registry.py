@@ -5,6 +5,7 @@ Law: nothing here is ever overwritten, so every answer can be given again as of 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from trilane.clock import Clock
-from trilane.errors import DefinitionError
+from trilane.errors import ConflictError, DefinitionError
 from trilane.lifecycle.metadata.protocol import (
     FAILED,
     RUNNING,
@@ -23,6 +24,8 @@ from trilane.lifecycle.metadata.protocol import (
     MetadataStore,
     RunRecord,
 )
+from trilane.lifecycle.process import is_dead
+from trilane.lifecycle.run import PROCESS
 
 __all__ = ["Change", "Registry", "compare"]
 
@@ -100,9 +103,18 @@ class Registry:
     def stale_runs(self, older_than: int) -> list[RunRecord]:
         """Runs begun more than `older_than` microseconds ago that never ended: long ones, and dead ones.
 
-        Nothing here can tell the two apart; the operator can, and may `abandon` the dead.
+        Of other machines nothing here can tell the two apart; the operator can, and may `abandon` the dead.
         """
         return self.store.runs(status=RUNNING, started_before=self._clock.now() - older_than)
+
+    def abandon_dead(self) -> list[str]:
+        """Ends the runs whose processes are known to have died; their ids."""
+        dead = [run for run in self.store.runs(status=RUNNING) if is_dead(str(run.facts.get(PROCESS, "")))]
+        for run in dead:
+            number = str(run.facts[PROCESS]).split()[0]
+            with contextlib.suppress(ConflictError):  # another one found it, too
+                self.abandon(run.id, reason=f"process {number} died while it did this")
+        return [run.id for run in dead]
 
     def abandon(self, run: str, *, reason: str) -> None:
         """Ends a run whose process died as failed. Raises ConflictError if it does not run."""

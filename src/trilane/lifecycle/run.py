@@ -1,7 +1,7 @@
 """One execution of a job, recorded: its start, its end, its failure, and what it read and wrote.
 
 Laws: the start is on record before the work begins; the end and its edges are one transaction; a run whose
-process died stays `running`, and is found by its age (Registry.stale_runs). A run ends once, whoever ends it.
+process died stays `running` until a later job finds it (Registry.abandon_dead). A run ends once, whoever ends it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from trilane.clock import Clock
 from trilane.errors import TrilaneError
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.metadata.protocol import FAILED, SUCCEEDED, EdgeRecord, MetadataStore, RunRecord
+from trilane.lifecycle.process import this_process
 
-__all__ = ["Run", "new_run_id", "run"]
+__all__ = ["PROCESS", "Run", "new_run_id", "run"]
+
+PROCESS = "process"  # the fact that says who does it, while it runs
 
 
 def new_run_id(now: int) -> str:
@@ -66,7 +69,8 @@ def run(
     """Records the body as a run of job `kind` on `subject`; what it raises is recorded, and raised on."""
     begun = clock.now()
     present = Run(new_id(begun), facts or {})
-    store.start_run(RunRecord(id=present.id, kind=kind, subject=subject, facts=dict(present.facts), started_at=begun))
+    told = {**present.facts, PROCESS: this_process()}
+    store.start_run(RunRecord(id=present.id, kind=kind, subject=subject, facts=told, started_at=begun))
     try:
         yield present
     except BaseException as error:

@@ -5,8 +5,11 @@ Law: the same definitions, rows and period give the same digest.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,7 +74,7 @@ def build(
     served = _served(training)
     begin, end = (None if at is None else clock.instant(at) for at in (since, until))
     with (
-        tempfile.TemporaryDirectory(prefix=".building-", dir=make_folder(out)) as temporary,
+        _building(make_folder(out)) as temporary,
         warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
     ):
         rows = number_spine(
@@ -102,6 +105,21 @@ def build(
         folder = make_folder(Path(temporary) / "set")
         manifest = _write(folder, unnamed, plan, spine, connection, joined.values, progress)
         return _freeze(folder, out / manifest.digest[:16], manifest)
+
+
+@contextlib.contextmanager
+def _building(out: Path) -> Iterator[str]:
+    """A folder to build in, gone afterwards; and so are those of builds that were killed, whose locks nobody holds."""
+    for left in out.glob(".building-*/lock"):
+        with contextlib.suppress(OSError), left.open("r+b") as lock:  # it is being built in, or was just removed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=out) as temporary:
+        draft = Path(temporary) / "draft"
+        with draft.open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # first it is held, then it has its name: no other may take it between
+            draft.rename(draft.with_name("lock"))
+            yield temporary
 
 
 def values_at(

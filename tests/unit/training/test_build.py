@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -129,6 +131,26 @@ def test_building_again_keeps_the_frozen_folder(tmp_path: Path) -> None:
     before = built(tmp_path, warehouse).path.stat().st_mtime_ns
     assert built(tmp_path, warehouse).path.stat().st_mtime_ns == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == [built(tmp_path, warehouse).digest[:16]]
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next_and_what_is_being_built_stays(tmp_path: Path) -> None:
+    warehouse = fill(tmp_path, events=500, asks=50)
+    script = "import os, signal, sys; from pathlib import Path; from importlib import import_module\n"
+    script += "job = import_module('trilane.training.build')\n"
+    script += "with job._building(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path / "out").mkdir()
+    subprocess.run([sys.executable, "-c", script, tmp_path / "out"], check=False)
+    [left] = (tmp_path / "out").iterdir()
+    beside: list[bool] = []
+
+    def look(stage: str, done: int, total: int) -> None:
+        beside.append(left.exists())
+        assert len(list((tmp_path / "out").glob(".building-*"))) == 1
+
+    digest = built(tmp_path, warehouse, progress=look).digest
+    assert beside
+    assert not any(beside)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [digest[:16]]
 
 
 def test_other_contents_have_another_digest(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest", "materialize"]
 
+_PATIENCE = 600.0  # seconds to wait for another load, such as control's
 _Since = Annotated[str | None, typer.Option(metavar="INSTANT", help="From here on, such as 2013-01-01.")]
 _Until = Annotated[str | None, typer.Option(metavar="INSTANT", help="Before here.")]
 
@@ -74,7 +75,7 @@ def materialize(
         now = opened.clock.now()
         for view in chosen:
             for boundary in _boundaries(opened, view, at, since, until):
-                version = land_version(opened, view, boundary, progress=tick)
+                version = land_version(opened, view, boundary, progress=tick, patience=_PATIENCE)
                 landed.append(
                     {
                         "view": view.name,

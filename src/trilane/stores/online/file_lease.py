@@ -69,7 +69,8 @@ class FileLease:
         pid, name = _content(self._path)
         who = f"process {pid}, worker {name!r}," if name else f"process {pid}"
         remedy = f"Let it, or stop it with `kill {pid}`; a region, or a part of it, has one writer"
-        return SetupError(f"{who} is already writing {self._what}", where=str(self._path), remedy=remedy, pid=pid)
+        what = f"{who} is already writing {self._what}"
+        return SetupError(what, where=str(self._path), remedy=remedy, pid=pid, held_by=who)
 
 
 def holders(folder: Path) -> dict[str, Holder]:

@@ -147,7 +147,7 @@ class ValkeyLease:
         what = f"{who} is already writing {self._what}"
         seconds = max(int(left), 0) / 1e3 if isinstance(left, int) else 0.0
         remedy = f"Let it, or stop it: {seconds:.1f} s after its death it is free; a region, or a part, has one writer"
-        return SetupError(what, where=self.where, remedy=remedy)
+        return SetupError(what, where=self.where, remedy=remedy, held_by=who)
 
     def _swap(self, holder: bytes, following: bytes) -> bool:
         milliseconds = b"%d" % self._milliseconds
