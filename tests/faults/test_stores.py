@@ -43,8 +43,8 @@ def valkey(tmp_path: Path) -> Iterator[Server]:
 
 
 def _project(folder: Path, port: int | None = None, *, options: str = "timeout=5s", apply: bool = True) -> Project:
-    urls = {} if port is None else {"online": f"valkey://127.0.0.1:{port}?{options}"}
-    return make_project(folder, clock=SimulatedClock(NOW), apply=apply, **urls)
+    online = f"valkey://127.0.0.1:{port}?{options}" if port else "lmdb://online"
+    return make_project(folder, clock=SimulatedClock(NOW), apply=apply, online=online)
 
 
 def _drain(project: Project) -> Worker:
