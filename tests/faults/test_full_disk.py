@@ -24,7 +24,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 48 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("this user may mount nothing")
@@ -73,7 +73,7 @@ def test_a_full_disk_stops_writes_alone_and_all_goes_on_when_there_is_space(smal
         os.kill(worker, signal.SIGSTOP)  # so that there is something to apply, and no space for it
         assert up.post("/v1/events/orders", _events(20_000, 2_000, shops=500)).status_code == 202
         _fill(small / "ballast")
-        refused = until(lambda: _refused(up), "a refusal")
+        refused = until(lambda: _refused(up), "a refusal") or {}
         os.kill(worker, signal.SIGCONT)
         assert "Free space on the disk" in refused["remedy"]
         assert refused["where"].endswith("orders.sqlite")
