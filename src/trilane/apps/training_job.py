@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trilane.models.artifact import Artifact
     from trilane.models.profile import Profile
     from trilane.training.skew import Skew
+    from trilane.training.staleness import Lags
     from trilane.training.training_set import TrainingSet
 
 __all__ = ["Trained", "model_named", "skews", "train"]
@@ -49,26 +50,23 @@ def train(
     *,
     since: int | None = None,
     until: int | None = None,
-    as_served: bool | None = None,
+    training: str | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains model `name` on the labelled rows of its spine from `since` to before `until` (microseconds).
 
-    `as_served`: on what could be read at each row, or not; None: as the model declares.
+    `training`: "ideal", "as_served" or "sampled"; None: as the model declares.
     Raises ConflictError if the working tree is not what is applied, ModelError if the author's function fails.
     """
     definitions = _applied(project)
     model = model_named(definitions, name)
     tell = progress or _silent
     period = {key: format_instant(at) for key, at in (("since", since), ("until", until)) if at is not None}
-    from trilane.training.training_set import AS_SERVED, IDEAL
-
     project.registry.abandon_dead()
     with run(project.metadata, "train", name, clock=project.clock, facts=period) as present:
         tell("archive the log", 0, 0)
         archive_sources(project, [*model.plan.views, *model.plan.stand_ins])
-        kind = model.training if as_served is None else AS_SERVED if as_served else IDEAL
-        training_set = _build(project, model, since, until, kind, tell)
+        training_set = _build(project, model, since, until, training or model.training, tell)
         tell("fit the model", 0, 0)
         fitted = _fit(project, definitions, model, training_set)
         tell("pack and check the artifact", 0, 0)
@@ -118,6 +116,7 @@ def _build(
     project: Project, model: Model, since: int | None, until: int | None, training: str, progress: Progress
 ) -> TrainingSet:
     from trilane.training.build import build
+    from trilane.training.training_set import SAMPLED
 
     return build(
         model.plan,
@@ -129,8 +128,28 @@ def _build(
         since=since,
         until=until,
         training=training,
+        lags=_lags(project, model) if training == SAMPLED else None,
         progress=progress,
     )
+
+
+def _lags(project: Project, model: Model) -> dict[str, Lags]:
+    """How far the lanes were behind when the model's endpoints decided; as the model declares where nobody knows."""
+    import numpy as np
+
+    from trilane.feedback.record import Records
+    from trilane.training.staleness import declared, measured
+
+    records = Records(project.config.state / "records.db")
+    names = [name for name, one in project.definitions.endpoints.items() if one.model.name == model.name]
+    pairs = np.array([pair for name in names for pair in records.instants(name)], np.int64).reshape(-1, 2)
+    records.close()
+    instants = np.repeat(pairs[:, 0], pairs[:, 1])
+    found = {name: declared(lags) for name, lags in model.staleness.items()}
+    for view in (*model.plan.views, *model.plan.stand_ins):
+        if view.lane != "request" and (lags := measured(project.warehouse, view, instants)) is not None:
+            found[view.name] = lags
+    return found
 
 
 def _fit(project: Project, definitions: Definitions, model: Model, training_set: TrainingSet) -> object:

@@ -186,6 +186,11 @@ class Records:
         for block, bundle, at, size, payload in self._file.rows(sql, (endpoint, since, until)):
             yield _batch(str(block), str(bundle), int(str(at)), int(str(size)), payload)
 
+    def instants(self, endpoint: str) -> list[tuple[int, int]]:
+        """When the endpoint decided, and on how many rows, in order of time."""
+        found = self._file.rows("SELECT at, rows FROM block WHERE endpoint = ? ORDER BY at, id", (endpoint,))
+        return [(int(str(at)), int(str(rows))) for at, rows in found]
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trilane.clock import duration
 from trilane.errors import DefinitionError
 from trilane.features.plan import FeaturePlan, Selection
 from trilane.sources.table import TableSource
@@ -45,7 +46,9 @@ class Model:
     `spine`: the table whose rows (entity keys, request inputs, event time, label) ask for training examples;
     `label`: its column to learn; rows where it is null are left out;
     `train`: gets the training set (`Examples`), returns a fitted scikit-learn or LightGBM estimator, or an ONNX model;
-    `training`: "ideal", of what had happened before each row, or "as_served", of what could be read at that moment.
+    `training`: "ideal", of what had happened before each row, "as_served", of what could be read at that moment, or
+    "sampled", of what serving would answer with lanes as far behind as they are in production.
+    `staleness`: for "sampled", by view, the weights of lags where nothing was measured: `{"v": {"0s": 9, "10m": 1}}`.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Model:
     label: str
     train: Callable[[Examples], Any]
     training: str
+    staleness: Mapping[str, Mapping[str, float]]
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Model:
         label: str,
         train: Callable[[Examples], Any],
         training: str = "ideal",
+        staleness: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         put = object.__setattr__
         where = f"model {name!r}"
@@ -73,10 +78,14 @@ class Model:
         put(self, "label", label)
         put(self, "train", train)
         put(self, "training", training)
-        if training not in ("ideal", "as_served"):
+        put(self, "staleness", {view: dict(lags) for view, lags in (staleness or {}).items()})
+        if training not in ("ideal", "as_served", "sampled"):
             raise DefinitionError(
-                f"{training!r} is no kind of training set", where=where, remedy="Write 'ideal' or 'as_served'"
+                f"{training!r} is no kind of training set",
+                where=where,
+                remedy="Write 'ideal', 'as_served' or 'sampled'",
             )
+        self._check_staleness(where)
         if not name.isidentifier():
             raise DefinitionError(f"{name!r} is not a name", where=where, remedy="Use letters, digits and _")
         target = spine.field(label)
@@ -96,6 +105,19 @@ class Model:
                     remedy=f"Add the column {field.name!r} to the spine's schema",
                 )
 
+    def _check_staleness(self, where: str) -> None:
+        stored = [view.name for view in (*self.plan.views, *self.plan.stand_ins) if view.lane != "request"]
+        for view, lags in self.staleness.items():
+            if view not in stored:
+                raise DefinitionError(
+                    f"{view!r} is no stored view of this model", where=where, remedy=f"Name {', '.join(stored)}"
+                )
+            weights = [weight for lag, weight in lags.items() if duration(lag) >= 0]
+            if not weights or min(weights) < 0 or sum(weights) <= 0:
+                raise DefinitionError(
+                    f"the staleness of {view!r} has no weights", where=where, remedy='Write {"0s": 9, "10m": 1}'
+                )
+
     @functools.cached_property
     def feature_names(self) -> tuple[str, ...]:
         """The model's input columns, `view.feature`, in order."""
@@ -103,7 +125,8 @@ class Model:
 
     def spec(self) -> dict[str, object]:
         """The model as plain facts."""
-        served = {"training": self.training} if self.training != "ideal" else {}
+        served: dict[str, object] = {"training": self.training} if self.training != "ideal" else {}
+        served |= {"staleness": self.staleness} if self.staleness else {}
         return {
             **served,
             "kind": "model",

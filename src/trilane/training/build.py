@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from trilane import clock
 from trilane.errors import ContractError, DefinitionError, SetupError
-from trilane.features.algebra import Floats
+from trilane.features.algebra import Floats, Ints
 from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
 from trilane.plugins import make_folder
@@ -32,12 +32,14 @@ from trilane.stores.offline.protocol import Connection, Warehouse, quoted
 from trilane.training.point_in_time import Joined, Place, Progress, Served, join
 from trilane.training.skew import Skew, skew_of
 from trilane.training.spine import ROW, SPINE, number_asks, number_spine
+from trilane.training.staleness import Lags, drawn, told
 from trilane.training.training_set import (
     AS_SERVED,
     IDEAL,
     LABEL,
     MANIFEST,
     MATRIX,
+    SAMPLED,
     TABLE,
     Manifest,
     Statistics,
@@ -62,11 +64,14 @@ def build(
     memory_limit: str = "2GiB",
     slice_rows: int = 400_000,
     training: str = IDEAL,
+    lags: Mapping[str, Lags] | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """Joins the labelled rows of `spine` from `since` to before `until`; freezes them in `out`/<digest>.
 
-    `training`: "ideal" gives each row what had happened before, "as_served" what serving could read at that moment.
+    `training`: "ideal" gives each row what had happened before, "as_served" what serving could read at that moment,
+    "sampled" what it would answer with lanes behind by amounts that are drawn, with `seed`, from `lags`.
     `root`: where the paths of tables begin; `memory_limit` bounds the engine, `slice_rows` the events and asks
     that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
     """
@@ -83,6 +88,9 @@ def build(
         if not rows:
             raise ContractError("no row is labelled", where=f"spine {spine.name!r}", remedy="Widen the period")
         place = Place(warehouse, root, Path(temporary), slice_rows)
+        behind = drawn(plan, lags or {}, rows, seed=seed) if training == SAMPLED else {}
+        if training == SAMPLED:
+            served = Served(lags=behind)
         joined = join(plan, connection, rows, place, served=served, progress=progress)
         unnamed = Manifest(
             digest="",
@@ -101,6 +109,7 @@ def build(
             statuses=_statuses(plan, joined),
             skew=_skews(plan, joined),
             priors=joined.priors,
+            lags=told(lags or {}, behind),
         )
         folder = make_folder(Path(temporary) / "set")
         manifest = _write(folder, unnamed, plan, spine, connection, joined.values, progress)
@@ -133,15 +142,17 @@ def values_at(
     slice_rows: int = 400_000,
     training: str = IDEAL,
     priors: Mapping[str, float] | None = None,
+    lags: Mapping[str, Ints] | None = None,
     progress: Progress | None = None,
 ) -> Floats:
     """The point-in-time values [rows of `asks`, `plan.names`], NaN where there is none.
 
     `asks` holds the plan's inputs and, in column `event_time`, the instant of each row; `training` as in `build`;
-    `priors`: what is usual, by `view.feature`, where a cascade asks for it.
+    `priors`: what is usual, by `view.feature`, where a cascade asks for it. With `lags` (microseconds, of each row, by
+    view) the values of lanes that are so far behind, whatever a cascade would make of them.
     """
     plan = pinned_plan(plan, root)
-    served = _served(training, priors or {})
+    served = _served(training, priors or {}) if lags is None else Served(lags, decided=False)
     with (
         tempfile.TemporaryDirectory(prefix="trilane-") as temporary,
         warehouse.connect(memory_limit=memory_limit, temp=Path(temporary)) as connection,
@@ -196,9 +207,11 @@ def skews_of(
 
 
 def _served(training: str, priors: Mapping[str, float] | None = None) -> Served | None:
-    if training not in (IDEAL, AS_SERVED):
+    if training not in (IDEAL, AS_SERVED, SAMPLED):
         raise DefinitionError(
-            f"{training!r} is no kind of training set", where="training", remedy=f"Write {IDEAL!r} or {AS_SERVED!r}"
+            f"{training!r} is no kind of training set",
+            where="training",
+            remedy="Write 'ideal', 'as_served' or 'sampled'",
         )
     return Served(priors=priors) if training == AS_SERVED else None
 

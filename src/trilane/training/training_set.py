@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from trilane.errors import SetupError
 from trilane.training.skew import Skew
+from trilane.training.staleness import Drawn
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Statistics", "TrainingSet"]
 
-IDEAL, AS_SERVED = "ideal", "as_served"
+IDEAL, AS_SERVED, SAMPLED = "ideal", "as_served", "sampled"
 MANIFEST, TABLE, MATRIX, LABEL = "manifest.json", "table.parquet", "matrix.npy", "label.npy"
 
 
@@ -43,7 +44,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     As served also: of each stored view, the share of the rows at which it was recorded what could be read (at the
     others arrival and declared landing are replayed); of each feature, rows by status, and the skew beside the ideal.
-    `priors`: what is usual, by `view.feature`, where a cascade asks for it.
+    `priors`: what is usual, by `view.feature`, where a cascade asks for it. `lags`: of a sampled set, how far the lane
+    of each view was taken to be behind.
     """
 
     digest: str
@@ -62,6 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     statuses: dict[str, dict[str, int]] = {}
     skew: dict[str, Skew] = {}
     priors: dict[str, float] = {}
+    lags: dict[str, Drawn] = {}
 
 
 @dataclass(frozen=True)

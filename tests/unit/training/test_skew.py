@@ -67,7 +67,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def test_a_set_as_served_knows_when_the_worker_rested(project: Project) -> None:
-    done = training_job.train(project, "big", as_served=True)
+    done = training_job.train(project, "big", training="as_served")
     manifest = done.training_set.manifest
     assert manifest.training == "as_served"
     assert manifest.recorded == {"shop_now": 1.0, "shop_daily": 0.0}
@@ -78,7 +78,7 @@ def test_a_set_as_served_knows_when_the_worker_rested(project: Project) -> None:
     assert manifest.skew["shop_now.n_10m"].differ > 0
     assert manifest.skew["basket.basket"].differ == 0
     assert manifest.skew == training_job.skews(project, "big")
-    assert done.training_set.digest != training_job.train(project, "big", as_served=False).training_set.digest
+    assert done.training_set.digest != training_job.train(project, "big", training="ideal").training_set.digest
 
 
 def test_a_kind_that_does_not_exist_is_refused(project: Project) -> None:

@@ -13,6 +13,7 @@ from trilane.apps.cli.learn import skew, train
 from trilane.apps.cli.letters import COMMANDS, ListByDefault
 from trilane.apps.cli.look import status
 from trilane.apps.cli.roles import control, serve, up, worker
+from trilane.apps.cli.sensitivity import sensitivity
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for function in (init, plan, apply, ingest, materialize, train, skew, up, status, explain):
+for function in (init, plan, apply, ingest, materialize, train, skew, sensitivity, up, status, explain):
     app.command()(command(function))
 app.add_typer(features)
 letters = typer.Typer(

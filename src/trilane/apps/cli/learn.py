@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, moment, open_project
+from trilane.errors import DefinitionError
 
 if TYPE_CHECKING:
     from trilane.training.skew import Skew
@@ -27,6 +28,9 @@ def train(
         bool | None,
         typer.Option("--as-served/--ideal", help="On what could be read at each row, or what had happened."),
     ] = None,
+    sample_staleness: Annotated[
+        bool, typer.Option("--sample-staleness", help="On answers of lanes as late as they are in production.")
+    ] = False,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -35,6 +39,9 @@ def train(
 
     from trilane.apps import training_job
 
+    if sample_staleness and as_served is not None:
+        raise DefinitionError("two kinds of training set", where="--sample-staleness", remedy="Choose one", file="")
+    training = None if as_served is None else "as_served" if as_served else "ideal"
     terminal = Terminal(json=json)
     with open_project(project) as opened, terminal.progress(f"train {model}") as tick:
         done = training_job.train(
@@ -42,7 +49,7 @@ def train(
             model,
             since=moment(since, option="--since"),
             until=moment(until, option="--until"),
-            as_served=as_served,
+            training="sampled" if sample_staleness else training,
             progress=tick,
         )
     artifact, rows = done.artifact, len(done.training_set)
@@ -55,6 +62,7 @@ def train(
             "training": done.training_set.manifest.training,
             "recorded": done.training_set.manifest.recorded,
             "skew": msgspec.to_builtins(done.training_set.skew),
+            "lags": msgspec.to_builtins(done.training_set.manifest.lags),
             "metrics": dict(artifact.manifest.metrics),
             "latency_us": {str(size): value for size, value in done.profile.latency_us.items()},
             "new": done.is_new,
@@ -64,6 +72,11 @@ def train(
         f"[bold]{model}[/] {artifact.digest[:16]}, trained on {rows:,} rows ({done.training_set.digest[:16]})"
     )
     _tell_skew(terminal, done.training_set.skew)
+    lags = [
+        [name, "measured" if one.measured else "declared", *(f"{s:,.1f} s" for s in (one.median, one.p99, one.highest))]
+        for name, one in done.training_set.manifest.lags.items()
+    ]
+    terminal.table("Lags that were drawn", ["view", "from", "median", "p99", "highest"], lags)
     measured = done.profile.latency_us.items()
     latency = ", ".join(f"{size} {'row' if size == 1 else 'rows'} {value:,.0f} µs" for size, value in measured)
     terminal.tell(f"One inference: {latency}; the artifact has {done.profile.model_bytes:,} bytes.")
