@@ -76,7 +76,6 @@ def build(
     that are joined at once; `progress` hears (stage, done, all). Raises ContractError for rows that do not fit.
     """
     plan, spine = pinned_plan(plan, root), pinned(spine, root)
-    served = _served(training)
     begin, end = (None if at is None else clock.instant(at) for at in (since, until))
     with (
         _building(make_folder(out)) as temporary,
@@ -89,8 +88,7 @@ def build(
             raise ContractError("no row is labelled", where=f"spine {spine.name!r}", remedy="Widen the period")
         place = Place(warehouse, root, Path(temporary), slice_rows)
         behind = drawn(plan, lags or {}, rows, seed=seed) if training == SAMPLED else {}
-        if training == SAMPLED:
-            served = Served(lags=behind)
+        served = Served(lags=behind) if training == SAMPLED else _served(training)
         joined = join(plan, connection, rows, place, served=served, progress=progress)
         unnamed = Manifest(
             digest="",
@@ -112,8 +110,7 @@ def build(
             lags=told(lags or {}, behind),
         )
         folder = make_folder(Path(temporary) / "set")
-        manifest = _write(folder, unnamed, plan, spine, connection, joined.values, progress)
-        return _freeze(folder, out / manifest.digest[:16], manifest)
+        return _freeze(folder, out, _write(folder, unnamed, plan, spine, connection, joined.values, progress))
 
 
 @contextlib.contextmanager
@@ -353,7 +350,8 @@ class _Tally:
             )
 
 
-def _freeze(folder: Path, place: Path, manifest: Manifest) -> TrainingSet:
+def _freeze(folder: Path, out: Path, manifest: Manifest) -> TrainingSet:
+    place = out / manifest.digest[:16]
     if not place.exists():
         try:
             folder.rename(place)

@@ -12,6 +12,7 @@ from trilane.errors import DefinitionError
 
 if TYPE_CHECKING:
     from trilane.training.skew import Skew
+    from trilane.training.staleness import Drawn
 
 __all__ = ["skew", "train"]
 
@@ -39,9 +40,6 @@ def train(
 
     from trilane.apps import training_job
 
-    if sample_staleness and as_served is not None:
-        raise DefinitionError("two kinds of training set", where="--sample-staleness", remedy="Choose one", file="")
-    training = None if as_served is None else "as_served" if as_served else "ideal"
     terminal = Terminal(json=json)
     with open_project(project) as opened, terminal.progress(f"train {model}") as tick:
         done = training_job.train(
@@ -49,7 +47,7 @@ def train(
             model,
             since=moment(since, option="--since"),
             until=moment(until, option="--until"),
-            training="sampled" if sample_staleness else training,
+            training=_kind(as_served, sampled=sample_staleness),
             progress=tick,
         )
     artifact, rows = done.artifact, len(done.training_set)
@@ -72,17 +70,30 @@ def train(
         f"[bold]{model}[/] {artifact.digest[:16]}, trained on {rows:,} rows ({done.training_set.digest[:16]})"
     )
     _tell_skew(terminal, done.training_set.skew)
-    lags = [
-        [name, "measured" if one.measured else "declared", *(f"{s:,.1f} s" for s in (one.median, one.p99, one.highest))]
-        for name, one in done.training_set.manifest.lags.items()
-    ]
-    terminal.table("Lags that were drawn", ["view", "from", "median", "p99", "highest"], lags)
+    _tell_lags(terminal, done.training_set.manifest.lags)
     measured = done.profile.latency_us.items()
     latency = ", ".join(f"{size} {'row' if size == 1 else 'rows'} {value:,.0f} µs" for size, value in measured)
     terminal.tell(f"One inference: {latency}; the artifact has {done.profile.model_bytes:,} bytes.")
     if not done.is_new:
         terminal.tell("The same inputs gave the same artifact as before.")
     terminal.tell("Run [bold]trilane apply[/] to deploy it.")
+
+
+def _kind(as_served: bool | None, *, sampled: bool) -> str | None:
+    """The kind of training set that was asked for, if any was."""
+    if sampled and as_served is not None:
+        raise DefinitionError("two kinds of training set", where="--sample-staleness", remedy="Choose one", file="")
+    if sampled:
+        return "sampled"
+    return None if as_served is None else "as_served" if as_served else "ideal"
+
+
+def _tell_lags(terminal: Terminal, drawn: Mapping[str, Drawn]) -> None:
+    rows = [
+        [name, "measured" if one.measured else "declared", *(f"{s:,.1f} s" for s in (one.median, one.p99, one.highest))]
+        for name, one in drawn.items()
+    ]
+    terminal.table("Lags that were drawn", ["view", "from", "median", "p99", "highest"], rows)
 
 
 def skew(

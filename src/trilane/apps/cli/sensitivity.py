@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from trilane.clock import duration, format_duration
 from trilane.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from trilane.apps.prices import Prices
     from trilane.apps.sensitivity import Sensitivity
 
 __all__ = ["sensitivity"]
@@ -58,21 +60,20 @@ def sensitivity(
             progress=tick,
         )
     saved, spent = _totals(found)
-    terminal.answer(
-        {
-            "model": model,
-            "figure": figure,
-            "level": level,
-            "views": [_facts(one) for one in found],
-            "currency": price.currency if price else None,
-            "cost_per_million": spent,
-            "saving_per_million": saved,
-        }
-    )
-    terminal.tell(f"[bold]{model}[/]: {figure} {level:.4f} with level lanes; below, what is lost beside it")
+    facts = {"model": model, "figure": figure, "level": level, "currency": price.currency if price else None}
+    facts |= {"views": [_facts(one) for one in found], "cost_per_million": spent, "saving_per_million": saved}
+    terminal.answer(facts)
+    _tell(terminal, model, facts, found, price)
+
+
+def _tell(
+    terminal: Terminal, model: str, facts: Mapping[str, object], found: list[Sensitivity], price: Prices | None
+) -> None:
+    saved, spent = _totals(found)
+    terminal.tell(f"[bold]{model}[/]: {facts['figure']} {facts['level']:.4f} with level lanes; what is lost beside it:")
     terminal.table(
         "Loss by lag",
-        ["view", *(format_duration(lag) for lag in sorted(set(behind))), "", "per minute", "95 %"],
+        ["view", *(format_duration(lag) for lag in found[0].lags), "", "per minute", "95 %"],
         [_lag_row(one) for one in found],
     )
     currency = f", {price.currency} for a million reads" if price else ""
