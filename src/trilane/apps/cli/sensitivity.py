@@ -73,7 +73,7 @@ def _tell(
     terminal.tell(f"[bold]{model}[/]: {facts['figure']} {facts['level']:.4f} with level lanes; what is lost beside it:")
     terminal.table(
         "Loss by lag",
-        ["view", *(format_duration(lag) for lag in found[0].lags), "", "per minute", "95 %"],
+        ["view", *(_span(lag) for lag in found[0].lags), "", "a minute", "95 %"],
         [_lag_row(one) for one in found],
     )
     currency = f", {price.currency} for a million reads" if price else ""
@@ -90,7 +90,7 @@ def _tell(
 
 def _facts(one: Sensitivity) -> dict[str, object]:
     facts = dataclasses.asdict(one)
-    return {**facts, "lags": {format_duration(lag): dataclasses.asdict(loss) for lag, loss in one.lags.items()}}
+    return {**facts, "lags": {_span(lag): dataclasses.asdict(loss) for lag, loss in one.lags.items()}}
 
 
 def _totals(found: list[Sensitivity]) -> tuple[float, float]:
@@ -104,8 +104,12 @@ def _totals(found: list[Sensitivity]) -> tuple[float, float]:
     return saved, spent
 
 
+def _span(lag: int) -> str:
+    return format_duration(lag) if lag else "0s"
+
+
 def _name(one: Sensitivity) -> str:
-    return one.feature or f"[bold]{one.view}[/]"
+    return one.feature or one.view
 
 
 def _lag_row(one: Sensitivity) -> list[str]:
@@ -113,7 +117,7 @@ def _lag_row(one: Sensitivity) -> list[str]:
     highest = max([*values, 1e-12])
     bars = "".join(_BARS[round(8 * max(value, 0) / highest)] for value in values)
     mean, low, high = one.per_minute
-    return [_name(one), *(f"{value:.4f}" for value in values), bars, f"{mean:.6f}", f"{low:.6f} to {high:.6f}"]
+    return [_name(one), *(f"{value:.4f}" for value in values), bars, f"{mean:.1e}", f"{low:.0e} {high:.0e}"]
 
 
 def _lane_rows(one: Sensitivity, *, costs: bool) -> list[list[str]]:
