@@ -42,6 +42,7 @@ from trilane.features.view import View
 from trilane.models.model import Model
 from trilane.serving.degradation import constant
 from trilane.serving.endpoint import Endpoint
+from trilane.sources.change import Changes
 from trilane.sources.event import EventSource
 from trilane.sources.expectation import volume
 from trilane.sources.formats.declaration import avro, protobuf
@@ -56,6 +57,7 @@ if _typing.TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Bool",
+    "Changes",
     "Client",
     "ConflictError",
     "ContractError",

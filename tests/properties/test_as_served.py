@@ -97,12 +97,12 @@ class Lagging(Replay):
             limit=self.chance.choice([1, 2, 5, 1_000]),
             heartbeat=1,
         )
-        self.consumer = Consumer(SOURCE, 0, self.views["nearline"], self.tools)
+        self.consumer = Consumer(self.source, 0, self.views["nearline"], self.tools)
         self.consumer.step()
         self.load((START - 2 * HOUR) // HOUR * HOUR)
 
     def load(self, boundary: int) -> None:
-        archive(self.log, self.warehouse, SOURCE)
+        archive(self.log, self.warehouse, self.source)
         for view in self.views["batch"]:
             keep_landings(self.store, self.warehouse, view)
             options = {"warehouse": self.warehouse, "root": self.folder, "writer": self.writers[1]}
@@ -112,16 +112,16 @@ class Lagging(Replay):
         for _ in range(self.chance.choice([0, 0, 1, 1, 2, 30])):
             self.consumer.step()
         if self.chance.random() < 0.1:
-            self.consumer = Consumer(SOURCE, 0, self.views["nearline"], self.tools)
+            self.consumer = Consumer(self.source, 0, self.views["nearline"], self.tools)
         if self.chance.random() < 0.3:
             last = due(self.views["batch"][0], self.clock.now())
             self.load(last - self.chance.choice([0, 0, 0, 1]) * HOUR)
         if self.chance.random() < 0.2:
-            keep_visibility(self.store, self.warehouse, SOURCE)
+            keep_visibility(self.store, self.warehouse, self.source)
 
     def learnt(self, asks: Sequence[Ask], training: str) -> np.ndarray:
-        archive(self.log, self.warehouse, SOURCE)
-        keep_visibility(self.store, self.warehouse, SOURCE)
+        archive(self.log, self.warehouse, self.source)
+        keep_visibility(self.store, self.warehouse, self.source)
         keep_landings(self.store, self.warehouse, self.views["batch"][0])
         columns = {f.name: pa.array([getattr(ask, f.name) for ask in asks], arrow_type(f)) for f in self.plan.inputs}
         columns["at"] = pa.array([ask.at for ask in asks], pa.timestamp("us", "UTC"))

@@ -24,6 +24,7 @@ from trilane.apps.project import Project
 from trilane.clock import format_instant
 from trilane.contract import Rejection
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError
+from trilane.sources.arrival import arrivals
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
@@ -115,13 +116,11 @@ def _append_history(
     decoder = decoder_of(source, project.schemas)
     while portion := list(itertools.islice(texts, CHUNK)):
         standing, places, rejected = _standing(project, source, portion)
-        decoded = decoder.decode(pa.array(standing, pa.binary()))
-        rejected += [replace(one, index=places[one.index]) for one in decoded.rejections]
-        moments = decoded.table.column(source.event_time).cast(pa.int64()).to_pylist()
-        keys, ids = (decoded.table.column(name).to_pylist() for name in (source.partition_by, source.event_id))
-        for index, key, event_id, happened in zip(decoded.indexes.tolist(), keys, ids, moments, strict=True):
-            partition = hot.place(key, event_id, happened)
-            events.setdefault(partition, []).append((happened, standing[index]))
+        arrived, refused, _ = arrivals(source, decoder, standing)
+        rejected += [replace(one, index=places[one.index]) for one in refused]
+        for event in arrived:
+            partition = hot.place(event.key, event.event_id, event.moment)
+            events.setdefault(partition, []).append((event.moment, standing[event.index]))
         _bury(project, source, portion, rejected, done)
     for rows in events.values():
         rows.sort(key=lambda row: row[0])
@@ -130,8 +129,8 @@ def _append_history(
     for partition, rows in events.items():
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
-            arrivals = [at for at, _ in part]
-            project.log.append(source.name, partition, [text for _, text in part], arrivals)
+            moments = [at for at, _ in part]
+            project.log.append(source.name, partition, [text for _, text in part], moments)
             done.accepted += len(part)
             if progress is not None:
                 progress(done.accepted + done.rejected)

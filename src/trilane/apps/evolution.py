@@ -103,6 +103,9 @@ def _differences(old: _Spec, new: _Spec, readers: _Readers) -> Iterator[Refusal]
             what = f"{name} changes from {old[name]!r} to {new[name]!r}, but its log is kept by the former"
             yield Refusal(source=source, what=what, remedy=_NEW_NAME)
     yield from _format(source, old.get("format"), new.get("format"))
+    if old.get("changes") != new.get("changes"):
+        what = "how its events tell changes is declared otherwise, but its log is kept by the former"
+        yield Refusal(source=source, what=what, remedy=_NEW_NAME)
     if old["disorder"] != new["disorder"]:
         what = "disorder changes, by which events were judged to be late"
         remedy = f"{_NEW_NAME}, or insist with --breaking {source}: views that are built anew differ from the archive"

@@ -23,6 +23,7 @@ from trilane.contract import NOT_JSON, malformed
 from trilane.errors import ContractError, DefinitionError, TrilaneError
 from trilane.lanes.judgement import judge
 from trilane.lanes.progress import LANES, decode, lane_key
+from trilane.sources.arrival import arrivals
 from trilane.sources.dead_letters import DISCARDED, OPEN, QUARANTINED, REPLAYED, DeadLetter
 from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
@@ -103,24 +104,23 @@ def _replayed(project: Project, letter: DeadLetter, release: bool, engine: Micro
 
 def _append(project: Project, source: EventSource, text: bytes, engine: MicroBatch) -> None:
     """Appends one event. Raises ContractError if it would not count."""
-    decoded = decoder_of(source, project.schemas).decode(pa.array([text], pa.binary()))
-    for refused in decoded.rejections:
+    arrived, rejections, rows = arrivals(source, decoder_of(source, project.schemas), [text])
+    for refused in rejections:
         raise ContractError(refused.reason, where=refused.path, remedy=f"Send what {source.name!r} promises")
-    row = {name: column[0] for name, column in zip(decoded.table.column_names, decoded.table.columns, strict=True)}
-    now, happened = project.clock.now(), row[source.event_time].cast(pa.int64()).as_py()
-    hot = HotKeys(project.log, source)
+    [event], now = arrived, project.clock.now()
+    hot, happened = HotKeys(project.log, source), event.moment
     hot.look(now)
-    partition = hot.place(row[source.partition_by].as_py(), row[source.event_id].as_py(), happened)
-    where = f"$.{source.event_time}"
+    partition = hot.place(event.key, event.event_id, happened)
+    where = f"$.{source.moment_field}"
     if happened > now + source.future:
         raise ContractError("the event lies in the future", where=where)
     newest = _newest(project, source, partition)
     if newest is not None and happened < newest - source.disorder:
         what = f"the event is late, it counts in no lane: the source has come to {format_instant(newest)}"
         raise ContractError(what, where=where)
-    judged = judge(source, decoded.table, lambda _: text, engine)
-    if judged.broken[0]:
-        rule = source.rules[judged.first[0]]
+    judged = judge(source, rows, lambda _: text, engine)
+    if judged.broken[-1]:  # of a change, what the row becomes: what it was may have been refused before
+        rule = source.rules[judged.first[-1]]
         raise ContractError(f"the event breaks the rule {rule.name!r}", where="$")
     project.log.append(source.name, partition, [text], now)
 

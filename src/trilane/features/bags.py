@@ -310,8 +310,9 @@ class HopSums:
         added = [np.add.reduceat(part.astype(np.int64), starts) for part in parts[1:]]
         packed = WideSum().pack(tuple(added[1:]))
         kinds = [kind for _, kind in WideSum().parts]
-        return of[starts], (
-            parts[0][starts],
-            added[0],
-            *(part.astype(kind) for part, kind in zip(packed, kinds, strict=True)),
+        left = np.logical_or.reduce([part != 0 for part in (added[0], *packed)])  # else all was taken back
+        return of[starts][left], (
+            parts[0][starts][left],
+            added[0][left],
+            *(part.astype(kind)[left] for part, kind in zip(packed, kinds, strict=True)),
         )

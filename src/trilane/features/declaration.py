@@ -17,6 +17,7 @@ from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
 from trilane.features.fallback import check_cascade
+from trilane.features.retraction import check_changes
 from trilane.features.transform import compile_transform, pruned
 from trilane.features.view import Feature, Step, View
 from trilane.sources.about import About
@@ -142,6 +143,12 @@ def _with_history(view: View, schedule: str | int | None, landing: str | int, ta
         if tail is not None:
             raise DefinitionError("tail= needs a schedule", where=where, remedy='Add schedule="1d", or leave tail= out')
         return view
+    if isinstance(view.source, EventSource) and view.source.changes is not None:
+        raise DefinitionError(
+            f"a history would not see what is taken back after it landed, and {view.source.name!r} has changes",
+            where=where,
+            remedy="Leave schedule= out, so that tiles hold the whole window, or declare a batch view",
+        )
     period, lag = duration(schedule), duration(landing)
     if period <= 0 or lag < 0:
         raise DefinitionError("a history needs a schedule above 0", where=where, remedy='Write schedule="1d"')
@@ -193,7 +200,7 @@ def _aggregating(
     aggregated = (column for feature in declared if feature.aggregation for column in feature.aggregation.columns)
     wanted = tuple(dict.fromkeys((*entity.key_names, source.event_time, *aggregated)))
     sql, reads = pruned(sql, source, wanted, where=where)
-    return View(
+    view = View(
         name=function.__name__,
         lane=lane,
         features=tuple(declared),
@@ -205,6 +212,8 @@ def _aggregating(
         columns=columns,
         reads=reads,
     )
+    check_changes(view)
+    return view
 
 
 def _check_columns(name: str, aggregation: Aggregation, kinds: Mapping[str, str], where: str) -> None:

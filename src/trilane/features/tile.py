@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from trilane.features.history import LEVEL_BITS, Past, history_of, step_of
 from trilane.features.landed import Landed
 from trilane.features.operation import Kept, kept_of
 from trilane.features.ragged import Bag, Ragged
+from trilane.features.retraction import signed
 from trilane.features.row import RowFormat, Tiles
 from trilane.features.view import View
 from trilane.features.window import Window
@@ -38,11 +40,21 @@ _ROW_BITS, _POSITION, _SLOT = 40, (1 << LEVEL_BITS) - 1, (1 << 40) - 1
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Rows that a transform returned: dense entity codes, event times (microseconds), columns with validity."""
+    """Rows that a transform returned: dense entity codes, event times (microseconds), columns with validity.
+
+    `signs`: 1 of a row that is added, -1 of one that is taken back; None: all are added.
+    """
 
     codes: Ints
     times: Ints
     columns: Mapping[str, tuple[Array, npt.NDArray[np.bool_]]]
+    signs: Ints | None = None
+
+    def chosen(self, rows: npt.NDArray[Any]) -> Events:
+        """The rows that a mask or their numbers choose."""
+        columns = {name: (values[rows], valid[rows]) for name, (values, valid) in self.columns.items()}
+        signs = None if self.signs is None else self.signs[rows]
+        return Events(self.codes[rows], self.times[rows], columns, signs)
 
 
 class TileLayout:
@@ -120,7 +132,9 @@ class TileLayout:
                 lifted.append(kept.fixed.lift(events.times, values, valid))
             else:
                 lifted.append(ragged.lift(kept.bag, events.times, values, valid))
-        return lifted
+        if events.signs is None:
+            return lifted
+        return [signed(state, events.signs) for state in lifted]
 
     def tiles(self, events: Events) -> tuple[Ints, Tiles]:
         """Nearline tiles of a micro-batch: entity code and tile of each, sorted by code and slot."""

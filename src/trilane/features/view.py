@@ -186,6 +186,11 @@ class View:
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     @property
+    def has_changes(self) -> bool:
+        """Whether rows of its source can be taken back."""
+        return isinstance(self.source, EventSource) and self.source.changes is not None
+
+    @property
     def space(self) -> str:
         """Where the online store keeps this version's rows."""
         return f"{self.lane}/{self.name}@{self.version[:16]}"
@@ -235,6 +240,7 @@ class View:
             "rules": [[rule.action, rule.sql] for rule in self.source.rules if rule.action != "warn"],
             "entity": self.entity.spec(),
             "sql": self.sql,
+            **({"changes": self.source.spec()["changes"]} if self.has_changes else {}),
             "schedule": self.schedule,
             "landing": self.landing,
             **({"tail": self.tail} if self.tail else {}),

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trilane.features.algebra import Ints
-from trilane.features.columns import event_times
+from trilane.lanes.changes import due_times, prints_of
 from trilane.lanes.judgement import judge
-from trilane.lanes.seen import Prints, Seen, fingerprints
+from trilane.lanes.seen import Prints, Seen
 from trilane.sources.dead_letters import QUARANTINED, REFUSED, DeadLetter
 from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
@@ -64,20 +64,20 @@ class Admission:
         arrived = batch.column("arrived_at").to_numpy()[kept]
         mark = Watermark(disorder=source.disorder, future=source.future)
         mark = mark if newest is None else replace(mark, latest=newest)
-        verdict = mark.judge(event_times(table, source.event_time), arrived)
+        verdict = mark.judge(due_times(table, source), arrived)
         in_time = counts = ~(verdict.late | verdict.from_future)
         judged = None
         if source.rules:
             judged = judge(source, table, lambda row: values[kept[row]].as_py(), self._engine)
             counts = in_time & ~judged.broken
             letters += self._broken(batch, kept, judged.first, in_time)
-        prints = fingerprints(table.column(source.event_id).combine_chunks())
+        prints = prints_of(table, source)
         repeated = seen.repeated(prints, counts)
         for bad, code, reason in ((verdict.from_future, "future", _FUTURE), (verdict.late, "late", _LATE)):
-            path = f"$.{source.event_time}"
-            letters += [self.letter(batch, i, code, path, reason) for i in kept[bad].tolist()]
+            path = f"$.{source.moment_field}"
+            letters += [self.letter(batch, i, code, path, reason) for i in dict.fromkeys(kept[bad].tolist())]
         offsets, texts = batch.column("offset"), values
-        if len(kept) < batch.num_rows:
+        if len(kept) != batch.num_rows or source.changes is not None:
             offsets, texts = offsets.take(pa.array(kept)), values.take(pa.array(kept))
         table = table.append_column(OFFSET, offsets).append_column(TEXT, texts)
         good = counts & ~repeated

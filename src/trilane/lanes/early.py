@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from trilane.features.columns import event_times
+from trilane.lanes.changes import due_times
 from trilane.sources.event import EventSource
 from trilane.stores.online.protocol import Transaction
 
@@ -36,16 +36,16 @@ class Early:
 
     @property
     def first(self) -> int | None:
-        """When the first of them happens."""
-        return None if self.table is None else int(event_times(self.table, self.source.event_time).min())
+        """When the first of them counts."""
+        return None if self.table is None else int(due_times(self.table, self.source).min())
 
     def split(self, admitted: pa.Table | None, now: int) -> tuple[pa.Table | None, Early]:
-        """What happened before `now`, of these and of newly admitted events; and what did not."""
+        """What counts as of `now`, of these and of newly admitted events; and what does not yet."""
         tables = [table for table in (self.table, admitted) if table is not None]
         if not tables:
             return None, self
         table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
-        due = event_times(table, self.source.event_time) < now
+        due = due_times(table, self.source) < now
         if due.all():
             return table, Early(self.source, self.key, None)
         rest = table.take(pa.array(np.flatnonzero(~due)))

@@ -18,20 +18,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from trilane.clock import Clock
 from trilane.errors import SetupError, TrilaneError
 from trilane.features.columns import entity_codes, event_times, state_columns
+from trilane.features.remaining import below_zero, first_kept
 from trilane.features.tile import Events, TileLayout
+from trilane.features.transform import carrying
 from trilane.features.view import View, entity_of
 from trilane.lanes import progress as progress_rows
 from trilane.lanes import rows as lane_rows
 from trilane.lanes.admission import OFFSET, TEXT, Admission, Admitted
+from trilane.lanes.changes import due_times
 from trilane.lanes.early import Early
 from trilane.lanes.progress import LANES, Progress, lane_key
 from trilane.lanes.seen import Seen
 from trilane.lanes.visibility import Trail
+from trilane.sources.change import SIGN
 from trilane.sources.dead_letters import DeadLetter, DeadLetters
 from trilane.sources.event import EventSource
 from trilane.sources.formats.protocol import Schemas
@@ -82,6 +87,8 @@ class Consumer:
         self.source, self.partition, self.views, self.group = source, partition, tuple(views), group
         self._tools = tools
         self._layouts = {view.name: TileLayout(view) for view in views}
+        signed = source.changes is not None
+        self._sql = {view.name: carrying(view.sql, (SIGN,)) if signed else view.sql for view in views}
         self._key = lane_key(source.name, partition) + group.encode()
         self._seen_space = f"nearline/seen/{source.name}/{partition}{group}"
         self._patience = min((view.freshness // 4 for view in views), default=tools.heartbeat)
@@ -236,6 +243,7 @@ class Consumer:
             pending_at=0,
         )
         poison: list[DeadLetter] = []
+        lost: dict[str, int] = {}
         trail = self._trail
         horizon = (progress.newest or 0) - self.source.disorder
         expired = self._seen.expired(horizon)
@@ -245,7 +253,8 @@ class Consumer:
         with self._tools.writer.transaction() as transaction:
             if due is not None and due.num_rows and progress.newest is not None:
                 for view in self.views:
-                    poison += self._apply(transaction, view, due, progress)
+                    poison += self._apply(transaction, view, due, progress, lost)
+            progress = msgspec.structs.replace(progress, verdicts=progress_rows.counted(progress.verdicts, lost))
             entry = self._remember(transaction, admitted, progress.offset)
             if atomic:
                 trail = self._advance(transaction, progress, early, now)
@@ -271,26 +280,29 @@ class Consumer:
         transaction.put(LANES, [(self._key, progress_rows.encode(progress))])
         return trail
 
-    def _apply(self, transaction: Transaction, view: View, table: pa.Table, progress: Progress) -> list[DeadLetter]:
+    def _apply(
+        self, transaction: Transaction, view: View, table: pa.Table, progress: Progress, lost: dict[str, int]
+    ) -> list[DeadLetter]:
+        """Merges the rows of a view; the events on which its transform fails. Counts in `lost` what came to nothing."""
         newest = progress.newest or 0  # there is one, as events were admitted
         result, failed = self._transform(view, table)
         layout = self._layouts[view.name]
         codes, keys = entity_codes(result, entity_of(view))
         known = codes >= 0
         if known.any():
-            events = Events(codes, event_times(result, self.source.event_time), state_columns(result, layout.columns))
+            signs = None if self.source.changes is None else result.column(SIGN).to_numpy()
+            times, columns = event_times(result, self.source.event_time), state_columns(result, layout.columns)
+            events = Events(codes, times, columns, signs)
             if not known.all():
-                events = Events(
-                    codes[known],
-                    events.times[known],
-                    {name: (values[known], valid[known]) for name, (values, valid) in events.columns.items()},
-                )
+                events = events.chosen(known)
             tile_codes, records = layout.tiles(events)
             places = lane_rows.shard_keys(keys, self.partition, self.source.partitions)
             stored = transaction.get(view.space, places)
             atomic, slack = self._tools.writer.atomic, self.source.disorder + self.source.future
             old = stored if atomic else lane_rows.unstamp(stored)
             rows = layout.merge(old, tile_codes, records, newest=newest, slack=slack)
+            if signs is not None:
+                _count_lost(lost, layout, events, old, rows, newest - slack)
             if atomic:
                 transaction.put(view.space, zip(places, rows, strict=True))
             else:
@@ -308,17 +320,18 @@ class Consumer:
 
     def _transform(self, view: View, table: pa.Table) -> tuple[pa.Table, list[tuple[int, str]]]:
         """Runs the transform; an event on which it fails is left out and told, the others count."""
+        sql = self._sql[view.name]
         try:
-            return self._tools.engine.run(view.sql, table), []
+            return self._tools.engine.run(sql, table), []
         except TrilaneError:
             _log.warning("the transform of %s failed on a micro-batch; looking for the event", view.name)
-        good, failed = [self._tools.engine.run(view.sql, table.slice(0, 0))], list[tuple[int, str]]()
+        good, failed = [self._tools.engine.run(sql, table.slice(0, 0))], list[tuple[int, str]]()
         # By halves, for most events are good and a micro-batch may have many: those that fail cost a few runs each.
         spans = [(0, table.num_rows)]
         while spans:
             start, stop = spans.pop()
             try:
-                good.append(self._tools.engine.run(view.sql, table.slice(start, stop - start)))
+                good.append(self._tools.engine.run(sql, table.slice(start, stop - start)))
             except TrilaneError as error:
                 if stop - start == 1:
                     failed.append((start, error.what))
@@ -343,7 +356,7 @@ class Consumer:
         """Stores the prints of this batch, one row for all; the key of the row, and their latest event time."""
         if admitted is None or not admitted.table.num_rows:
             return None
-        latest = int(event_times(admitted.table, self.source.event_time).max())
+        latest = int(due_times(admitted.table, self.source).max())
         entry = offset.to_bytes(8, "big"), latest
         transaction.put(self._seen_space, [(entry[0], Seen.row(latest, admitted.prints))])
         return entry
@@ -352,3 +365,20 @@ class Consumer:
 def _mark(batch: pa.RecordBatch) -> int:
     """The checksum of the last value of a batch."""
     return zlib.crc32(batch.column("value")[-1].as_py())
+
+
+def _count_lost(
+    lost: dict[str, int],
+    layout: TileLayout,
+    events: Events,
+    before: Sequence[bytes | None],
+    after: Sequence[bytes | None],
+    newest: int,
+) -> None:
+    """Counts the changes of what no window can see any more, and the tiles that fell below zero."""
+    fallen = np.maximum(below_zero(layout, after) - below_zero(layout, before), 0)
+    found = {"gone": events.times < first_kept(layout, newest), "unmatched": fallen}
+    for name, rows in found.items():
+        if number := int(rows.sum()):
+            key = f"{name}:{layout.view.name}"
+            lost[key] = lost.get(key, 0) + number

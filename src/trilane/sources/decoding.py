@@ -2,7 +2,8 @@
 
 This is the seam between formats and lanes: admission, archive and rules see the table, and nothing of JSON. Laws: each
 value is in the table or among the rejections, never in both; rows keep the order of the log; what becomes of a value
-does not depend on those beside it.
+does not depend on those beside it. Of a source with changes a value gives one row or two, with the columns
+`_changed_at` and `_sign` beside its fields, and is in the table whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from trilane.constraint import broken_bound
 from trilane.contract import NOT_JSON, Contract, Rejection
+from trilane.sources.change import CHANGED_AT, SIGN, Changes
+from trilane.sources.change_decoding import EnvelopeReader, refused_rows, signed_rows
 from trilane.sources.event import EventSource
 from trilane.sources.formats.opening import open_decoder
 from trilane.sources.formats.protocol import Decoded, Decoder, Schemas
@@ -29,13 +33,17 @@ __all__ = ["Decoded", "Decoder", "JsonDecoder", "decoder_of"]
 
 # A portion fits the processor's cache, and bounds what one unsound value costs its neighbours.
 _PORTION = 8_192
+_Bools: TypeAlias = npt.NDArray[np.bool_]
+_Ints: TypeAlias = npt.NDArray[np.int64]
 
 
 def decoder_of(source: EventSource, schemas: Schemas | None = None) -> Decoder:
     """The decoder of a source's values; `schemas`: the registry that they may name schemas of."""
     if source.format.kind == "json":
-        return JsonDecoder(source)
-    return open_decoder(source.fields, source.format, schemas, where=f"event source {source.name!r}")
+        plain: Decoder = JsonDecoder(source)
+    else:
+        plain = open_decoder(source.fields, source.format, schemas, where=f"event source {source.name!r}")
+    return plain if source.changes is None else _ChangeDecoder(source, source.changes, plain)
 
 
 class JsonDecoder:
@@ -90,6 +98,59 @@ class JsonDecoder:
             Field(f.name, f.dtype, f.nullable, str) if f.dtype.name == "timestamp" else f for f in self._source.fields
         )
         return msgspec.json.Decoder(Contract(self._source.name, fields).struct)
+
+
+class _ChangeDecoder:
+    """Reads changes: rows that say themselves whether they are added or taken back, or envelopes with both."""
+
+    def __init__(self, source: EventSource, changes: Changes, plain: Decoder) -> None:
+        self._source, self._changes, self._plain = source, changes, plain
+        self._envelopes = EnvelopeReader()
+
+    def decode(self, values: pa.Array) -> Decoded:
+        if self._changes.form == "debezium":
+            rows = self._envelopes.read(values.to_pylist())
+            found = self._plain.decode(pa.array(rows.texts, pa.binary()))
+            whole, refused = refused_rows(rows, found.rejections)
+            kept = whole[found.indexes]
+            chosen = found.indexes[kept]
+            signs, moments, owners = (np.asarray(a, np.int64)[chosen] for a in (rows.signs, rows.moments, rows.owners))
+            return self._signed(found.table, kept, signs, moments, owners, [*rows.rejections, *refused])
+        found = self._plain.decode(values)
+        signs, moments = signed_rows(self._changes, found.table)
+        known = signs != 0
+        ops = found.table.column(self._changes.op)
+        words = ", ".join((*self._changes.insert, *self._changes.delete))
+        refused = [
+            Rejection(
+                int(found.indexes[row]),
+                "change",
+                f"$.{self._changes.op}",
+                f"{ops[row].as_py()!r} is none of {words}; send a correction as two events: the former row taken back, "
+                "and the right one added",
+            )
+            for row in np.flatnonzero(~known).tolist()
+        ]
+        return self._signed(
+            found.table, known, signs[known], moments[known], found.indexes[known], [*found.rejections, *refused]
+        )
+
+    def _signed(
+        self, table: pa.Table, kept: _Bools, signs: _Ints, moments: _Ints, owners: _Ints, rejections: list[Rejection]
+    ) -> Decoded:
+        """The kept rows with their signs, but of changes of what lies before 1970, which no tile can hold."""
+        table = table if kept.all() else table.filter(pa.array(kept))
+        column = table.column(self._source.event_time).cast(pa.int64())
+        times = np.asarray(column.to_numpy(), np.int64)
+        last = np.full(int(owners.max(initial=-1)) + 1, np.iinfo(np.int64).min)
+        np.maximum.at(last, owners, np.maximum(times, moments))
+        table = table.append_column(CHANGED_AT, pa.array(last[owners])).append_column(SIGN, pa.array(signs))
+        ancient = np.isin(owners, owners[(times < 0) | (moments < 0)])
+        if ancient.any():
+            where, reason = f"$.{self._source.event_time}", "the row or its change lies before 1970"
+            rejections += [Rejection(owner, "change", where, reason) for owner in np.unique(owners[ancient]).tolist()]
+            table, owners = table.filter(pa.array(~ancient)), owners[~ancient]
+        return Decoded(table, owners, rejections)
 
 
 def _breaks(column: pa.Array, bounds: Sequence[tuple[str, int]]) -> bool:

@@ -12,6 +12,7 @@ from trilane import clock
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.sources.about import About
+from trilane.sources.change import Changes
 from trilane.sources.expectation import Volume
 from trilane.sources.formats.declaration import JSON, Format, as_format
 from trilane.sources.formats.opening import check
@@ -35,7 +36,9 @@ class EventSource:
     `partitions`: how many independent orders the log keeps; `partition_by`: the field that chooses (default: event_id);
     `owner`, `tags`, `description`: for those who look for it.
     `format`: what values are written in: "json", `avro(...)` or `protobuf(...)`;
-    `rules`: what must hold in each event; `expect_every`, `volume`: how often, and how many in a period, are expected.
+    `rules`: what must hold in each event; `expect_every`, `volume`: how often, and how many in a period, are expected;
+    `changes`: how events tell that a row is taken back or corrected (None: every event stands for good). Then
+    `disorder` and `future` are about the instant of the change.
     """
 
     name: str
@@ -52,6 +55,7 @@ class EventSource:
     expect_every: int
     volume: Volume | None
     format: Format
+    changes: Changes | None
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class EventSource:
         expect_every: str | int | None = None,
         volume: Volume | None = None,
         format: Format | str = JSON,
+        changes: Changes | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -84,6 +89,7 @@ class EventSource:
         put(self, "expect_every", 0 if expect_every is None else clock.duration(expect_every))
         put(self, "volume", volume)
         put(self, "format", as_format(format))
+        put(self, "changes", changes)
         put(self, "partitions", partitions)
         put(self, "partition_by", partition_by or event_id)
         put(self, "hot_keys", None if hot_keys is None else tuple(dict.fromkeys(map(str, hot_keys))))
@@ -118,15 +124,36 @@ class EventSource:
             raise DefinitionError(
                 f"event_id {self.event_id!r} cannot identify", where=where, remedy="Use tl.String or tl.Int64"
             )
+        if self.changes is not None:
+            self._check_changes(self.changes, kinds, where)
         if self.partitions < 1:
             raise DefinitionError("partitions must be at least 1", where=where, remedy="Write partitions=1")
         if self.format != JSON:
             check(self.fields, self.format, where=where)
 
+    def _check_changes(self, changes: Changes, kinds: Mapping[str, Field], where: str) -> None:
+        changes.check(kinds, self.event_time, self.event_id, where=where)
+        if changes.form == "debezium" and self.format != JSON:
+            remedy = "Let Debezium write JSON, or send rows that say themselves what they do, with tl.Changes(...)"
+            raise DefinitionError(f"envelopes are read as JSON, not as {self.format.kind}", where=where, remedy=remedy)
+        for rule in self.rules:
+            for name in changes.own_fields:
+                if f'"{name}"' in rule.sql:
+                    raise DefinitionError(
+                        f"the rule {rule.name!r} looks at {name!r}, which speaks of the change and not of the row",
+                        where=where,
+                        remedy="A row that is let in must be let out: let rules look at what a row keeps",
+                    )
+
     @functools.cached_property
     def contract(self) -> Contract:
         """The contract every event of this source must keep."""
         return Contract(self.name, self.fields)
+
+    @property
+    def moment_field(self) -> str:
+        """The field that says from when an event counts: its event time, or the instant of its change."""
+        return self.event_time if self.changes is None else self.changes.at
 
     def as_table(self, payloads: Sequence[Any]) -> pa.Table:
         """Checked payloads as an Arrow table with one column a field, in order."""
@@ -164,4 +191,5 @@ class EventSource:
             "rules": [rule.spec() for rule in self.rules],
             "expect_every": self.expect_every,
             "volume": None if self.volume is None else self.volume.spec(),
+            **({} if self.changes is None else {"changes": self.changes.spec()}),
         }

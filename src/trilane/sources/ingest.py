@@ -132,7 +132,7 @@ def sort_events(
 
     `schemas`: the registry of the schemas that values name; then it may ask it.
     """
-    if source.format.kind != "json":
+    if source.format.kind != "json" or source.changes is not None:
         return _sort_values(source, texts, hot, now, schemas)
     payloads, indexes, rejected = source.contract.decode_many(texts)
     aside = any(rule.action == "quarantine" for rule in source.rules)
@@ -161,21 +161,18 @@ def letters_of(source: str, texts: Sequence[bytes], rejected: Sequence[Rejection
 def _sort_values(
     source: EventSource, values: Sequence[bytes], hot: HotKeys, now: int, schemas: Schemas | None
 ) -> Sorted:
-    """The same for values that are no JSON, whose decoder makes columns."""
-    import pyarrow as pa
-
+    """The same for values that are no JSON, or changes, whose decoder makes columns."""
+    from trilane.sources.arrival import arrivals
     from trilane.sources.decoding import decoder_of
 
-    decoded = decoder_of(source, schemas).decode(pa.array(values, pa.binary()))
-    rejected, accepted = list(decoded.rejections), dict[int, list[bytes]]()
-    happened = decoded.table.column(source.event_time).cast(pa.int64()).to_pylist()
-    keys, ids = (decoded.table.column(name).to_pylist() for name in (source.partition_by, source.event_id))
-    for index, at, key, event_id in zip(decoded.indexes.tolist(), happened, keys, ids, strict=True):
-        if at > now + source.future:
-            reason = f"the event lies {(at - now) / 1e6:.0f} s in the future"
-            rejected.append(Rejection(index, "future", f"$.{source.event_time}", reason))
-        elif is_released(values[index]):
-            rejected.append(Rejection(index, "type", f"$.{RELEASED}", _RELEASE))
+    found, rejected, _ = arrivals(source, decoder_of(source, schemas), values)
+    accepted = dict[int, list[bytes]]()
+    for event in found:
+        if event.moment > now + source.future:
+            reason = f"the event lies {(event.moment - now) / 1e6:.0f} s in the future"
+            rejected.append(Rejection(event.index, "future", f"$.{source.moment_field}", reason))
+        elif is_released(values[event.index]):
+            rejected.append(Rejection(event.index, "type", f"$.{RELEASED}", _RELEASE))
         else:
-            accepted.setdefault(hot.place(key, event_id, at), []).append(values[index])
+            accepted.setdefault(hot.place(event.key, event.event_id, event.moment), []).append(values[event.index])
     return Sorted(accepted, sorted(rejected, key=lambda r: r.index))

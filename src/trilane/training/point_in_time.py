@@ -85,7 +85,9 @@ def join(
     served: Served | None = None,
     progress: Progress | None = None,
 ) -> Joined:
-    """Joins the engine's table `spine`, which has so many rows; on a cluster if there is one, as served always here."""
+    """Joins the engine's table `spine`, which has so many rows; on a cluster if there is one, but always here what is
+    joined as served, and views of rows that can be taken back.
+    """
     warehouse, folder, slice_rows = place.warehouse, place.folder, place.slice_rows
     places = places_of(plan)
     width = plan.width
@@ -111,12 +113,14 @@ def join(
             spare = _file(folder / "spare.f64", rows, len(view.features))
             ideal = joined.ideal[:, places[view.name]] if view in stored and joined.ideal is not None else spare
             lane(view, replay.sights[view.name]).fill(ideal, slice_rows, progress, own.values)
-    elif (cluster := warehouse.cluster()) is not None:
-        for view in stored:
-            fill_gathered(values[:, places[view.name]], view, connection, cluster, place.root, slice_rows, progress)
     else:
+        cluster = warehouse.cluster()
         for view in stored:
-            lane(view).fill(values[:, places[view.name]], slice_rows, progress)
+            found = values[:, places[view.name]]
+            if cluster is None or view.has_changes:
+                lane(view).fill(found, slice_rows, progress)
+            else:
+                fill_gathered(found, view, connection, cluster, place.root, slice_rows, progress)
     ideally = values if joined.ideal is None else joined.ideal
     joined.priors.update(_usual(plan, ideally, places))
     _fill_traits(plan, ideally, times)

@@ -14,14 +14,17 @@ from typing import TypeAlias
 
 import numpy as np
 
+from trilane.errors import DefinitionError
 from trilane.features.algebra import Floats, Ints
 from trilane.features.columns import state_columns
 from trilane.features.event_windows import EventWindows
 from trilane.features.tile import Events, TileLayout
 from trilane.features.transform import INPUT, carrying
 from trilane.features.view import View, entity_of
+from trilane.sources.change import CHANGED_AT, SIGN
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, instant_sql, quoted
+from trilane.training.changed import ChangedWindows
 from trilane.training.gathered import instants_of, left_of
 from trilane.training.sight import Lagging, LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
@@ -97,11 +100,12 @@ class Lane:
 
     @property
     def _carried(self) -> tuple[str, ...]:
-        """What must pass the transform to know when an event could be read."""
+        """What must pass the transform to know when an event could be read, and whether it takes one back."""
+        changes = (CHANGED_AT, SIGN) if self.view.has_changes else ()
         if self.sight is None or isinstance(self.sight, Lagging) or not isinstance(self.view.source, EventSource):
-            return ()
+            return changes
         own = ("_offset", "_arrived_at") if isinstance(self.sight, LaneSight) else ("_offset",)
-        return (*own, "_partition") if self.view.source.partitions > 1 else own
+        return (*own, *changes, *(("_partition",) if self.view.source.partitions > 1 else ()))
 
     def _sort_moments(self) -> None:
         """Runs the transform over what the asks can see, and keeps the rows of asked keys by key and time."""
@@ -110,6 +114,7 @@ class Lane:
         low, high = self._reach()
         moment = quoted([event_time])
         on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
+        on_time += f" AND {CHANGED_AT} < {high}" if view.has_changes else ""
         same = " AND ".join(f"m.{quoted([k])} = k.{quoted([k])}" for k in entity_of(view).key_names)
         columns = "".join(f", m.{quoted([column])}" for column in (*self.layout.columns, *self._carried))
         sql = carrying(view.sql, self._carried) if self._carried else view.sql
@@ -185,24 +190,40 @@ class Lane:
             moments.column(_KEY).to_numpy() - portion.first,
             moments.column(TIME).to_numpy(),
             state_columns(moments, self.layout.columns),
+            moments.column(SIGN).to_numpy() if self.view.has_changes else None,
         )
-        windows = EventWindows(self.layout, events)
-        values[rows] = found = _each(windows.at, codes, instants)
+        carried = {name: moments.column(name).to_numpy() for name in self._carried}
+        windows = self._windows(events, carried)
+        found = _each(windows.at, codes, instants)
+        if isinstance(windows, EventWindows) and CHANGED_AT in carried:
+            found = windows.seen_at(codes, times, carried[CHANGED_AT] + 1, found)
+        values[rows] = found
         if served is not None:
-            carried = {name: moments.column(name).to_numpy() for name in self._carried}
             if isinstance(self.sight, Lagging):
                 served[rows] = self._behind(windows, codes, times, times - self.sight.lags[rows])
-            elif isinstance(self.sight, LaneSight):
+            elif isinstance(self.sight, LaneSight) and isinstance(windows, EventWindows):
                 served[rows] = self._seen(self.sight, windows, events, carried, codes, times, found)
             elif isinstance(self.sight, VersionSight):
                 served[rows] = self._answered(self.sight, windows, events, carried, codes, times, found)
         return int(asks.num_rows)
 
-    def _behind(self, windows: EventWindows, codes: Ints, times: Ints, then: Ints) -> Floats:
+    def _behind(self, windows: EventWindows | ChangedWindows, codes: Ints, times: Ints, then: Ints) -> Floats:
         """The values at `times` of a lane that has come as far as it should have come `then`."""
-        if self.view.lane == "nearline":
+        if self.view.lane == "nearline" and isinstance(windows, EventWindows):
+            if self.view.has_changes:
+                raise DefinitionError(
+                    "a lag cannot be tried on rows that can be taken back",
+                    where=f"view {self.view.name!r}",
+                    remedy='Train as served (training="as_served"), which replays the lag that there was',
+                )
             return windows.at(codes, times, then)
         return _each(windows.at, codes, self._instants(then))
+
+    def _windows(self, events: Events, carried: Mapping[str, Ints]) -> EventWindows | ChangedWindows:
+        """Sums follow changes as they come; a batch view may keep anything, and is computed anew at each boundary."""
+        if self.view.has_changes and self.view.lane == "batch":
+            return ChangedWindows(self.layout, events, carried[CHANGED_AT])
+        return EventWindows(self.layout, events)
 
     def _seen(
         self,
@@ -215,22 +236,22 @@ class Lane:
         values: Floats,
     ) -> Floats:
         """The values of a nearline view over what could be read at each instant."""
-        known = sight.known(times)
+        known, moments = sight.known(times), carried.get(CHANGED_AT, events.times)
         values = values.copy()
         for chosen in (known, ~known):
             if chosen.any():
                 if chosen is not known:
-                    visible = np.maximum(carried["_arrived_at"], events.times + 1)
+                    visible = np.maximum(carried["_arrived_at"], moments + 1)
                 else:
                     partitions = carried.get("_partition", np.zeros(0, np.int64))
-                    visible = sight.visible(partitions, carried["_offset"], events.times)
+                    visible = sight.visible(partitions, carried["_offset"], moments)
                 values[chosen] = windows.seen_at(codes[chosen], times[chosen], visible, values[chosen])
         return values
 
     def _answered(
         self,
         sight: VersionSight,
-        windows: EventWindows,
+        windows: EventWindows | ChangedWindows,
         events: Events,
         carried: Mapping[str, Ints],
         codes: Ints,
@@ -252,9 +273,8 @@ class Lane:
             lacking = inside & sight.lacking(number, partitions, carried["_offset"])
             if lacking.any():
                 asks = landing == number
-                columns = {n: (v[~lacking], ok[~lacking]) for n, (v, ok) in events.columns.items()}
-                there = Events(events.codes[~lacking], events.times[~lacking], columns)
-                values[asks] = _each(EventWindows(self.layout, there).at, codes[asks], boundaries[asks])
+                there = self._windows(events.chosen(~lacking), {n: c[~lacking] for n, c in carried.items()})
+                values[asks] = _each(there.at, codes[asks], boundaries[asks])
         return values
 
 

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from trilane.errors import SetupError
 from trilane.features.algebra import Ints
-from trilane.features.columns import event_times
+from trilane.lanes.changes import due_times, with_ids
 from trilane.lanes.judgement import judge
+from trilane.sources.change import CHANGE_ID, CHANGED_AT
 from trilane.sources.decoding import decoder_of
 from trilane.sources.event import EventSource
 from trilane.sources.formats.protocol import Decoder, Schemas
@@ -73,7 +74,7 @@ def _archive_batch(
     decoded = decoder.decode(values)
     table, indexes = decoded.table, decoded.indexes
     judged = judge(source, table, lambda row: values[indexes[row]].as_py(), engine)
-    times = event_times(table, source.event_time)
+    times = due_times(table, source)
     arrived = batch.column("arrived_at").to_numpy()[indexes]
     newest = warehouse.newest(source, partition)
     mark = Watermark(disorder=source.disorder, future=source.future)
@@ -83,6 +84,7 @@ def _archive_batch(
         .append_column("_offset", pa.array(offsets[indexes]))
         .append_column("_late", pa.array(verdicts.late))
     )
+    table = with_ids(table, source)
     if source.rules:
         table = table.append_column(RELEASED, pa.array(judged.released))
     table, broken = table.filter(pa.array(~verdicts.from_future)), judged.broken[~verdicts.from_future]
@@ -106,8 +108,8 @@ def _archive_batch(
 
 def _repeated(table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int) -> npt.NDArray[np.bool_]:
     """Rows whose id occurred before, in the archive or in the table, at an event time within the disorder."""
-    times = event_times(table, source.event_time)
-    codes = _codes(table.column(source.event_id))
+    times = due_times(table, source)
+    codes = _codes(table.column(_id_of(source)))
     repeated = np.zeros(table.num_rows, bool)
     order = np.lexsort((np.arange(len(codes)), codes))
     same = codes[order][1:] == codes[order][:-1]
@@ -143,13 +145,25 @@ def _known(
     connection: Connection, table: pa.Table, times: Ints, events: str, source: EventSource, partition: int
 ) -> Ints:
     """Positions of the rows that are archived already; only files that reach into their time span are read."""
-    event_id, event_time = quoted([source.event_id]), quoted([source.event_time])
-    fresh = pa.table({"place": np.arange(len(times)), "id": table.column(source.event_id), "moment": times})
+    event_id, moment = quoted([_id_of(source)]), f"epoch_us({quoted([source.event_time])})"
+    if source.changes is not None:
+        moment = CHANGED_AT
+    fresh = pa.table({"place": np.arange(len(times)), "id": table.column(_id_of(source)), "moment": times})
     connection.register("fresh", fresh)
     low, high = int(times.min()) - source.disorder, int(times.max()) + source.disorder
     found = connection.query(
-        f"SELECT DISTINCT fresh.place FROM fresh JOIN (SELECT {event_id} AS id, epoch_us({event_time}) AS moment "
-        f"FROM {events} WHERE _partition = {partition} AND {event_time} BETWEEN {instant_sql(low)} "
-        f"AND {instant_sql(high)}) AS old ON old.id = fresh.id AND abs(old.moment - fresh.moment) <= {source.disorder}"
+        f"SELECT DISTINCT fresh.place FROM fresh JOIN (SELECT {event_id} AS id, {moment} AS moment "
+        f"FROM {events} WHERE _partition = {partition} AND {_between(source, low, high)}) AS old "
+        f"ON old.id = fresh.id AND abs(old.moment - fresh.moment) <= {source.disorder}"
     ).to_arrow_table()
     return np.asarray(pc.cast(found.column("place"), pa.int64()).to_numpy(), np.int64)
+
+
+def _id_of(source: EventSource) -> str:
+    return source.event_id if source.changes is None else CHANGE_ID
+
+
+def _between(source: EventSource, low: int, high: int) -> str:
+    if source.changes is not None:
+        return f"{CHANGED_AT} BETWEEN {low} AND {high}"
+    return f"{quoted([source.event_time])} BETWEEN {instant_sql(low)} AND {instant_sql(high)}"

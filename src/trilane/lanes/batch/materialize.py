@@ -7,20 +7,24 @@ version serving. Late events count in no lane, so a version sees what a training
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.features.columns import entity_codes, event_times, state_columns
+from trilane.features.remaining import Remaining
 from trilane.features.tile import Events, TileLayout
-from trilane.features.transform import INPUT
+from trilane.features.transform import INPUT, carrying
 from trilane.features.view import View, bare, entity_of
+from trilane.sources.change import CHANGED_AT, SIGN
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 from trilane.stores.offline.lake import pinned_view
@@ -70,7 +74,8 @@ def materialize(
     _check_quality(view, boundary, warehouse, root, noted, memory_limit)
     final = is_settled(view, boundary, warehouse)  # before it is read, as events may come meanwhile
     ends, relation = _archived(view, warehouse, root)
-    cluster = warehouse.cluster()
+    # Rows that may be taken back are looked at in one place, also where there is a cluster.
+    cluster = None if view.has_changes else warehouse.cluster()
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             rows = _gathered(view, boundary, cluster, root, ends, slice_events, progress)
@@ -180,10 +185,14 @@ def _load(view: View, boundary: int, connection: Connection, relation: str) -> i
     on_time = " AND NOT _late" if isinstance(view.source, EventSource) else ""
     keys = entity_of(view).key_names
     wanted = tuple(dict.fromkeys((*keys, _time(view), *layout.columns)))
+    sql = view.sql
+    if view.has_changes:
+        on_time += f" AND {CHANGED_AT} < {boundary}"
+        sql, wanted = carrying(sql, (SIGN,)), (*wanted, SIGN)
     connection.run(
         f"CREATE TABLE moments AS WITH {INPUT} AS NOT MATERIALIZED (SELECT * FROM {relation} "
         f"WHERE {time} >= {instant_sql(left)} AND {time} < {instant_sql(boundary)}{on_time}) "
-        f"SELECT {quoted(wanted)} FROM ({view.sql}) WHERE {' AND '.join(f'{quoted([k])} IS NOT NULL' for k in keys)}"
+        f"SELECT {quoted(wanted)} FROM ({sql}) WHERE {' AND '.join(f'{quoted([k])} IS NOT NULL' for k in keys)}"
     )
     [(count,)] = connection.query("SELECT count(*) FROM moments").fetchall()
     return int(str(count))
@@ -203,6 +212,9 @@ def _rows(
         table = connection.query(f"SELECT * FROM moments{where}").to_arrow_table()
         codes, keys = entity_codes(table, entity)
         events = Events(codes, event_times(table, _time(view)), state_columns(table, layout.columns))
+        if view.has_changes:
+            signed = dataclasses.replace(events, signs=table.column(SIGN).to_numpy())
+            events = Remaining(signed).rows(np.ones(len(codes), bool))
         yield from zip(keys, _packed(layout, events, len(keys), boundary), strict=True)
         done += table.num_rows
         if progress is not None:

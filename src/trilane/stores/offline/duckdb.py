@@ -13,7 +13,7 @@ import functools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from trilane.errors import ConflictError, ContractError, SetupError, TrilaneError
 from trilane.features.transform import INPUT
 from trilane.plugins import local_path, make_folder, options
+from trilane.sources.change import CHANGE_ID, CHANGED_AT, SIGN
 from trilane.sources.event import EventSource
 from trilane.sources.rule import RELEASED, kept_sql
 from trilane.sources.table import TableSource
@@ -45,6 +46,7 @@ _FROM = f' FROM "{INPUT}" AS "t0"'
 _COLUMN = re.compile(r'"t0"\."((?:[^"]|"")+)"(?: AS "((?:[^"]|"")+)")?')
 _CHOICE = re.compile(rf"SELECT {_COLUMN.pattern}(?:, {_COLUMN.pattern})*{_FROM}")
 _OWN = (("_arrived_at", pa.int64()), ("_offset", pa.int64()), ("_late", pa.bool_()))
+_OF_CHANGES = ((CHANGED_AT, pa.int64()), (SIGN, pa.int64()), (CHANGE_ID, pa.string()))
 
 
 def open_warehouse(url: str) -> DuckdbWarehouse:
@@ -89,6 +91,7 @@ class DuckdbWarehouse:
         fields = [pa.field(f.name, arrow_type(f), f.nullable) for f in source.fields]
         # Most sources put nothing aside, and then no event was ever released.
         own = (*_OWN, (RELEASED, pa.bool_())) if RELEASED in table.column_names and source.refusing else _OWN
+        own = own if source.changes is None else (*own, *_OF_CHANGES)
         schema = pa.schema([*fields, *(pa.field(name, kind, nullable=False) for name, kind in own)])
         facts = {} if newest is None else {_NEWEST: str(newest).encode()}
         _write(table.select(schema.names).cast(schema).replace_schema_metadata(facts), path)
@@ -170,6 +173,8 @@ class DuckdbWarehouse:
     def events_sql(self, source: EventSource) -> str:
         files = self._files(source)
         own = (("_arrived_at", "BIGINT"), ("_partition", "BIGINT"), ("_offset", "BIGINT"), ("_late", "BOOLEAN"))
+        if source.changes is not None:
+            own = (*own, (CHANGED_AT, "BIGINT"), (SIGN, "BIGINT"), (CHANGE_ID, "VARCHAR"))  # type: ignore[assignment]
         if not files:
             return tables.empty_sql((*tables.columns_of(source), *own))
         present = {name for file in files for name in self._names(file.path)}
@@ -179,7 +184,7 @@ class DuckdbWarehouse:
             for name, kind in tables.columns_of(source)
         ]
         partition = "CAST(regexp_extract(filename, '([0-9]{5})-[0-9]{20}-[0-9]{20}[.]parquet$', 1) AS BIGINT)"
-        columns = [*fields, "_arrived_at", f"{partition} AS _partition", "_offset", "_late"]
+        columns = [*fields, "_arrived_at", f"{partition} AS _partition", "_offset", "_late", *_changed(source, present)]
         paths = ", ".join(text(str(file.path)) for file in files)
         read = f"read_parquet([{paths}], union_by_name = true, filename = true, hive_partitioning = false)"
         if not source.refusing:
@@ -294,6 +299,16 @@ def _projection(sql: str) -> tuple[tuple[str, str], ...] | None:
         return None
     found = _COLUMN.findall(sql[: -len(_FROM)])
     return tuple((source.replace('""', '"'), (name or source).replace('""', '"')) for source, name in found)
+
+
+def _changed(source: EventSource, present: Collection[str]) -> list[str]:
+    """How changes are read; a file from before there were any has rows that were added when they happened."""
+    if source.changes is None:
+        return []
+    if SIGN not in present:
+        return [f"epoch_us({quoted([source.event_time])}) AS {CHANGED_AT}", f"1 AS {SIGN}", f"'' AS {CHANGE_ID}"]
+    at = f"coalesce({CHANGED_AT}, epoch_us({quoted([source.event_time])})) AS {CHANGED_AT}"
+    return [at, f"coalesce({SIGN}, 1) AS {SIGN}", f"coalesce({CHANGE_ID}, '') AS {CHANGE_ID}"]
 
 
 def _connect(database: str, threads: int | None) -> duckdb.DuckDBPyConnection:
