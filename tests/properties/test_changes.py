@@ -41,10 +41,12 @@ from tests.properties.test_parity import (
 )
 from trilane.clock import SECOND, format_instant
 from trilane.features.aggregation import Aggregation
+from trilane.features.bags import HopSums
+from trilane.features.changes import can_take_back
 from trilane.features.columns import state_columns
 from trilane.features.event_windows import windows_of
+from trilane.features.operation import kept_of
 from trilane.features.plan import FeaturePlan
-from trilane.features.retraction import can_take_back
 from trilane.features.tile import Events, TileLayout
 from trilane.features.view import View
 
@@ -72,6 +74,13 @@ def test_what_can_take_rows_back_is_what_the_catalogue_says() -> None:
     able = {name for name, declares in oracles.SAMPLES.items() if all(all(members(d("x", "1h"))) for d in declares)}
     sums = {"count", "sum", "mean", "variance", "stddev", "skew", "kurtosis", "histogram", "rate", "ratio"}
     assert able == {*sums, "decayed_count", "decayed_sum", "decayed_mean"}
+
+
+def test_what_can_take_rows_back_keeps_states_that_are_added_and_nothing_else_does() -> None:
+    for declares in oracles.SAMPLES.values():
+        for _, member in (member for declare in declares for member in declare("x", "1h").members("f")):
+            kept = [entry for part in (member.over or (member,)) for entry in kept_of(part, "f8")]
+            assert can_take_back(member) == all(e.is_added or isinstance(e.state, HopSums) for e in kept), member.op
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 
 from trilane.apps.event_file import source_named
 from trilane.apps.project import Project

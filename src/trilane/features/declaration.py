@@ -15,9 +15,9 @@ from typing import Any
 from trilane.clock import SECOND, duration, format_duration
 from trilane.errors import DefinitionError
 from trilane.features.aggregation import Aggregation
+from trilane.features.changes import check_changes
 from trilane.features.entity import Entity
 from trilane.features.fallback import check_cascade
-from trilane.features.retraction import check_changes
 from trilane.features.transform import compile_transform, pruned
 from trilane.features.view import Feature, Step, View
 from trilane.sources.about import About

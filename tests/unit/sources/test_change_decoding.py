@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 import trilane as tl
-from trilane.errors import ContractError
 from trilane.sources.arrival import arrivals
 from trilane.sources.change import CHANGED_AT, SIGN
 from trilane.sources.decoding import decoder_of
@@ -111,7 +110,7 @@ def test_a_row_says_itself_whether_it_is_added_or_taken_back() -> None:
 
 def test_at_the_door_a_change_belongs_where_its_row_then_is() -> None:
     moved = envelope("u", before=ROW, after={**ROW, "card": "b"})
-    [event], refused = arrivals(ENVELOPES, [json.dumps(moved).encode()])
+    [event], refused, _ = arrivals(ENVELOPES, decoder_of(ENVELOPES), [json.dumps(moved).encode()])
     assert (event.key, event.event_id, event.moment, refused) == ("b", "p1", NOON * 1_000, [])
 
 
@@ -120,9 +119,7 @@ def test_no_events_at_all_are_no_rows() -> None:
         assert _decoded(source).table.num_rows == 0
 
 
-def test_the_contract_of_a_source_without_changes_is_asked_as_before() -> None:
+def test_at_the_door_plain_events_and_changes_are_placed_alike_and_told_back_with_their_path() -> None:
     plain = EventSource("payments", schema=Payment, event_time="paid_at", event_id="id")
-    [event], [refused] = arrivals(plain, [json.dumps(ROW).encode(), b"{}"])
+    [event], [refused], _ = arrivals(plain, decoder_of(plain), [json.dumps(ROW).encode(), b"{}"])
     assert (event.key, event.moment, refused.code) == ("p1", NOON * 1_000, "type")
-    with pytest.raises(ContractError):
-        plain.contract.decode(b"{}")
