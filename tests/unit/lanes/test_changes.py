@@ -10,19 +10,26 @@ from typing import Any
 
 import ibis
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import trilane as tl
 from trilane.clock import SECOND, SimulatedClock, duration, format_instant, instant
 from trilane.features.entity import encode_key
+from trilane.features.plan import FeaturePlan
 from trilane.features.tile import TileLayout
 from trilane.features.view import View
+from trilane.lanes.batch.archive import archive
+from trilane.lanes.batch.materialize import materialize
 from trilane.lanes.nearline import Consumer, Tools
 from trilane.sources.dead_letters import DeadLetters
 from trilane.sources.event import EventSource
 from trilane.sources.log.sqlite import SqliteLog
-from trilane.stores.offline.duckdb import DuckdbMicroBatch
+from trilane.stores.offline.duckdb import DuckdbMicroBatch, DuckdbWarehouse
+from trilane.stores.offline.protocol import Warehouse
+from trilane.stores.offline.spark import open_warehouse
 from trilane.stores.online.lmdb import LmdbStore
+from trilane.training import values_at
 
 MINUTE, DAY = duration("1m"), duration("1d")
 T0 = instant("2026-03-01T12:00:00Z")
@@ -231,3 +238,48 @@ def test_a_source_without_changes_says_nothing_of_them_and_keeps_the_versions_of
 
 def _all(events: ibis.Table) -> ibis.Table:
     return events
+
+
+def test_files_from_before_a_source_had_changes_are_rows_that_were_added(tmp_path: Path) -> None:
+    warehouse = DuckdbWarehouse(tmp_path)
+    plain = EventSource("payments", schema=Told, event_time="paid_at", event_id="id")
+    log = SqliteLog(tmp_path / "log")
+    log.append("payments", 0, [told("insert", 1.0, changed=T0 + SECOND)], T0 + MINUTE)
+    archive(log, warehouse, plain)
+
+    def rows() -> list[tuple[object, ...]]:
+        sql = f"SELECT _changed_at, _sign, _change <> '' FROM {warehouse.events_sql(SOURCE)} ORDER BY _offset"
+        with warehouse.connect() as connection:
+            return connection.query(sql).fetchall()
+
+    assert rows() == [(T0, 1, False)]
+    log.append("payments", 0, [told("undo", 1.0, changed=T0 + 2 * SECOND)] * 2, T0 + MINUTE)
+    archive(log, warehouse, SOURCE)
+    assert rows() == [(T0, 1, False), (T0 + 2 * SECOND, -1, True)]
+    log.close()
+
+
+def test_where_the_warehouse_is_on_spark_changes_are_computed_here_to_the_same_values(tmp_path: Path) -> None:
+    daily = tl.batch(SOURCE, CARD, features={"most": tl.max("amount", window="1d")}, schedule="1d", landing="1h")(_all)
+    log, texts = SqliteLog(tmp_path / "log"), [told("insert", x, changed=T0, name=f"p{x}") for x in (1.0, 5.0)]
+    log.append("payments", 0, [*texts, told("undo", 5.0, changed=T0 + 1, name="p5.0")], T0 + MINUTE)
+    asks = pa.table({"card": ["a"], "at": pa.array([T0 + DAY], pa.timestamp("us", "UTC"))})
+    boundary, found = daily.boundary(T0 + DAY), []
+    warehouses: list[Warehouse] = [
+        open_warehouse(f"spark://{tmp_path}/spark?master=local[1]"),
+        DuckdbWarehouse(tmp_path / "duckdb"),
+    ]
+    for number, warehouse in enumerate(warehouses):
+        archive(log, warehouse, SOURCE)
+        store = LmdbStore(tmp_path / f"online{number}", map_size=1 << 24)
+        writer = store.writer("batch")
+        version = materialize(daily, boundary, warehouse=warehouse, root=tmp_path, writer=writer)
+        assert version is not None
+        row = store.read([(version.space, [encode_key(("a",)) or b""])])[0][0]
+        writer.close()
+        store.close()
+        plan = FeaturePlan.of([daily], where="here")
+        learnt = values_at(plan, asks, event_time="at", warehouse=warehouse, root=tmp_path)
+        found += [_values(daily, row, boundary), learnt[0].tolist()]
+    assert found == [[1.0]] * 4
+    log.close()
