@@ -1,7 +1,8 @@
 """The events behind a value: those that its view's transform lets through, and those that were refused.
 
 Laws: events are those of the key from the left end of the longest window up to the instant, late ones too, marked; the
-arrival of each, and from when on it could be read, are as recorded.
+arrival of each, and from when on it could be read, are as recorded. Of a source with changes each is a row that was
+added or taken back, when it says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trilane.errors import DefinitionError
 from trilane.features.tile import TileLayout
 from trilane.features.transform import INPUT, carrying
 from trilane.features.view import entity_of
+from trilane.sources.change import CHANGED_AT, SIGN
 from trilane.sources.dead_letters import DISCARDED, QUARANTINED, REFUSED, REPLAYED
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import instant_sql, quoted, relation_sql
@@ -62,6 +64,7 @@ def seen_events(
     if isinstance(source, EventSource):
         kept = (*entity.key_names, source.event_time, *TileLayout(view).columns)
         carried = _CARRIED if source.event_id in kept else (*_CARRIED, source.event_id)
+        carried = (*carried, CHANGED_AT, SIGN) if view.has_changes else carried
     relation, moment = relation_sql(project.warehouse, source, project.config.root), quoted([source.event_time])
     sql = carrying(view.sql, carried) if carried else view.sql
     same = " AND ".join(f"m.{quoted([key])} = k.{quoted([key])}" for key in entity.key_names)
@@ -76,20 +79,22 @@ def seen_events(
         ).to_arrow_table()
     times = table.column(source.event_time).cast(pa.int64()).to_numpy()
     late = table.column("_late").to_numpy() if carried else np.zeros(len(times), bool)
-    readable, partitions = times + 1, np.zeros(len(times), np.int64)
+    due = table.column(CHANGED_AT).to_numpy() if view.has_changes else times
+    readable, partitions = due + 1, np.zeros(len(times), np.int64)
     if carried:
         partitions = table.column("_partition").to_numpy().astype(np.int64)
     if carried and ends:
-        readable = np.where(table.column("_offset").to_numpy() < np.array(ends)[partitions], times + 1, NEVER)
+        there = (table.column("_offset").to_numpy() < np.array(ends)[partitions]) & (due < until)
+        readable = np.where(there, due + 1, NEVER)
     elif carried and view.lane == "nearline" and isinstance(source, EventSource):
         arrived = table.column("_arrived_at").cast(pa.int64()).to_numpy()
         sight = LaneSight.of(project.warehouse, source)
-        recorded = sight.visible(partitions, table.column("_offset").to_numpy(), times)
+        recorded = sight.visible(partitions, table.column("_offset").to_numpy(), due)
         is_known = bool(sight.known(np.array([question.at]))[0])
-        readable = recorded if is_known else np.maximum(arrived, times + 1)
+        readable = recorded if is_known else np.maximum(arrived, due + 1)
     unread = int((~late & (readable > question.at)).sum())
     tail = table.slice(max(table.num_rows - _LISTED, 0))
-    own = [name for name in tail.column_names if name not in _CARRIED]
+    own = [name for name in tail.column_names if name not in (*_CARRIED, CHANGED_AT, SIGN)]
     moments = zip(tail.to_pylist(), readable[-tail.num_rows :].tolist(), strict=True) if tail.num_rows else ()
     return Seen(len(times), int(late.sum()), unread, [_facts(row, own, when, bool(carried)) for row, when in moments])
 
@@ -104,6 +109,8 @@ def _facts(row: Mapping[str, Any], own: list[str], readable: int, carried: bool)
             "readable_from": None if readable == NEVER else instant_text(readable),
             "late": row["_late"],
         }
+    if SIGN in row:
+        facts |= {"changed_at": instant_text(row[CHANGED_AT]), "taken_back": row[SIGN] < 0}
     return facts
 
 
