@@ -16,6 +16,7 @@ from trilane.clock import SECOND, SimulatedClock
 from trilane.errors import DefinitionError
 from trilane.training.build import build
 from trilane.training.skew import skew_of, worst_first
+from trilane.training.staleness import drawn, measured
 
 
 def test_equal_columns_have_no_skew() -> None:
@@ -86,3 +87,18 @@ def test_a_kind_that_does_not_exist_is_refused(project: Project) -> None:
     where = {"warehouse": project.warehouse, "root": project.config.root, "out": project.training_folder}
     with pytest.raises(DefinitionError, match="'served' is no kind of training set"):
         build(model.plan, model.spine, label="big", training="served", **where)  # type: ignore[arg-type]
+
+
+def test_lags_are_drawn_as_they_were_measured(project: Project) -> None:
+    done = training_job.train(project, "big", training="sampled")
+    plan = project.definitions.models["big"].plan
+    view = project.definitions.views["shop_now"]
+    lags = measured(project.warehouse, view, np.zeros(0, np.int64))
+    assert lags is not None
+    found = drawn(plan, {"shop_now": lags}, 20_000)["shop_now"]
+    apart = [abs(float(np.mean(found <= at) - np.mean(lags.values <= at))) for at in np.unique(lags.values)]
+    assert max(apart) < 0.02
+    assert lags.values[-1] > 4 * 3_600 * SECOND  # the worker rested for five hours
+    told = done.training_set.manifest.lags["shop_now"]
+    assert told.measured
+    assert done.training_set.manifest.statuses["shop_now.mean_1h"]["fresh"] > 0
