@@ -21,7 +21,7 @@ from trilane.sources.table import TableSource
 from trilane.stores.online.protocol import Writer
 from trilane.stores.online.versions import Version
 
-__all__ = ["archive_sources", "is_settled", "land_version"]
+__all__ = ["archive_sources", "is_settled", "land_version", "withdraw_views"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,14 @@ def land_version(
         present.writes(uri("batch_version", view.name, f"{view.version[:16]}/{format_instant(boundary)}"))
         present.note(rows=version.rows if version else None, landed=version is not None, violations=violations)
     return version
+
+
+def withdraw_views(project: Project, names: list[str]) -> list[str]:
+    """Takes a step towards removing what was landed under each of `names`; those that need another."""
+    from trilane.stores.online.versions import withdraw
+
+    with _writing(project) as writer:
+        return [name for name in names if withdraw(writer, name)]
 
 
 def is_settled(project: Project, view: View, boundary: int) -> bool:

@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from trilane.clock import duration
 from trilane.contract import split_message
-from trilane.errors import SetupError
+from trilane.errors import DefinitionError, SetupError
 from trilane.plugins import scheme
 
 __all__ = ["CONFIG_FILE", "Config", "load_config"]
@@ -48,6 +49,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     replay: bool = False
     feature_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1_048_576)] = 32
+    retain: str = "1d"
     log_level: _Level = "info"
 
 
@@ -58,7 +60,8 @@ class Config:
     `member` is the name of this machine's workers in their group, empty for one of the process;
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
-    the decoded rows of each view; `schema_registry` is a URL, or empty.
+    the decoded rows of each view; `retain` (microseconds) is how long what answered before is kept filled;
+    `schema_registry` is a URL, or empty.
     """
 
     root: Path
@@ -78,6 +81,7 @@ class Config:
     replay: bool
     feature_rows: int
     cache_mib: int
+    retain: int
     log_level: str
 
     @property
@@ -163,8 +167,16 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         replay=keys.replay,
         feature_rows=keys.feature_rows,
         cache_mib=keys.cache_mib,
+        retain=_retain(keys.retain),
         log_level=keys.log_level,
     )
+
+
+def _retain(text: str) -> int:
+    try:
+        return duration(text)
+    except DefinitionError as error:
+        raise SetupError(error.what, where="retain", remedy='Write it as `retain = "1d"`; "0s" for none') from None
 
 
 def _url(url: str, root: Path) -> str:

@@ -11,10 +11,11 @@ import logging
 import time
 from dataclasses import dataclass
 
-from trilane.apps.batch_job import archive_sources, is_settled, land_version
+from trilane.apps.batch_job import archive_sources, is_settled, land_version, withdraw_views
 from trilane.apps.expectations import findings
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
+from trilane.apps.swap import swap
 from trilane.clock import format_instant
 from trilane.errors import TrilaneError
 from trilane.features.view import View
@@ -66,6 +67,7 @@ class Scheduler:
         self._views: dict[str, View] = {}
         self._landed: dict[str, set[int]] = {}
         self._unsettled: dict[str, set[int]] = {}
+        self._leaving: list[str] = []
         self._retries: dict[str, _Retry] = {}
         self._broken: set[tuple[str, str]] = set()
         self._reread_at = self._archive_at = float("-inf")
@@ -76,6 +78,7 @@ class Scheduler:
             if seconds >= self._reread_at:
                 self._reread_at = seconds + _REREAD
                 self._reread()
+                self._swap()
             self._materialize(seconds)
             if seconds >= self._archive_at:
                 self._archive_at = seconds + _ARCHIVE
@@ -84,6 +87,12 @@ class Scheduler:
                 self._settle(seconds)
         except TrilaneError as error:
             logger.error("%s", error)
+
+    def _swap(self) -> None:
+        """Lets what is filled by now answer."""
+        if self._views:
+            for switch in swap(self._project):
+                logger.info("%s: what was built answers from now on (%s)", switch.name, switch.target[:16])
 
     def _look_at_sources(self) -> None:
         """Logs each expectation that is broken now and was not before, and each that is met again."""
@@ -99,7 +108,12 @@ class Scheduler:
     def _reread(self) -> None:
         if self._project.applied_digest() is None:
             return
-        self._views = self._project.live_views()
+        views = self._project.live_views()
+        if set(views) != set(self._views):
+            self._leaving = self._landed_before({view.landed_as for view in views.values()})
+        self._views = views
+        if self._leaving:
+            self._leaving = withdraw_views(self._project, self._leaving)
         online = self._project.online
         found = {space: versions(online, view.landed_as) for space, view in self._views.items() if view.is_landed}
         self._landed = {space: {version.boundary for version in landed} for space, landed in found.items()}
@@ -108,6 +122,16 @@ class Scheduler:
             for space, landed in found.items()
             if self._views[space].has_history
         }
+
+    def _landed_before(self, kept: set[str]) -> list[str]:
+        """Under which names views of earlier definitions have landed rows that nobody keeps any longer."""
+        specs = [spec for record in self._project.registry.history() for spec in record.specs]
+        names = {
+            f"{'batch' if spec['lane'] == 'batch' else 'history'}/{spec['name']}@{spec['version'][:16]}"
+            for spec in specs
+            if spec.get("kind") == "view" and spec.get("schedule")
+        }
+        return [name for name in sorted(names - kept) if versions(self._project.online, name)]
 
     def _materialize(self, seconds: float) -> None:
         now = self._project.clock.now()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from trilane.apps import swap
 from trilane.apps.definitions import Definitions, load_snapshot, snapshot
 from trilane.apps.evolution import Refusal, check, refusals
 from trilane.apps.project import Project
@@ -23,7 +24,7 @@ from trilane.features.view import View, stand_ins
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.metadata.protocol import ArtifactRecord, EdgeRecord
 from trilane.lifecycle.registry import Change
-from trilane.lifecycle.run import Run, run
+from trilane.lifecycle.run import run
 from trilane.models.model import Model
 from trilane.serving.endpoint import Endpoint
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effect", "Plan", "apply", "costs", "fitting_artifact", "plan"]
 
-DEPLOY, KEEP, WAIT, SAME = "deploy", "keep", "wait", "same"
+DEPLOY, FILL, KEEP, WAIT, SAME = "deploy", "fill", "keep", "wait", "same"
 _Pins: TypeAlias = Sequence[str]  # each `NAME@DIGEST`: the model NAME is to answer by that artifact
 _Chosen: TypeAlias = Mapping[str, ArtifactRecord | None]  # by model, what answers for it
 _PIN = re.compile(r"(?P<name>\w+)@(?P<digest>[0-9a-f]{6,64})")
@@ -95,14 +96,20 @@ def _plan(project: Project, working: Definitions, chosen: _Chosen, breaking: Seq
     return Plan(definitions=working.digest, applied=applied, changes=changes, effects=effects, refusals=refused)
 
 
-def apply(project: Project, pins: _Pins = (), breaking: Sequence[str] = ()) -> Plan:
+def apply(
+    project: Project, pins: _Pins = (), breaking: Sequence[str] = (), *, hold: bool = False, at_once: bool = False
+) -> Plan:
     """Makes the working tree what runs, as far as its models are trained; returns what was done.
+
+    What reads views that are not filled answers as before until they are (see `trilane.apps.swap`), unless `at_once`;
+    with `hold` it then waits for `trilane swap`.
 
     `pins`, each `NAME@DIGEST` with 6 or more digits of the digest, deploy an older artifact of a model. Raises
     ConflictError if there is none, or it does not fit the definitions, or an event source changes in a way that its
-    past does not allow (see `trilane.apps.evolution`); `breaking` names those on which the author insists.
+    past does not allow (see `trilane.apps.evolution`), or somebody applies others meanwhile; `breaking` names the
+    sources on which the author insists.
     """
-    working = project.working
+    working, before = project.working, project.applied_digest()
     chosen = _chosen(project, working, pins)
     check(refusals(project, working, breaking))
     folder = snapshot(working, project.definitions_folder)
@@ -115,11 +122,17 @@ def apply(project: Project, pins: _Pins = (), breaking: Sequence[str] = ()) -> P
     done = _plan(project, working, chosen, breaking)
     with run(project.metadata, "apply", project.config.name, clock=project.clock) as present:
         present.note(definitions=working.digest)
-        project.registry.apply_definitions(working.digest, working.specs(), folder)
+        project.registry.apply_definitions(working.digest, working.specs(), folder, after=before)
         _see_definitions(project, working)
-        for effect in done.effects:
-            if effect.action == DEPLOY:
-                _deploy(project, working, working.endpoints[effect.name], chosen, present)
+        bundles = [
+            _bundle(one, found, working) for one in working.endpoints.values() if (found := chosen[one.model.name])
+        ]
+        for bundle in bundles:
+            if any((effect.name, effect.action) == (bundle.endpoint, DEPLOY) for effect in done.effects):
+                present.reads(uri("model", bundle.model, bundle.model_digest[:16]))
+                present.writes(uri("bundle", bundle.endpoint, bundle.digest[:16]))
+        swap.want(project, bundles, hold=hold)
+        swap.swap(project, unfilled_too=at_once)
     return done
 
 
@@ -230,29 +243,24 @@ def _endpoint_action(
     project: Project, working: Definitions, endpoint: Endpoint, artifact: ArtifactRecord | None
 ) -> tuple[str, str]:
     deployed = project.registry.deployed(endpoint.name)
-    if artifact is None and deployed is None:
-        return WAIT, f"answers once the model {endpoint.model.name!r} is trained and applied"
     if artifact is None and deployed is not None:
         return KEEP, f"keeps answering with the bundle {deployed.bundle[:16]} until its model is trained again"
-    wanted = _bundle(endpoint, artifact, working)
-    if deployed is not None and deployed.bundle == wanted.digest:
+    if artifact is None:
+        return WAIT, f"answers once the model {endpoint.model.name!r} is trained and applied"
+    target = _bundle(endpoint, artifact, working)
+    if deployed is not None and deployed.bundle == target.digest:
         return SAME, f"answers with the bundle {deployed.bundle[:16]} already"
-    return DEPLOY, f"switches to the bundle {wanted.digest[:16]} (model {wanted.model_digest[:16]})"
+    text = f"switches to the bundle {target.digest[:16]} (model {target.model_digest[:16]})"
+    waits = swap.awaited(project, endpoint.model.plan, deployed)
+    if waits:
+        text += f" once {', '.join(sorted({f'{one.view}@{one.version[:8]}' for one in waits}))} is filled"
+    wanted = project.registry.wanted(endpoint.name)
+    known = wanted is not None and wanted.bundle == target.digest and project.applied_digest() == working.digest
+    return (FILL if known else DEPLOY), text
 
 
-def _bundle(endpoint: Endpoint, artifact: ArtifactRecord | None, definitions: Definitions) -> Bundle:
-    digest = artifact.digest if artifact else ""
-    return bundle_of(endpoint, model_digest=digest, definitions=definitions.digest)
-
-
-def _deploy(project: Project, definitions: Definitions, endpoint: Endpoint, chosen: _Chosen, present: Run) -> None:
-    bundle = _bundle(endpoint, chosen[endpoint.model.name], definitions)
-    model = uri("model", bundle.model, bundle.model_digest[:16])
-    target = uri("bundle", endpoint.name, bundle.digest[:16])
-    present.reads(model)
-    present.writes(target)
-    project.registry.deploy(endpoint.name, bundle.digest, bundle.facts())
-    _see(project, {(model, target): "is part of", (target, uri("endpoint", endpoint.name)): "answers"})
+def _bundle(endpoint: Endpoint, artifact: ArtifactRecord, definitions: Definitions) -> Bundle:
+    return bundle_of(endpoint, model_digest=artifact.digest, definitions=definitions.digest)
 
 
 def _see_definitions(project: Project, definitions: Definitions) -> None:

@@ -7,7 +7,9 @@ whatever was opened is closed by `close`, which may be called twice.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,12 +17,12 @@ from trilane.apps.config import Config, load_config
 from trilane.apps.definitions import Definitions, load_definitions, load_snapshot
 from trilane.clock import Clock, SharedClock, WallClock
 from trilane.decisions.bundle import Bundle
-from trilane.errors import ConflictError, TrilaneError
+from trilane.errors import ConflictError, SetupError, TrilaneError
 from trilane.features.view import View, stand_ins
 from trilane.plugins import make_folder, open_adapter
 
 if TYPE_CHECKING:
-    from trilane.lifecycle.metadata.protocol import MetadataStore
+    from trilane.lifecycle.metadata.protocol import DeploymentRecord, MetadataStore
     from trilane.lifecycle.registry import Registry
     from trilane.models.model import Model
     from trilane.sources.dead_letters import DeadLetters
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Project"]
 
 logger = logging.getLogger(__name__)
+_LOOK_AT_KEPT = 5_000_000  # microseconds between two looks at what was superseded or retired
 
 
 class Project:
@@ -41,6 +44,7 @@ class Project:
         self.config = config
         self._clock = clock
         self._snapshots: dict[str, Definitions] = {}
+        self._kept: tuple[tuple[str | None, ...], int, dict[str, View]] | None = None
 
     @staticmethod
     def find(start: Path | None = None) -> Project:
@@ -123,6 +127,19 @@ class Project:
             self._snapshots[digest] = load_snapshot(self.definitions_folder / digest[:16])
         return self._snapshots[digest]
 
+    @property
+    def served(self) -> Definitions:
+        """The definitions by which reads of features by name are answered: the newest whose views were filled.
+
+        Raises ConflictError before the first `trilane apply`.
+        """
+        record = next(iter(self.registry.served(limit=1)), None)
+        try:
+            return self.snapshot(record.bundle) if record else self.definitions
+        except SetupError as error:
+            logger.error("reads by name: %s", error)
+            return self.definitions
+
     def bundles(self) -> dict[str, Bundle]:
         """What answers each endpoint of the applied definitions that was ever deployed."""
         found = {}
@@ -133,15 +150,52 @@ class Project:
         return found
 
     def live_views(self) -> dict[str, View]:
-        """The views whose stores must be kept filled, by space: all applied ones, and those that deployed
-        bundles still read in an older version.
+        """The views whose stores must be kept filled, by space: all applied ones, those that are read by name or by
+        deployed bundles in an older version, and those to which one may return.
         """
         applied = {view.space: view for view in self.definitions.views.values()}
-        views = {**self.deployed_views(), **applied}
+        views = {**self._kept_views(), **self.answering_views(), **applied}
         used = {v.space: v for view in views.values() for v in (*view.uses, *stand_ins(view))}
         # The applied ones last: of a source that several states of the definitions declare, the present one decides.
         found = {**used, **views}
         return dict(sorted(found.items(), key=lambda item: item[0] in applied))
+
+    def answering_views(self) -> dict[str, View]:
+        """The stored views by which something answers now, by space: deployed bundles, and reads by name."""
+        by_name = {one.space: one for one in _with_used(self.served.views.values())}
+        return {space: v for space, v in {**by_name, **self.deployed_views()}.items() if v.lane != "request"}
+
+    def _kept_views(self) -> dict[str, View]:
+        """The stored views that answered until less than `retain` ago and were not retired since, by space.
+
+        It is read anew when something else answers, and every now and then.
+        """
+        now, served = self.clock.now(), self.served.digest
+        key = (self.applied_digest(), served, *(bundle.digest for bundle in self.bundles().values()))
+        known = self._kept
+        if known is None or known[0] != key or not 0 <= now - known[1] < _LOOK_AT_KEPT:
+            self._kept = known = (key, now, self._superseded_views(now))
+        return known[2]
+
+    def _superseded_views(self, now: int) -> dict[str, View]:
+        histories = [*(self.registry.deployments(name) for name in self.definitions.endpoints), self.registry.served()]
+        retired, found = self.registry.retired(), dict[str, View]()
+        for older, until in ((older, newer.at) for h in histories for newer, older in itertools.pairwise(h)):
+            for view in self._views_of(older) if until > now - self.config.retain else ():
+                if view.lane != "request" and retired.get((view.name, view.version), -1) < until:
+                    found[view.space] = view
+        return found
+
+    def _views_of(self, record: DeploymentRecord) -> tuple[View, ...]:
+        """The views that a bundle read, or that were read by name; none if their definitions are gone."""
+        try:
+            definitions = self.snapshot(str(record.facts["definitions"]))
+        except TrilaneError:
+            return ()  # removed to make room: then there is nothing to return to
+        if "endpoint" not in record.facts:
+            return _with_used(definitions.views.values())
+        model = definitions.models.get(record.facts["model"])
+        return (*model.plan.views, *model.plan.stand_ins) if model else ()
 
     def deployed_views(self) -> dict[str, View]:
         """The views that deployed bundles read, by space, as they were when each bundle was made."""
@@ -184,3 +238,7 @@ class Project:
             if part is not None and hasattr(part, "close"):
                 part.close()
         self.__dict__.pop("registry", None)
+
+
+def _with_used(views: Iterable[View]) -> tuple[View, ...]:
+    return tuple({one.space: one for view in views for one in (view, *view.uses, *stand_ins(view))}.values())

@@ -2,7 +2,8 @@
 
 Laws: a fault of one partition is told, kept where others see it, and tried again after ever longer pauses, while the
 other partitions go on; after a fault nothing is believed, and all is read anew from the store; a partition that another
-worker took over is given up.
+worker took over is given up. A view that is being built and fails hinders no other; what leaves is removed when there
+is nothing else to do.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from trilane.errors import SetupError, TrilaneError
+from trilane.errors import ConflictError, SetupError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.lanes import ownership
+from trilane.lanes.leaving import Leaving
 from trilane.lanes.nearline import Consumer, Tools
 from trilane.sources.event import EventSource
 
@@ -42,6 +44,8 @@ class Holding:
         self.fault = ""
         self._owner, self._take = owner, take
         self._retry_at = 0
+        self._stuck: dict[str, tuple[int, int]] = {}  # by group: when to try again, and after how many failures
+        self._leaving: Leaving | None = None
         self._failures = 0
         self._tools: Tools | None = take()
         try:
@@ -58,6 +62,7 @@ class Holding:
         """From now on keeps these views."""
         if (source, tuple(views)) != (self.source, self.views):
             self.source, self.views, self.consumers = source, tuple(views), []
+            self._stuck = {}
 
     def step(self, now: int) -> bool:
         """Lets each consumer apply one micro-batch; true if any had events. Raises SetupError once it is another's."""
@@ -65,7 +70,9 @@ class Holding:
             return False
         try:
             self._reopen(now)
-            busy = self._apply()
+            busy = self._apply(now)
+            if not busy and self._leaving is not None:
+                busy = self._leaving.step()
             if self.fault:
                 self._note(now, "")
         except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions must go on, and it is told
@@ -109,14 +116,36 @@ class Holding:
         except TrilaneError:  # the store is away: the next try begins with this
             self.close()
 
-    def _apply(self) -> bool:
+    def _apply(self, now: int) -> bool:
         if not self.consumers and self._tools is not None:
+            kept = {view.space for view in self.views}
+            self._leaving = Leaving(self.source, self.partition, self._tools.writer, kept)
             self.consumers = self._plan(self._tools)
         busy = False
         for consumer in list(self.consumers):
-            busy = consumer.step().read > 0 or busy
-            if consumer.group:
-                self._join(consumer)
+            if not consumer.group:
+                busy = consumer.step().read > 0 or busy
+            elif self._stuck.get(consumer.group, (0, 0))[0] <= now:
+                busy = self._build(consumer, now) or busy
+        return busy
+
+    def _build(self, consumer: Consumer, now: int) -> bool:
+        """Lets a view that is being built go on; a fault of its own is noted, and tried again."""
+        try:
+            # No further than the others are, or under steady events it would never come level with them.
+            busy = consumer.step(self.offset).read > 0
+        except (ConflictError, SetupError, UnavailableError):
+            raise  # of the store or the log, which all share
+        except Exception as error:  # noqa: BLE001 - whatever it is, those that answer must go on
+            failures = self._stuck.get(consumer.group, (0, 0))[1] + 1
+            self._stuck[consumer.group] = (now + min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE), min(failures, 16))
+            fault = str(error) if isinstance(error, TrilaneError) else f"{type(error).__name__}: {error}"
+            _log.error("view %s cannot be built on: %s", consumer.group, fault)
+            consumer.note_fault(fault)
+            return False
+        if self._stuck.pop(consumer.group, None):
+            consumer.note_fault("")
+        self._join(consumer)
         return busy
 
     def _plan(self, tools: Tools) -> list[Consumer]:
@@ -127,7 +156,7 @@ class Holding:
             return [kept]
         in_step = [view for view in self.views if view not in behind]
         late = [Consumer(self.source, self.partition, [view], tools, group=view.space) for view in behind]
-        return [*late, Consumer(self.source, self.partition, in_step, tools)]
+        return [Consumer(self.source, self.partition, in_step, tools), *late]
 
     def _join(self, newcomer: Consumer) -> None:
         """Merges a consumer that has caught up into the main one."""

@@ -28,6 +28,7 @@ from trilane.features.remaining import below_zero, first_kept
 from trilane.features.tile import Events, TileLayout
 from trilane.features.transform import carrying
 from trilane.features.view import View, entity_of
+from trilane.lanes import builds
 from trilane.lanes import progress as progress_rows
 from trilane.lanes import rows as lane_rows
 from trilane.lanes.admission import OFFSET, TEXT, Admission, Admitted
@@ -95,6 +96,7 @@ class Consumer:
         self._heartbeat = max(min([tools.heartbeat, *(view.freshness // 4 for view in views)]), 1)
         self._admission = Admission(source, partition, tools.engine, tools.schemas)
         self._known = False  # whether the log is the one that was read before
+        self._began = tools.clock.now()
         with tools.writer.transaction() as transaction:
             self.progress = progress_rows.decode(transaction.get(LANES, [self._key])[0])
             # A row beyond the offset is of a batch that was interrupted, and will be applied again.
@@ -104,6 +106,7 @@ class Consumer:
             self._seen = Seen.stored(rows, source.disorder)
             self._early = Early.stored(transaction, source, self._key)
             self._trail = Trail.stored(transaction, self._key)
+            self._first = self.progress.applied
             if group and self.progress == Progress():
                 self._clear(transaction)
 
@@ -140,16 +143,28 @@ class Consumer:
             transaction.drop(newcomer._seen_space)
             newcomer._early.forget(transaction)
             newcomer._trail.forget(transaction)
+            builds.note_fault(transaction, newcomer._key, "")
+            events, took = newcomer.progress.applied - newcomer._first, self._tools.clock.now() - newcomer._began
+            if events and took > 0:
+                builds.note_pace(transaction, self._key, events=events, took=took)
         return Consumer(self.source, self.partition, views, self._tools)
 
-    def step(self) -> Step:
-        """Applies at most one micro-batch. Raises the store's or the log's error with nothing changed."""
+    def note_fault(self, fault: str) -> None:
+        """Notes what hinders the views that are catching up; an empty text: nothing does."""
+        with self._tools.writer.transaction() as transaction:
+            builds.note_fault(transaction, self._key, fault)
+
+    def step(self, until: int | None = None) -> Step:
+        """Applies at most one micro-batch, of events before the offset `until`.
+
+        Raises the store's or the log's error with nothing changed.
+        """
         began = self._tools.clock.now()
         end = self._tools.log.end(self.source.name, self.partition)
         self._check_log(end)
         pending, moment = self.progress.pending, self.progress.pending_at or began
         more = (pending if self.progress.pending_at else end) > self.progress.offset
-        batch = self._read() if more else None
+        batch = self._read(until) if more and (until is None or until > self.progress.offset) else None
         if batch is None or batch.num_rows == 0:
             early = self.progress.early is not None and self.progress.early < began
             if (self.progress.pending_at and not more) or (not self.progress.pending_at and early):
@@ -194,11 +209,14 @@ class Consumer:
             )
         self._known = True
 
-    def _read(self) -> pa.RecordBatch:
+    def _read(self, until: int | None) -> pa.RecordBatch:
         """The next micro-batch; one that was interrupted, up to the same end."""
         log, source, offset = self._tools.log, self.source.name, self.progress.offset
         if self.progress.pending <= offset:
-            return log.read(source, self.partition, offset, self._tools.limit)
+            batch = log.read(source, self.partition, offset, self._tools.limit)
+            if until is None or not batch.num_rows or batch.column("offset")[-1].as_py() < until:
+                return batch
+            return batch.slice(0, int(np.searchsorted(batch.column("offset").to_numpy(), until)))
         parts = []
         while offset < self.progress.pending:
             parts.append(log.read(source, self.partition, offset, self.progress.pending - offset))

@@ -24,7 +24,7 @@ from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Warehouse
 from trilane.stores.online.protocol import OnlineStore, Transaction
 
-__all__ = ["RECORD", "Trail", "keep_visibility", "kept_visibility"]
+__all__ = ["RECORD", "Trail", "keep_visibility", "kept_visibility", "pace"]
 
 RECORD = np.dtype([(name, "<i8") for name in ("at", "end", "moment", "caught_up", "last")])
 _SPACE, _CHUNKS = "nearline/visibility", "nearline/visibility_chunks"
@@ -82,6 +82,15 @@ class Trail:
         transaction.delete(_SPACE, [self.key])
         numbers = range(max(self.chunk - _ONLINE, 0), self.chunk + 1)
         transaction.delete(_CHUNKS, [_chunk_key(self.key, self.born, number) for number in numbers])
+
+
+def pace(store: OnlineStore, key: bytes) -> tuple[int, int] | None:
+    """Events applied by the last batches under the key of a lane, and the microseconds in which; None if unknown."""
+    [[row]] = store.read([(_SPACE, [key])])
+    records = np.frombuffer(row[_HEAD.size :] if row else b"", RECORD)
+    if len(records) < 2 or records["at"][-1] <= records["at"][0]:
+        return None
+    return int(records["end"][-1] - records["end"][0]), int(records["at"][-1] - records["at"][0])
 
 
 def keep_visibility(store: OnlineStore, warehouse: Warehouse, source: EventSource) -> int:

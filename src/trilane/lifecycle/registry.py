@@ -29,6 +29,8 @@ from trilane.lifecycle.run import PROCESS
 
 __all__ = ["Change", "Registry", "compare"]
 
+# Under names that no endpoint can have, as their histories are of the same form.
+_WANTED, _BY_NAME, _RETIRED = "wanted/", "features/by name", "retired/"
 _Specs = Sequence[Mapping[str, Any]]
 
 
@@ -49,12 +51,15 @@ class Registry:
         self.store = store
         self._clock = clock
 
-    def apply_definitions(self, digest: str, specs: _Specs, path: Path) -> bool:
-        """Makes these definitions the present ones; says whether they differ from those before."""
+    def apply_definitions(self, digest: str, specs: _Specs, path: Path, *, after: str | None = None) -> bool:
+        """Makes these definitions the present ones; says whether they differ from those before.
+
+        Raises ConflictError if others than `after` were applied meanwhile.
+        """
         plain = _plain(specs)
         _by_name(plain)
         record = DefinitionsRecord(digest=digest, applied_at=self._clock.now(), path=str(path), specs=tuple(plain))
-        return self.store.add_definitions(record)
+        return self.store.add_definitions(record, after=after)
 
     def applied(self) -> DefinitionsRecord | None:
         """The present definitions; None before the first `apply`."""
@@ -87,10 +92,15 @@ class Registry:
         """All artifacts (of one kind), newest first."""
         return self.store.artifacts(kind=kind)
 
-    def deploy(self, endpoint: str, bundle: str, facts: Mapping[str, Any] | None = None) -> None:
-        """From now on `endpoint` answers with `bundle`."""
+    def deploy(
+        self, endpoint: str, bundle: str, facts: Mapping[str, Any] | None = None, *, of: str | None = None
+    ) -> bool:
+        """From now on `endpoint` answers with `bundle`; says whether it did not before.
+
+        Raises ConflictError if the definitions that are applied now are not those `of` this digest.
+        """
         record = DeploymentRecord(endpoint=endpoint, bundle=bundle, facts=dict(facts or {}), at=self._clock.now())
-        self.store.add_deployment(record)
+        return self.store.add_deployment(record, of=of)
 
     def deployed(self, endpoint: str) -> DeploymentRecord | None:
         """What `endpoint` answers with; None before its first deployment."""
@@ -98,7 +108,32 @@ class Registry:
 
     def deployments(self, endpoint: str | None = None) -> list[DeploymentRecord]:
         """The history of an endpoint or of all, newest first."""
-        return self.store.deployments(endpoint=endpoint)
+        return [record for record in self.store.deployments(endpoint=endpoint) if "/" not in record.endpoint]
+
+    def want(self, endpoint: str, bundle: str, facts: Mapping[str, Any], *, of: str) -> bool:
+        """Notes that `endpoint` shall answer with `bundle` once what it reads is filled."""
+        return self.deploy(f"{_WANTED}{endpoint}", bundle, facts, of=of)
+
+    def wanted(self, endpoint: str) -> DeploymentRecord | None:
+        """What `endpoint` shall answer with, or has come to answer with; None before its first deployment."""
+        return self.deployed(f"{_WANTED}{endpoint}")
+
+    def serve(self, definitions: str, *, of: str) -> bool:
+        """From now on reads by name are answered by these definitions; says whether they were not before."""
+        return self.deploy(_BY_NAME, definitions, {"definitions": definitions}, of=of)
+
+    def served(self, *, limit: int | None = None) -> list[DeploymentRecord]:
+        """The history of the definitions (`bundle`) by which reads by name were answered, newest first."""
+        return self.store.deployments(endpoint=_BY_NAME, limit=limit)
+
+    def retire(self, view: str, version: str) -> bool:
+        """Notes that nobody shall return to this version of a view any more."""
+        return self.deploy(f"{_RETIRED}{view}", version, {"at": self._clock.now()})
+
+    def retired(self) -> dict[tuple[str, str], int]:
+        """When which version of which view was retired last."""
+        found = [r for r in self.store.deployments() if r.endpoint.startswith(_RETIRED)]
+        return {(r.endpoint.removeprefix(_RETIRED), r.bundle): r.at for r in reversed(found)}
 
     def stale_runs(self, older_than: int) -> list[RunRecord]:
         """Runs begun more than `older_than` microseconds ago that never ended: long ones, and dead ones.

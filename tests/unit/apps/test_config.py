@@ -35,6 +35,7 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         nearline_workers=1,
         member="",
         replay=False,
+        retain=86_400_000_000,
         log_level="info",
     )
 

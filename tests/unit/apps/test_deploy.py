@@ -9,7 +9,7 @@ import pytest
 from tests.unit.apps.conftest import START, Opener
 from trilane.apps import deploy, training_job
 from trilane.apps.deploy import Plan
-from trilane.clock import SimulatedClock, instant
+from trilane.clock import SimulatedClock, duration, instant
 from trilane.errors import ConflictError, DefinitionError, ModelError
 
 
@@ -69,7 +69,7 @@ def test_training_deploys_on_the_next_apply_and_the_same_inputs_give_the_same_ar
 
 
 def test_a_changed_view_keeps_the_old_bundle_and_its_stores_until_the_model_is_trained_again(
-    opened: Opener, folder: Path
+    opened: Opener, folder: Path, clock: SimulatedClock
 ) -> None:
     deploy.apply(opened())
     training_job.train(opened(), "stays")
@@ -88,6 +88,8 @@ def test_a_changed_view_keeps_the_old_bundle_and_its_stores_until_the_model_is_t
     training_job.train(opened(), "stays")
     deploy.apply(opened())
     assert opened().bundles()["ask"] != before
+    assert old_space in opened().live_views(), "one may return to it"
+    clock.move_to(START + duration("1d"))
     assert old_space not in opened().live_views()
 
 

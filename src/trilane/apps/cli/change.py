@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from trilane.apps.deploy import Plan
     from trilane.apps.project import Project
+    from trilane.apps.rebuild import Rebuild
     from trilane.features.cost import ViewCost
 
 __all__ = ["apply", "plan"]
@@ -41,14 +42,19 @@ def plan(
 ) -> None:
     """Show what `apply` would change, what each change rebuilds, and what its windows cost."""
     from trilane.apps import deploy
+    from trilane.apps.rebuild import rebuilds
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
         found = deploy.plan(opened, model or (), breaking or ())
         priced = deploy.costs(opened, None if costs else found.changes)
-    terminal.answer({**_facts(found), "costs": [dataclasses.asdict(cost) for cost in priced]})
+        changed = priced if not costs else deploy.costs(opened, found.changes)
+        built = rebuilds(opened, opened.working, changed) if not found.refusals else []
+    facts = {"costs": [dataclasses.asdict(cost) for cost in priced], "rebuilds": [dataclasses.asdict(b) for b in built]}
+    terminal.answer({**_facts(found), **facts})
     _tell(terminal, found)
     _tell_costs(terminal, priced)
+    _tell_rebuilds(terminal, built)
     if found.refusals:
         for refusal in found.refusals:
             terminal.tell(f"[red]refused[/] event source [bold]{refusal.source}[/]: {refusal.what}. {refusal.remedy}.")
@@ -57,18 +63,28 @@ def plan(
 
 
 def apply(
-    *, model: _Models = None, breaking: _Breaking = None, project: ProjectOption = None, json: JsonOption = False
+    *,
+    model: _Models = None,
+    breaking: _Breaking = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Let `trilane swap` say when what is built answers.")] = False,
+    at_once: Annotated[bool, typer.Option("--at-once", help="Do not wait until what is read is filled.")] = False,
+    project: ProjectOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Make the definitions what runs, and deploy the models that fit them."""
     from trilane.apps import deploy
+    from trilane.apps.swap import pending
 
     terminal = Terminal(json=json)
     with open_project(project) as opened:
-        done = deploy.apply(opened, model or (), breaking or ())
+        done = deploy.apply(opened, model or (), breaking or (), hold=hold, at_once=at_once)
+        waiting = pending(opened)
         waits = not json and _deployed_first(opened, done) and not server_answers(opened.config)
-    terminal.answer(_facts(done))
+    terminal.answer({**_facts(done), "pending": [{"name": one.name, "waits_for": one.why} for one in waiting]})
     _tell(terminal, done)
     terminal.tell(f"Applied: definitions {done.definitions[:16]}.")
+    for one in waiting:
+        terminal.tell(f"[bold]{one.name}[/] answers as before; waits: {one.why}.")
     if waits:
         terminal.tell("Run [bold]trilane up[/] to answer.")
 
@@ -109,6 +125,24 @@ def _tell_costs(terminal: Terminal, priced: Sequence[ViewCost]) -> None:
         for window in cost.windows:
             if window.hint:
                 terminal.tell(f"  [yellow]{window.window}[/] {window.hint}")
+
+
+def _tell_rebuilds(terminal: Terminal, built: Sequence[Rebuild]) -> None:
+    rows = [
+        [
+            one.view,
+            f"{one.events:,}",
+            f"{one.rows:,}",
+            str(one.boundaries),
+            f"{one.keys:,}",
+            f"{one.bytes / 1e6:,.1f}",
+            "not measured yet" if one.seconds is None else f"{one.seconds:,.1f}",
+            ", ".join(one.models) or "none",
+        ]
+        for one in built
+    ]
+    headings = ["view", "events", "rows", "boundaries", "keys", "at most MB", "seconds", "models to train"]
+    terminal.table("To build", headings, rows)
 
 
 def _tell(terminal: Terminal, found: Plan) -> None:

@@ -16,6 +16,7 @@ from trilane.apps.cli.roles import control, serve, up, worker
 from trilane.apps.cli.sensitivity import sensitivity
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
+from trilane.apps.cli.versions import backfill, compare, retire, swap
 
 __all__ = ["app"]
 
@@ -26,7 +27,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for function in (init, plan, apply, ingest, materialize, train, skew, sensitivity, up, status, explain):
+_MAKE = (init, plan, apply, ingest, materialize, backfill, train, skew, sensitivity)
+_RUN = (up, status, explain, compare, swap, retire)
+for function in (*_MAKE, *_RUN):
     app.command()(command(function))
 app.add_typer(features)
 letters = typer.Typer(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.features.view import View
 
-__all__ = ["ingest", "materialize"]
+__all__ = ["boundaries_of", "ingest", "materialize"]
 
 _PATIENCE = 600.0  # seconds to wait for another load, such as control's
 _Since = Annotated[str | None, typer.Option(metavar="INSTANT", help="From here on, such as 2013-01-01.")]
@@ -74,7 +74,7 @@ def materialize(
         chosen = _batch_views(opened, views)
         now = opened.clock.now()
         for view in chosen:
-            for boundary in _boundaries(opened, view, at, since, until):
+            for boundary in boundaries_of(opened, view, at, since, until):
                 version = land_version(opened, view, boundary, progress=tick, patience=_PATIENCE)
                 landed.append(
                     {
@@ -110,7 +110,7 @@ def _batch_views(project: Project, names: list[str]) -> list[View]:
     return [batch[name] for name in names]
 
 
-def _boundaries(project: Project, view: View, at: str | None, since: str | None, until: str | None) -> range:
+def boundaries_of(project: Project, view: View, at: str | None, since: str | None, until: str | None) -> range:
     """The boundaries that the options name, of the view's own schedule."""
     from trilane.lanes.batch.materialize import due
 

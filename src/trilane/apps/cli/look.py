@@ -118,11 +118,26 @@ def _registered(project: Project) -> dict[str, Any]:
             name: {"bundle": found.bundle, "since": format_instant(found.at), **found.facts} if found else None
             for name, found in deployments.items()
         },
+        **_building(project, applied is not None),
         "processes": _processes(project),
         "dead_letters": {f"{source}/{code}": n for (source, code), n in project.dead_letters.count().items()},
         "expectations": [dataclasses.asdict(one) for one in findings(project)],
         "runs": [_run_facts(run) for run in project.metadata.runs(limit=_RUNS)],
     }
+
+
+def _building(project: Project, applied: bool) -> dict[str, Any]:
+    """What is being built, and what waits for it."""
+    from trilane.apps.filling import unfilled
+    from trilane.apps.swap import pending
+
+    try:
+        found = unfilled(project, project.live_views().values()) if applied else []
+        waiting = pending(project) if applied else []
+    except UnavailableError:
+        return {"building": [], "pending": []}  # the store is away, which the server tells
+    building = [{**dataclasses.asdict(one), "share": one.share, "eta_s": one.eta} for one in found]
+    return {"building": building, "pending": [{"name": one.name, "waits_for": one.why} for one in waiting]}
 
 
 def _processes(project: Project) -> dict[str, int]:
@@ -153,6 +168,7 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
     for name, found in facts["endpoints"].items():
         made = f"bundle {found['bundle'][:16]}, model {found['model_digest'][:16]}" if found else "not deployed"
         terminal.tell(f"endpoint [bold]{name}[/]: {made}")
+    _tell_building(terminal, facts)
     server = facts["server"] or {}
     lanes = [_lane_row(name, found) for name, found in server.get("lanes", {}).items()]
     terminal.table("Lanes", ["source", "events", "behind", "age", "watermark", "hot keys"], lanes)
@@ -175,6 +191,23 @@ def _tell_status(terminal: Terminal, facts: dict[str, Any]) -> None:
         for r in facts["runs"]
     ]
     terminal.table("Last runs", ["started", "kind", "subject", "status", "error"], runs)
+
+
+def _tell_building(terminal: Terminal, facts: dict[str, Any]) -> None:
+    rows = [
+        [
+            f"{one['view']}@{one['version'][:8]}",
+            f"{one['share']:.1%}",
+            f"{one['done']:,} of {one['whole']:,} {one['unit']}",
+            "" if one["rate"] is None else f"{one['rate']:,.0f}",
+            "" if one["eta_s"] is None else f"{one['eta_s']:,.0f} s",
+            one["fault"],
+        ]
+        for one in facts["building"]
+    ]
+    terminal.table("Building", ["view", "filled", "done", "a second", "ready in", "stands because of"], rows)
+    for one in facts["pending"]:
+        terminal.tell(f"[bold]{one['name']}[/] answers as before; waits: {one['waits_for'] or 'control'}.")
 
 
 def _lane_row(name: str, found: dict[str, Any]) -> list[str]:

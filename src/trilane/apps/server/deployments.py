@@ -89,6 +89,7 @@ class Deployments:
         self.router = InProcessRouter()
         self.errors: dict[str, str] = {}
         self.definitions: Definitions | None = None
+        self.served: Definitions | None = None  # by which reads by name are answered
         self.views: tuple[View, ...] = ()
         self._compiled: dict[str, Deployed] = {}
         self._numbers = itertools.count()
@@ -120,6 +121,7 @@ class Deployments:
         """Compiles what was newly deployed, and then swaps all routes in one step."""
         try:
             self.definitions = self._project.definitions
+            self.served = self._project.served
             self.views = tuple(self._project.live_views().values())
             bundles = self._project.bundles()
         except ConflictError:

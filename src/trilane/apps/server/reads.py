@@ -168,9 +168,12 @@ class Reads:
 
     def selected(self, names: str) -> FeatureReads | None:
         """What reads applied views or single features, `view,view.feature,...`; None if the first is no view."""
-        definitions = self._deployments.definitions
-        if definitions is None or names.partition(",")[0].partition(".")[0] not in definitions.views:
+        applied = self._deployments.definitions
+        if applied is None or names.partition(",")[0].partition(".")[0] not in applied.views:
             return None
+        # One state of the definitions answers for all names: of those that were there before, the one that is filled.
+        served, wanted = self._deployments.served, {name.partition(".")[0] for name in names.split(",")}
+        definitions = served if served is not None and wanted <= set(served.views) else applied
         key = (definitions.digest, names)
         found = self._selected.pop(key, None)
         if found is None:

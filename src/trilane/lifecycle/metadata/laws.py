@@ -36,6 +36,20 @@ def definitions_are_appended_only_when_they_differ_from_the_newest(store: Metada
     _same(store.definitions(limit=1), [states[3]])
 
 
+def definitions_that_were_overtaken_are_refused(store: MetadataStore) -> None:
+    """Of two that begin at one state the second is told, and so is what is deployed for definitions of the past."""
+
+    def add(digest: str, after: str | None) -> bool:
+        return store.add_definitions(DefinitionsRecord(digest=digest, applied_at=7, path="/", specs=()), after=after)
+
+    _same([add("a", None), add("b", "a"), add("b", "a")], [True, True, False])
+    deployment = DeploymentRecord(endpoint="e", bundle="x", facts={}, at=3)
+    _refused(lambda: _nothing(add("c", "a")))
+    _refused(lambda: _nothing(store.add_deployment(deployment, of="a")))
+    _same([store.add_deployment(deployment, of="b"), store.add_deployment(deployment, of="b")], [True, False])
+    _same((store.deployments(), len(store.definitions())), ([deployment], 2))
+
+
 def an_artifact_is_added_once_and_found_by_each_fact(store: MetadataStore) -> None:
     """(kind, name, digest) is unique, and the first record stays."""
     facts = {"auc": 0.1 + 0.2}
@@ -91,11 +105,16 @@ def an_edge_that_is_seen_again_keeps_its_first_time(store: MetadataStore) -> Non
 
 LAWS: tuple[Law, ...] = (
     definitions_are_appended_only_when_they_differ_from_the_newest,
+    definitions_that_were_overtaken_are_refused,
     an_artifact_is_added_once_and_found_by_each_fact,
     the_history_of_deployments_is_kept_in_order,
     a_run_ends_once,
     an_edge_that_is_seen_again_keeps_its_first_time,
 )
+
+
+def _nothing(_: object) -> None:
+    """What a check that is to be refused gives."""
 
 
 def _same(found: object, expected: object) -> None:

@@ -83,8 +83,11 @@ class EdgeRecord(msgspec.Struct, frozen=True, kw_only=True):
 class MetadataStore(Protocol):
     """Keeps the records. Raises UnavailableError when busy or down, SetupError when it cannot be written."""
 
-    def add_definitions(self, record: DefinitionsRecord) -> bool:
-        """Appends `record` unless the newest one has its digest; says whether it did."""
+    def add_definitions(self, record: DefinitionsRecord, *, after: str | None = None) -> bool:
+        """Appends `record` unless the newest one has its digest; says whether it did.
+
+        Raises ConflictError if there are definitions and the newest is neither this nor `after`, if one is named.
+        """
         ...
 
     def definitions(self, *, limit: int | None = None) -> list[DefinitionsRecord]:
@@ -106,8 +109,12 @@ class MetadataStore(Protocol):
         """The artifacts that fit all given facts, newest first."""
         ...
 
-    def add_deployment(self, record: DeploymentRecord) -> None:
-        """Appends to the history of the endpoint."""
+    def add_deployment(self, record: DeploymentRecord, *, of: str | None = None) -> bool:
+        """Appends to the history of the endpoint; says whether it did.
+
+        With `of`, the digest of definitions, only if its newest record has another bundle or other facts; it raises
+        ConflictError if these are not the newest definitions.
+        """
         ...
 
     def deployments(self, *, endpoint: str | None = None, limit: int | None = None) -> list[DeploymentRecord]:

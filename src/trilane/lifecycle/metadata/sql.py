@@ -112,6 +112,17 @@ _EDGES = sa.Table(
 )
 
 
+_NEWEST_DEFINITIONS = sa.select(_DEFINITIONS.c.digest).order_by(_DEFINITIONS.c.seq.desc()).limit(1)
+
+
+def _overtaken(digest: str) -> ConflictError:
+    return ConflictError(
+        f"other definitions were applied meanwhile ({digest[:16]})",
+        where="apply",
+        remedy="Look at `trilane plan` again, and apply if it still says what you want",
+    )
+
+
 def open_metadata(url: str) -> SqlMetadata:
     """Opens, and makes where absent, the store at `sqlite://relative/path` or `sqlite:///absolute/path`.
 
@@ -134,11 +145,13 @@ class SqlMetadata:
             _META.create_all(connection)
             _check_version(connection, self._where)
 
-    def add_definitions(self, record: DefinitionsRecord) -> bool:
-        newest = sa.select(_DEFINITIONS.c.digest).order_by(_DEFINITIONS.c.seq.desc()).limit(1)
+    def add_definitions(self, record: DefinitionsRecord, *, after: str | None = None) -> bool:
         with self._transaction(write=True) as connection:
-            if connection.scalar(newest) == record.digest:
+            newest = connection.scalar(_NEWEST_DEFINITIONS)
+            if newest == record.digest:
                 return False
+            if None not in (newest, after) and newest != after:
+                raise _overtaken(str(newest))
             connection.execute(_DEFINITIONS.insert().values(_row(record)))
             return True
 
@@ -162,9 +175,19 @@ class SqlMetadata:
         where = _equal(_ARTIFACTS, kind=kind, name=name, digest=digest)
         return self._newest(ArtifactRecord, _ARTIFACTS, where, limit)
 
-    def add_deployment(self, record: DeploymentRecord) -> None:
+    def add_deployment(self, record: DeploymentRecord, *, of: str | None = None) -> bool:
+        own = _DEPLOYMENTS.c.endpoint == record.endpoint
+        facts = sa.select(_DEPLOYMENTS.c.bundle, _DEPLOYMENTS.c.facts)
+        newest = facts.where(own).order_by(_DEPLOYMENTS.c.seq.desc()).limit(1)
         with self._transaction(write=True) as connection:
+            applied = None if of is None else connection.scalar(_NEWEST_DEFINITIONS)
+            if applied != of:
+                raise _overtaken(str(applied))
+            before = None if of is None else connection.execute(newest).first()
+            if before is not None and (before.bundle, before.facts) == (record.bundle, record.facts):
+                return False
             connection.execute(_DEPLOYMENTS.insert().values(_row(record)))
+            return True
 
     def deployments(self, *, endpoint: str | None = None, limit: int | None = None) -> list[DeploymentRecord]:
         return self._newest(DeploymentRecord, _DEPLOYMENTS, _equal(_DEPLOYMENTS, endpoint=endpoint), limit)

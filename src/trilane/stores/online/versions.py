@@ -20,7 +20,7 @@ from trilane.clock import Clock
 from trilane.errors import DefinitionError
 from trilane.stores.online.protocol import OnlineStore, Transaction, Writer
 
-__all__ = ["KEPT", "SPACE", "Version", "decode", "key_of", "land", "versions", "visible"]
+__all__ = ["KEPT", "SPACE", "Version", "decode", "key_of", "land", "versions", "visible", "withdraw"]
 
 SPACE = "batch/versions"
 KEPT = 3  # how many versions of a name a landing keeps
@@ -132,6 +132,30 @@ def land(
     with writer.transaction() as changes:
         _list(changes, key, version, keep)
     return version
+
+
+def withdraw(writer: Writer, name: str) -> bool:
+    """Takes a step towards removing all that was landed as `name`; whether another is needed.
+
+    The first takes the versions off the list, the next removes their rows, which readers of the old list may still
+    want in between.
+    """
+    key = key_of(name)
+    with writer.transaction() as changes:
+        listed, landings = _state(changes, key)
+        if listed:
+            unlisted = (*landings.unlisted, *(version.space for version in listed))
+            changes.put(SPACE, [(key, _encode(()))])
+            changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, unlisted, landings.memory)))])
+            return True
+        for space in landings.unlisted:
+            changes.drop(space)
+    with writer.transaction() as changes:
+        # The count stays: a name of a space never means other rows than it meant before.
+        changes.delete(SPACE, [key])
+        if landings.begun:
+            changes.put(_LANDINGS, [(key, _encode(_Landings(landings.begun, (), landings.memory)))])
+    return False
 
 
 def _state(changes: Transaction, key: bytes) -> tuple[list[Version], _Landings]:
