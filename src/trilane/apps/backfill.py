@@ -16,6 +16,8 @@ from trilane.stores.online.versions import KEPT, versions
 
 __all__ = ["Landed", "backfill", "missing"]
 
+_PATIENCE = 600.0  # seconds to wait for another load, such as control's
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landed:
@@ -47,7 +49,7 @@ def backfill(
     """Lands what is `missing` of `boundaries`, the earliest first. Raises what a load raises."""
     left = missing(project, view, boundaries)
     for number, boundary in enumerate(left, start=1):
-        version = land_version(project, view, boundary, progress=progress)
+        version = land_version(project, view, boundary, progress=progress, patience=_PATIENCE)
         yield Landed(
             view=view.name,
             boundary=boundary,

@@ -97,7 +97,7 @@ def withdraw_views(project: Project, names: list[str]) -> list[str]:
     """Takes a step towards removing what was landed under each of `names`; those that need another."""
     from trilane.stores.online.versions import withdraw
 
-    with _writing(project) as writer:
+    with _writing(project, 0.0, None) as writer:
         return [name for name in names if withdraw(writer, name)]
 
 

@@ -17,7 +17,7 @@ from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
 from trilane.apps.swap import swap
 from trilane.clock import format_instant
-from trilane.errors import TrilaneError
+from trilane.errors import SetupError, TrilaneError
 from trilane.features.view import View
 from trilane.lanes.batch.materialize import due
 from trilane.stores.online.versions import versions
@@ -113,7 +113,8 @@ class Scheduler:
             self._leaving = self._landed_before({view.landed_as for view in views.values()})
         self._views = views
         if self._leaving:
-            self._leaving = withdraw_views(self._project, self._leaving)
+            with contextlib.suppress(SetupError):  # another process loads; there is no hurry
+                self._leaving = withdraw_views(self._project, self._leaving)
         online = self._project.online
         found = {space: versions(online, view.landed_as) for space, view in self._views.items() if view.is_landed}
         self._landed = {space: {version.boundary for version in landed} for space, landed in found.items()}
