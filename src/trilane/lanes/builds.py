@@ -9,7 +9,7 @@ import struct
 
 from trilane.stores.online.protocol import OnlineStore, Transaction
 
-__all__ = ["FAULTS", "measured", "note_fault", "note_pace"]
+__all__ = ["FAULTS", "measured", "note_end", "note_fault"]
 
 FAULTS = "nearline/build_faults"
 _PACES = "nearline/paces"
@@ -24,9 +24,11 @@ def note_fault(transaction: Transaction, key: bytes, fault: str) -> None:
         transaction.delete(FAULTS, [key])
 
 
-def note_pace(transaction: Transaction, lane: bytes, *, events: int, took: int) -> None:
-    """Notes that a build of a partition has applied `events` in `took` microseconds."""
-    transaction.put(_PACES, [(lane, _PACE.pack(events, took))])
+def note_end(transaction: Transaction, key: bytes, lane: bytes, *, events: int, took: int) -> None:
+    """Notes that the build under `key` has applied `events` in `took` microseconds and is in step with its lane."""
+    note_fault(transaction, key, "")
+    if events and took > 0:
+        transaction.put(_PACES, [(lane, _PACE.pack(events, took))])
 
 
 def measured(store: OnlineStore, lanes: list[bytes]) -> float | None:

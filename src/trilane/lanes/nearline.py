@@ -143,10 +143,8 @@ class Consumer:
             transaction.drop(newcomer._seen_space)
             newcomer._early.forget(transaction)
             newcomer._trail.forget(transaction)
-            builds.note_fault(transaction, newcomer._key, "")
             events, took = newcomer.progress.applied - newcomer._first, self._tools.clock.now() - newcomer._began
-            if events and took > 0:
-                builds.note_pace(transaction, self._key, events=events, took=took)
+            builds.note_end(transaction, newcomer._key, self._key, events=events, took=took)
         return Consumer(self.source, self.partition, views, self._tools)
 
     def note_fault(self, fault: str) -> None:
