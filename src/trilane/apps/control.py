@@ -15,8 +15,9 @@ from trilane.apps.batch_job import archive_sources, is_settled, land_version, wi
 from trilane.apps.expectations import findings
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
-from trilane.apps.swap import swap
-from trilane.clock import format_instant
+from trilane.apps.swap import pending, swap
+from trilane.apps.watch import Watch
+from trilane.clock import SteadyClock, format_instant
 from trilane.errors import SetupError, TrilaneError
 from trilane.features.view import View
 from trilane.lanes.batch.materialize import due
@@ -70,6 +71,7 @@ class Scheduler:
         self._leaving: list[str] = []
         self._retries: dict[str, _Retry] = {}
         self._broken: set[tuple[str, str]] = set()
+        self._watch, self._steady, self._awaits = Watch(project.metadata), SteadyClock(), False
         self._reread_at = self._archive_at = float("-inf")
 
     def step(self, seconds: float) -> None:
@@ -78,7 +80,6 @@ class Scheduler:
             if seconds >= self._reread_at:
                 self._reread_at = seconds + _REREAD
                 self._reread()
-                self._swap()
             self._materialize(seconds)
             if seconds >= self._archive_at:
                 self._archive_at = seconds + _ARCHIVE
@@ -86,13 +87,14 @@ class Scheduler:
                 self._look_at_sources()
                 self._settle(seconds)
         except TrilaneError as error:
+            self._watch.forget()
             logger.error("%s", error)
 
     def _swap(self) -> None:
         """Lets what is filled by now answer."""
-        if self._views:
-            for switch in swap(self._project):
-                logger.info("%s: what was built answers from now on (%s)", switch.name, switch.target[:16])
+        for switch in swap(self._project):
+            logger.info("%s: what was built answers from now on (%s)", switch.name, switch.target[:16])
+        self._awaits = bool(pending(self._project))
 
     def _look_at_sources(self) -> None:
         """Logs each expectation that is broken now and was not before, and each that is met again."""
@@ -106,12 +108,14 @@ class Scheduler:
                 self._broken.discard(name)
 
     def _reread(self) -> None:
-        if self._project.applied_digest() is None:
-            return
-        views = self._project.live_views()
-        if set(views) != set(self._views):
-            self._leaving = self._landed_before({view.landed_as for view in views.values()})
-        self._views = views
+        if self._watch.moved(self._steady.now()) or self._awaits:
+            if self._project.applied_digest() is None:
+                return
+            views = self._project.live_views()
+            if set(views) != set(self._views):
+                self._leaving = self._landed_before({view.landed_as for view in views.values()})
+            self._views = views
+            self._swap()
         if self._leaving:
             with contextlib.suppress(SetupError):  # another process loads; there is no hurry
                 self._leaving = withdraw_views(self._project, self._leaving)

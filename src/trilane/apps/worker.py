@@ -17,6 +17,7 @@ from functools import partial
 
 from trilane.apps.processes import die_with_parent, stop_flag
 from trilane.apps.project import Project
+from trilane.apps.watch import Watch
 from trilane.clock import SteadyClock
 from trilane.errors import ConflictError, SetupError, TrilaneError
 from trilane.features.view import View
@@ -86,7 +87,7 @@ class Worker:
     def __init__(self, project: Project, *, member: str = "") -> None:
         self._project = project
         self._wall = SteadyClock()
-        self._looked = 0
+        self._looked, self._watch = 0, Watch(project.metadata)
         self._seen: tuple[str, ...] | None = None
         self._readings: dict[str, _Reading] = {}
         self._places: frozenset[Place] = frozenset()
@@ -191,10 +192,15 @@ class Worker:
         if self._seen is not None and now - self._looked < _LOOK_FOR_CHANGES:
             return
         self._looked = now
+        if not self._watch.moved(now):
+            return
         try:
             views = {s: v for s, v in self._project.live_views().items() if v.lane == "nearline"}
         except ConflictError:
             return  # nothing is applied yet
+        except TrilaneError:
+            self._watch.forget()
+            raise
         # A source may change and leave every view as it is: then its new contract counts from here on.
         seen = (*sorted(views), self._project.applied_digest() or "")
         if seen != self._seen:

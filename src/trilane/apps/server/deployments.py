@@ -17,10 +17,11 @@ import msgspec
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
-from trilane.clock import Clock, WallClock
+from trilane.apps.watch import Watch
+from trilane.clock import Clock, SteadyClock, WallClock
 from trilane.decisions.bundle import Bundle
 from trilane.decisions.router.in_process import InProcessRouter
-from trilane.errors import ConflictError, TrilaneError
+from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.feedback.record import Recorder
 from trilane.models.artifact import load
@@ -93,7 +94,7 @@ class Deployments:
         self.views: tuple[View, ...] = ()
         self._compiled: dict[str, Deployed] = {}
         self._numbers = itertools.count()
-        self._wall = WallClock()
+        self._wall, self._steady = WallClock(), SteadyClock()
         self._stop = threading.Event()
         self.refresh()
         self._thread = threading.Thread(target=self._watch, name="deployment-watch", daemon=True)
@@ -162,9 +163,14 @@ class Deployments:
         self._thread.join(timeout=5)
 
     def _watch(self) -> None:
+        watch = Watch(self._project.metadata)
         while not self._stop.wait(self._period):
             try:
-                self.refresh()
+                if self.errors or watch.moved(self._steady.now()):
+                    self.refresh()
+            except UnavailableError as error:
+                watch.forget()
+                _log.warning("what is deployed cannot be read now; the bundles before go on: %s", error)
             except Exception:  # noqa: BLE001 - of a state that no release of ours makes; the watch must outlive it
                 _log.exception("what is deployed cannot be read; the bundles before go on")
 

@@ -63,6 +63,22 @@ def an_artifact_is_added_once_and_found_by_each_fact(store: MetadataStore) -> No
     _same(store.artifacts(kind="none"), [])
 
 
+def marks_move_with_the_histories_and_with_nothing_else(store: MetadataStore) -> None:
+    """Each definition and deployment that is added gives others; what changes neither history leaves them."""
+    seen = [store.marks()]
+    definitions = DefinitionsRecord(digest="a", applied_at=7, path="/a", specs=())
+    deployment = DeploymentRecord(endpoint="e", bundle="x", facts={}, at=3)
+    _same(store.add_definitions(definitions), True)
+    seen.append(store.marks())
+    _same(store.add_deployment(deployment), True)
+    seen.append(store.marks())
+    _same(len(set(seen)), 3)
+    store.add_definitions(definitions)
+    store.add_artifact(ArtifactRecord(kind="model", name="m", digest="1", path="/1", facts={}, created_at=5))
+    store.start_run(RunRecord(id="1", kind="train", subject="m", facts={}, started_at=1))
+    _same(store.marks(), seen[-1])
+
+
 def the_history_of_deployments_is_kept_in_order(store: MetadataStore) -> None:
     """Also when the clock stands still and the same bundle comes back."""
     history = [DeploymentRecord(endpoint="e", bundle=b, facts={}, at=3) for b in ("x", "y", "x")]
@@ -107,6 +123,7 @@ LAWS: tuple[Law, ...] = (
     definitions_are_appended_only_when_they_differ_from_the_newest,
     definitions_that_were_overtaken_are_refused,
     an_artifact_is_added_once_and_found_by_each_fact,
+    marks_move_with_the_histories_and_with_nothing_else,
     the_history_of_deployments_is_kept_in_order,
     a_run_ends_once,
     an_edge_that_is_seen_again_keeps_its_first_time,

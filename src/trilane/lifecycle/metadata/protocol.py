@@ -121,6 +121,10 @@ class MetadataStore(Protocol):
         """The history of one endpoint or of all, newest first."""
         ...
 
+    def marks(self) -> tuple[int, ...]:
+        """Numbers that stay the same as long as the histories of definitions and deployments do; cheap to poll."""
+        ...
+
     def start_run(self, record: RunRecord) -> None:
         """Adds a run. Raises ConflictError if its id is taken."""
         ...

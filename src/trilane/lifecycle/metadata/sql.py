@@ -112,6 +112,12 @@ _EDGES = sa.Table(
 )
 
 
+_MARKS = sa.select(
+    *(
+        sa.select(sa.func.coalesce(sa.func.max(table.c.seq), 0)).scalar_subquery()
+        for table in (_DEFINITIONS, _DEPLOYMENTS)
+    )
+)
 _NEWEST_DEFINITIONS = sa.select(_DEFINITIONS.c.digest).order_by(_DEFINITIONS.c.seq.desc()).limit(1)
 
 
@@ -191,6 +197,10 @@ class SqlMetadata:
 
     def deployments(self, *, endpoint: str | None = None, limit: int | None = None) -> list[DeploymentRecord]:
         return self._newest(DeploymentRecord, _DEPLOYMENTS, _equal(_DEPLOYMENTS, endpoint=endpoint), limit)
+
+    def marks(self) -> tuple[int, ...]:
+        with self._transaction(write=False) as connection:
+            return tuple(connection.execute(_MARKS).one())
 
     def start_run(self, record: RunRecord) -> None:
         with self._transaction(write=True) as connection:
