@@ -7,6 +7,7 @@ for bit; without any lag they are also ideal.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 import trilane as tl
 from tests.properties.test_parity import (
     ASKS,
+    CUT,
     DISORDER,
     ENGINE,
     ENTITIES,
     FACTS,
     HOUR,
+    LATER,
     MINUTE,
     SOURCE,
     START,
@@ -34,6 +37,7 @@ from tests.properties.test_parity import (
     _aggregations,
     _bits,
     _named,
+    _samples,
     transform,
 )
 from trilane.clock import SECOND
@@ -41,7 +45,7 @@ from trilane.features.aggregation import Aggregation
 from trilane.features.entity import Entity
 from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
-from trilane.features.view import Step
+from trilane.features.view import Step, View
 from trilane.lanes.batch.archive import archive
 from trilane.lanes.batch.landings import keep_landings
 from trilane.lanes.batch.materialize import due, materialize
@@ -52,13 +56,18 @@ from trilane.training import values_at
 from trilane.types import arrow_type
 
 
-def declare(near: Sequence[Aggregation], far: Sequence[Aggregation], entities: tuple[Entity, Entity]) -> FeaturePlan:
-    hourly = tl.batch(SOURCE, entities[1], features=_named(far), schedule="1h", landing="20m", freshness="100m")(
+def declare(
+    near: Sequence[Aggregation],
+    far: Sequence[Aggregation],
+    entities: tuple[Entity, Entity],
+    source: tl.EventSource = SOURCE,
+) -> FeaturePlan:
+    hourly = tl.batch(source, entities[1], features=_named(far), schedule="1h", landing="20m", freshness="100m")(
         _selecting("hourly")
     )
     other = tl.last(hourly, max_age="3h") if entities[0] is entities[1] else tl.prior(hourly, max_age="3h")
     steps: list[Step] = [tl.stale(max_age="20m"), other, tl.prior("median"), tl.default()]
-    now = tl.nearline(SOURCE, entities[0], freshness="2m", features=_named(near), fallback=steps)(_selecting("now"))
+    now = tl.nearline(source, entities[0], freshness="2m", features=_named(near), fallback=steps)(_selecting("now"))
 
     @tl.request(inputs={"y": tl.Float64}, features={"ratio": tl.Float64}, uses=[now])
     def mixed(request):  # type: ignore[no-untyped-def]
@@ -67,6 +76,37 @@ def declare(near: Sequence[Aggregation], far: Sequence[Aggregation], entities: t
     told = [now.age, tl.age(now["f0"]), hourly.age, tl.age(hourly["f0"])]
     told += [tl.status(now["f0"], status) for status in STATUSES]
     return FeaturePlan.of([told[0], mixed, now, *told[1:], hourly], where="as served")
+
+
+def declare_long(
+    aggregations: Sequence[Aggregation], entities: tuple[Entity, Entity], source: tl.EventSource
+) -> FeaturePlan:
+    """A view whose long windows need a history, beside short ones, and a ratio of one to the other."""
+    far = {"short": tl.count(window="2h"), "mixed": tl.mean("x", window="1h")}
+    hourly = tl.batch(source, entities[1], features=far, schedule="1h", landing="20m", freshness="100m")(
+        _selecting("hourly")
+    )
+    other = tl.last(hourly, max_age="3h") if entities[0] is entities[1] else tl.prior(hourly, max_age="3h")
+    mixed = tl.ratio(tl.sum("n", window="15m"), tl.count(window="6h"))
+    features = {
+        **_named(aggregations),
+        "short": tl.count(window="15m"),
+        "long": tl.sum("x", window="6h"),
+        "mixed": mixed,
+    }
+    steps: list[Step] = [tl.stale(max_age="4h"), other, tl.prior("median"), tl.default()]
+    history = {"schedule": "1h", "landing": "20m", "tail": "2h"}
+    past = tl.nearline(source, entities[0], freshness="90m", features=features, fallback=steps, **history)(
+        _selecting("now")
+    )
+    told = [past.age, tl.age(past["short"]), tl.age(past["long"])]
+    told += [tl.status(past[name], status) for name in ("short", "long") for status in STATUSES]
+
+    @tl.request(inputs={"y": tl.Float64}, features={"ratio": tl.Float64}, uses=[past])
+    def mixed_(request):  # type: ignore[no-untyped-def]
+        return {"ratio": request["now.long"] / request["y"]}
+
+    return FeaturePlan.of([mixed_, past, *told, hourly], where="as served")
 
 
 def usual(plan: FeaturePlan) -> dict[str, float]:
@@ -83,7 +123,9 @@ def _selecting(name: str):  # type: ignore[no-untyped-def]
 
 
 class Lagging(Replay):
-    """A replay whose worker and control work when chance lets them."""
+    """A replay whose worker and control work when chance lets them; `landing`: how often a history is landed."""
+
+    landing = 0.0
 
     def begin(self) -> None:
         """The first word of the lane and the first version, before which nothing is recorded."""
@@ -97,32 +139,44 @@ class Lagging(Replay):
             limit=self.chance.choice([1, 2, 5, 1_000]),
             heartbeat=1,
         )
-        self.consumer = Consumer(self.source, 0, self.views["nearline"], self.tools)
-        self.consumer.step()
+        self.consumers = [self.consumer(partition) for partition in range(self.source.partitions)]
+        for consumer in self.consumers:
+            consumer.step()
         self.load((START - 2 * HOUR) // HOUR * HOUR)
 
-    def load(self, boundary: int) -> None:
+    def consumer(self, partition: int) -> Consumer:
+        return Consumer(self.source, partition, self.views["nearline"], self.tools)
+
+    def load(self, boundary: int, views: Sequence[View] | None = None) -> None:
         archive(self.log, self.warehouse, self.source)
-        for view in self.views["batch"]:
+        for view in self.views["batch"] if views is None else views:
             keep_landings(self.store, self.warehouse, view)
             options = {"warehouse": self.warehouse, "root": self.folder, "writer": self.writers[1]}
             materialize(view, boundary, **options, clock=self.clock)  # type: ignore[arg-type]
 
     def work(self) -> None:
-        for _ in range(self.chance.choice([0, 0, 1, 1, 2, 30])):
-            self.consumer.step()
-        if self.chance.random() < 0.1:
-            self.consumer = Consumer(self.source, 0, self.views["nearline"], self.tools)
+        for partition in range(self.source.partitions):
+            for _ in range(self.chance.choice([0, 0, 1, 1, 2, 30])):
+                self.consumers[partition].step()
+            if self.chance.random() < 0.1:
+                self.consumers[partition] = self.consumer(partition)
         if self.chance.random() < 0.3:
             last = due(self.views["batch"][0], self.clock.now())
             self.load(last - self.chance.choice([0, 0, 0, 1]) * HOUR)
+        for view in self.views["nearline"]:
+            if view.has_history and self.chance.random() < self.landing:
+                # As it is due, or before its events had settled, so that it is not final; or of long ago.
+                latest = self.clock.now() // HOUR * HOUR
+                self.load(latest - self.chance.choice([0, 1, 1, 2, 3]) * HOUR, [view])
         if self.chance.random() < 0.2:
             keep_visibility(self.store, self.warehouse, self.source)
 
     def learnt(self, asks: Sequence[Ask], training: str) -> np.ndarray:
         archive(self.log, self.warehouse, self.source)
         keep_visibility(self.store, self.warehouse, self.source)
-        keep_landings(self.store, self.warehouse, self.views["batch"][0])
+        for view in (*self.views["batch"], *self.views["nearline"]):
+            if view.is_landed:
+                keep_landings(self.store, self.warehouse, view)
         columns = {f.name: pa.array([getattr(ask, f.name) for ask in asks], arrow_type(f)) for f in self.plan.inputs}
         columns["at"] = pa.array([ask.at for ask in asks], pa.timestamp("us", "UTC"))
         where = {"warehouse": self.warehouse, "root": self.folder, "event_time": "at", "training": training}
@@ -144,7 +198,8 @@ def _story(replay: Lagging, facts: Sequence[Fact], asks: Sequence[Ask]) -> np.nd
             shift = chance.choice([0, 0, SECOND, fact.delay, -30 * SECOND, 2 * DISORDER])
             arrivals.setdefault(max(fact.at + shift, START - HOUR), []).append(fact.text(number))
     stops = {ask.at for ask in asks} | set(arrivals)
-    stops |= {START + chance.randrange(5 * HOUR) for _ in range(chance.choice([0, 10, 40]))}
+    until = max(5 * HOUR, *(ask.at - START for ask in asks))
+    stops |= {START + chance.randrange(until) for _ in range(chance.choice([0, 10, 40]))}
     values = np.full((len(asks), len(replay.plan.columns)), np.nan)
     for stop in sorted(stops):
         replay.arrive(arrivals.get(stop, []), stop)
@@ -160,8 +215,9 @@ def _without_beats(plan: FeaturePlan, served: np.ndarray, learnt: np.ndarray) ->
     before an ask it last said so is not on record, only that it was fresh.
     """
     found = served.copy()
-    for place in (plan.names.index("now.age_s"), plan.names.index("now.f0.age_s")):
-        idle = (learnt[:, place] == 0) & (served[:, place] <= 120)
+    [freshest] = [view.freshness / SECOND for view in plan.views if view.name == "now"]
+    for place in (place for place, name in enumerate(plan.names) if name.startswith("now.") and "age_s" in name):
+        idle = (learnt[:, place] == 0) & (served[:, place] <= freshest)
         found[idle, place] = 0
     return found
 
@@ -171,6 +227,7 @@ def _without_beats(plan: FeaturePlan, served: np.ndarray, learnt: np.ndarray) ->
     near=st.lists(_aggregations(("5s", "1m", "15m", "1h", "2h")), min_size=1, max_size=5),
     far=st.lists(_aggregations(("1h", "2h", "12h")), min_size=1, max_size=3),
     entities=st.tuples(st.sampled_from(ENTITIES), st.sampled_from(ENTITIES)),
+    source=st.sampled_from([SOURCE, CUT]),
     facts=st.lists(FACTS, min_size=5, max_size=30),
     asks=st.lists(ASKS, min_size=3, max_size=10),
     seed=st.integers(0, 2**32),
@@ -179,13 +236,44 @@ def test_every_value_that_was_served_is_the_value_as_served(
     near: list[Aggregation],
     far: list[Aggregation],
     entities: tuple[Entity, Entity],
+    source: tl.EventSource,
     facts: list[Fact],
     asks: list[Ask],
     seed: int,
 ) -> None:
-    plan = declare(near, far, entities)
+    plan = declare(near, far, entities, source)
     with TemporaryDirectory() as folder:
-        replay = Lagging(Path(folder), plan, random.Random(seed))
+        replay = Lagging(Path(folder), plan, random.Random(seed), source=source)
+        try:
+            served, learnt = _story(replay, facts, asks), replay.learnt(asks, "as_served")
+            assert _bits(_without_beats(plan, served, learnt)) == _bits(learnt), plan.names
+        finally:
+            replay.close()
+
+
+@settings(max_examples=20)
+@given(
+    aggregations=st.lists(_samples(), min_size=1, max_size=4),
+    entities=st.tuples(st.sampled_from(ENTITIES), st.sampled_from(ENTITIES)),
+    source=st.sampled_from([SOURCE, CUT]),
+    landing=st.sampled_from([0.0, 0.05, 0.3]),
+    facts=st.lists(st.builds(dataclasses.replace, FACTS, at=LATER), min_size=5, max_size=30),
+    asks=st.lists(st.builds(dataclasses.replace, ASKS, at=LATER), min_size=3, max_size=12),
+    seed=st.integers(0, 2**32),
+)
+def test_what_was_served_with_a_history_however_late_is_the_value_as_served(
+    aggregations: list[Aggregation],
+    entities: tuple[Entity, Entity],
+    source: tl.EventSource,
+    landing: float,
+    facts: list[Fact],
+    asks: list[Ask],
+    seed: int,
+) -> None:
+    plan = declare_long(aggregations, entities, source)
+    with TemporaryDirectory() as folder:
+        replay = Lagging(Path(folder), plan, random.Random(seed), source=source)
+        replay.landing = landing
         try:
             served, learnt = _story(replay, facts, asks), replay.learnt(asks, "as_served")
             assert _bits(_without_beats(plan, served, learnt)) == _bits(learnt), plan.names

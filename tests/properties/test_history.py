@@ -118,7 +118,8 @@ def test_tiles_alone_answer_exactly_while_they_are_said_to_be_whole(drawn: list[
     oldest, newest = events[0][1], events[-1][1]
     q = newest + 1 + hours * HOUR
     asked: Ints = np.array([q, q])
-    if layout.is_whole(q, oldest=oldest, newest=newest, slack=0):
+    ends: Ints = np.array([newest])
+    if layout.is_whole(asked[:1], oldest=np.array([oldest]), newest=ends, slack=0)[0]:
         served = layout.read(rows, asked)
         np.testing.assert_array_equal(served, windows_of(layout, table(events), np.array([0, 1]), asked))
     else:

@@ -65,6 +65,11 @@ class Answering:
         added = ("count", "sum", "mean")
         self._others = [(c, read) for c, read in enumerate(reads) if read.op not in added and not read.over]
 
+    def blended(self, near: Floats, far: Floats, long: Sequence[int]) -> Floats:
+        """Feature values of what `parts` gave twice: `far` of the windows that are `long`, `near` of the others."""
+        is_long = np.isin([read.window for read in self._reads], long)
+        return self.finished(np.where(is_long[:, None], far, near))
+
     def _picks(self, op: str, n: int, sums: list[int] | None) -> tuple[Ints, Ints, Ints, Ints]:
         """Of all features of `op`: their column, window, the part that counts, and the place among the sums."""
         chosen = [(column, read) for column, read in enumerate(self._reads) if read.op == op]
@@ -94,7 +99,19 @@ class Answering:
         instants: Ints,
         unseen: Unseen | None = None,
     ) -> Floats:
-        """Feature values [queries, features]; NaN where there is none.
+        """Feature values [queries, features]; NaN where there is none. The rest is as for `parts`."""
+        return self.finished(self.parts(prefix, states, low, high, instants, unseen))
+
+    def parts(
+        self,
+        prefix: Ints,
+        states: Sequence[Columns | Ragged | None],
+        low: Ints,
+        high: Ints,
+        instants: Ints,
+        unseen: Unseen | None = None,
+    ) -> Floats:
+        """What the features are finished from [reads, queries], rates and ratios still empty.
 
         `prefix`: of the added parts; `states`: the others, by position; `low`, `high`: the rows [windows, queries]
         from and up to which each window reaches, or [ranges, windows, queries] where it is the union of several ranges;
@@ -120,6 +137,10 @@ class Answering:
                         self._mend(found, position, states[position], low, unseen)
                 picked.append(found[place])
             answers[column] = operation.finish(read.op, read.options, picked, read.kind, instants)
+        return answers
+
+    def finished(self, answers: Floats) -> Floats:
+        """Feature values [queries, features] of what `parts` gave."""
         if self._quotients:
             answers = np.where(np.isnan(answers), self._defaults, answers)
             for column, read in self._quotients:

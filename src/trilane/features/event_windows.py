@@ -13,7 +13,7 @@ from trilane.features.ragged import Ragged
 from trilane.features.tile import Events, TileLayout
 from trilane.features.unseen import Unseen
 
-__all__ = ["EventWindows", "windows_of"]
+__all__ = ["EventWindows", "blended", "windows_of"]
 
 
 def windows_of(layout: TileLayout, events: Events, codes: Ints, instants: Ints) -> Floats:
@@ -63,14 +63,28 @@ class EventWindows:
         lacking = self._lacking(codes, instants, visible)
         if not len(lacking):
             return values
-        codes, instants = codes[lacking], instants[lacking]
+        values = values.copy()
+        values[lacking] = self._layout._answering.finished(self._seen_parts(codes[lacking], instants[lacking], visible))
+        return values
+
+    def seen_parts(self, codes: Ints, instants: Ints, visible: Ints) -> Floats:
+        """What the values of `seen_at` are finished from; see `Answering.parts`."""
+        low, high = self._bounds(codes, instants)
+        found = self._layout._answering.parts(
+            self._prefix, self._others, low, np.broadcast_to(high, low.shape), instants
+        )
+        lacking = self._lacking(codes, instants, visible)
+        if len(lacking):
+            found[:, lacking] = self._seen_parts(codes[lacking], instants[lacking], visible)
+        return found
+
+    def _seen_parts(self, codes: Ints, instants: Ints, visible: Ints) -> Floats:
         low, high = self._bounds(codes, instants)
         rows, bags = np.cumsum(self._fresh) - 1, [kept.bag for kept in self._layout._kept]
         of_rows = self._places // self._span
         unseen = Unseen.of(of_rows, rows, self._order, visible, codes, instants, high, self._lifted, bags)
-        high, values = np.broadcast_to(unseen.high, low.shape), values.copy()
-        values[lacking] = self._layout._answering.answer(self._prefix, self._others, low, high, instants, unseen)
-        return values
+        high = np.broadcast_to(unseen.high, low.shape)
+        return self._layout._answering.parts(self._prefix, self._others, low, high, instants, unseen)
 
     def _lacking(self, codes: Ints, instants: Ints, visible: Ints) -> Ints:
         """The queries before which more had happened than could be read."""
@@ -82,6 +96,12 @@ class EventWindows:
         seen_at = np.sort(self._codes * span + np.searchsorted(moments, visible))
         seen = np.searchsorted(seen_at, codes * span + np.searchsorted(moments, instants), "right")
         return np.flatnonzero(happened > seen)
+
+
+def blended(layout: TileLayout, near: Floats, far: Floats) -> Floats:
+    """Feature values of two answers of `seen_parts`: those of long windows from `far`, the others from `near`."""
+    long = () if layout.history is None else layout.history.long
+    return layout._answering.blended(near, far, long)
 
 
 def _fixed(state: Columns | Ragged) -> Columns:

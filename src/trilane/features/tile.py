@@ -324,13 +324,16 @@ class TileLayout:
         moment = (instant,) if self._answering.needs_instants and not self.is_batch else ()
         return (*first[:, 0].tolist(), *last[:, 0].tolist(), *moment)
 
-    def is_whole(self, instant: int, *, oldest: int, newest: int, slack: int) -> bool:
-        """Whether tiles alone answer windows with a history at `instant`, of a lane that has seen events from `oldest`
-        to `newest`: whether `merge` cannot have dropped any tile that they need.
+    def is_whole(self, instants: Ints, *, oldest: Ints, newest: Ints, slack: int) -> npt.NDArray[np.bool_]:
+        """At which instants tiles alone answer windows with a history, of a lane that has seen events from `oldest` to
+        `newest`: whether `merge` cannot have dropped any tile that they need.
         """
-        kept = self._oldest(newest - slack)[self._levels >> LEVEL_BITS] & _POSITION
-        needed = np.maximum(instant - self._lengths, oldest) // self.steps
-        return self.history is None or bool((needed >= kept)[list(self.history.long)].all())
+        if self.history is None:
+            return np.ones(len(instants), bool)
+        firsts = np.maximum((newest - slack - self.backs) // self.steps, 0)
+        kept = np.stack([firsts[self.steps[:, 0] == step].min(axis=0) for step in self.steps[:, 0]])
+        needed = np.maximum(instants - self._lengths, oldest) // self.steps
+        return np.asarray((needed >= kept)[list(self.history.long)].all(axis=0))
 
     def lefts(self, instants: Ints) -> Ints:
         """Where each window begins [windows, queries] at each instant."""

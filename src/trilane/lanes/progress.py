@@ -71,7 +71,7 @@ def counted(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int
 
 def oldest(before: Progress, times: Ints) -> int | None:
     """The smallest event time that ever counted, after events at `times`; None where that was not noted before."""
-    if len(times) == 0 or (before.newest is not None and before.oldest is None):
+    if len(times) == 0 or (before.applied and before.oldest is None):
         return before.oldest
     first = int(times.min())
     return first if before.oldest is None else min(first, before.oldest)

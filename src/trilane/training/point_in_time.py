@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trilane.features.algebra import Array, Floats, Ints
+from trilane.features.cascade import Answered, Bools, Own, answered
 from trilane.features.columns import request_column
 from trilane.features.fallback import FRESH, MISSING
 from trilane.features.plan import FeaturePlan
@@ -25,8 +26,8 @@ from trilane.features.trait import told, worst_of
 from trilane.features.view import Prior, View, entity_of, stand_ins
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, Warehouse, relation_sql
-from trilane.training.cascade import Answered, Own, cascade
 from trilane.training.gathered import fill_gathered, instants_of
+from trilane.training.past import Past, lacks
 from trilane.training.sight import Lagging, LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
 from trilane.training.stored import Lane, Progress, sort_asks
@@ -93,20 +94,21 @@ def join(
     width = plan.width
     values = _file(folder / "values.f64", rows, width)
     asks: dict[tuple[str, ...], str] = {}
+    replay: _Replay | None = None
 
     def lane(view: View, sight: LaneSight | VersionSight | Lagging | None = None) -> Lane:
         keys = entity_of(view).key_names
         if keys not in asks:
             asks[keys] = sort_asks(connection, keys, len(asks))
         source = relation_sql(warehouse, view.source, place.root)  # type: ignore[arg-type]
-        return Lane(view, TileLayout(view), connection, asks[keys], source, sight)
+        past = replay.pasts.get(view.name) if replay is not None else None
+        return Lane(view, TileLayout(view), connection, asks[keys], source, sight, past)
 
     stored = [view for view in plan.views if view.lane != "request" and rows]
     joined = Joined(values)
     times = _times(connection) if plan.traits or served is not None else np.zeros(rows, np.int64)
-    replay = None
     if served is not None:
-        replay = _Replay(plan, times, warehouse, served)
+        replay = _Replay(plan, times, warehouse, served, connection)
         joined = replay.joined(folder, values, width)
         for view in [*stored, *(v for v in replay.stand_ins if rows)]:
             own = replay.own(folder, view)
@@ -184,11 +186,15 @@ def _fill_traits(plan: FeaturePlan, values: Floats, times: Ints) -> None:
 class _Replay:
     """What serving saw at the instant of each row, or would have seen, view by view."""
 
-    def __init__(self, plan: FeaturePlan, times: Ints, warehouse: Warehouse, served: Served) -> None:
+    def __init__(
+        self, plan: FeaturePlan, times: Ints, warehouse: Warehouse, served: Served, connection: Connection
+    ) -> None:
         self._plan, self._views, self._rows, self._served = plan, plan.views, len(times), served
         rows = len(times)
         self.sights: dict[str, LaneSight | VersionSight | Lagging] = {}
-        self._ages: dict[str, tuple[Ints, npt.NDArray[np.bool_]]] = {}
+        self.pasts: dict[str, Past] = {}
+        self._lacks: dict[str, Bools] = {}
+        self._ages: dict[str, tuple[Ints, Bools]] = {}
         self._own: dict[str, Own] = {}
         self._recorded: dict[str, int] = {}
         lanes: dict[str, LaneSight] = {}
@@ -203,6 +209,9 @@ class _Replay:
                 self.sights[view.name] = sight
                 self._ages[view.name] = sight.ages(times), np.ones(rows, bool)
                 self._recorded[view.name] = int(sight.known(times).sum())
+                if view.has_history:
+                    past = self.pasts[view.name] = Past.of(warehouse, view)
+                    self._lacks[view.name] = lacks(past, sight, times, connection, warehouse, view.source)
             elif view.lane == "batch":
                 versions = self.sights[view.name] = VersionSight.of(warehouse, view)
                 landing = versions.landing(times)
@@ -212,9 +221,9 @@ class _Replay:
         wanted = {stand_in.name for view in late for stand_in in stand_ins(view)}
         self.stand_ins = [view for view in plan.stand_ins if view.name in wanted and served.decided]
 
-    def _fresh(self, view: View) -> npt.NDArray[np.bool_]:
+    def _fresh(self, view: View) -> Bools:
         ages, there = self._ages[view.name]
-        return there & (ages <= view.freshness)
+        return there & (ages <= view.freshness) & ~self._lacks.get(view.name, np.zeros(1, bool))
 
     def joined(self, folder: Path, values: Floats, width: int) -> Joined:
         """The result, its files still empty."""
@@ -239,7 +248,7 @@ class _Replay:
             for view in self._views:
                 if view.lane == "request":
                     continue
-                own, place = self._part(view.name, rows), places[view.name]
+                own, place = self._part(view, rows), places[view.name]
                 found = self._decided(view, own, rows, priors)
                 joined.values[rows, place], joined.statuses[rows, place] = found.values, found.statuses  # type: ignore[index]
                 ages[:, place], lanes[view.name] = found.ages, np.where(own.there, own.ages, np.nan)
@@ -249,14 +258,19 @@ class _Replay:
 
     def _decided(self, view: View, own: Own, rows: slice, priors: Mapping[str, float]) -> Answered:
         if self._served.decided:
-            others = {v.name: self._part(v.name, rows) for v in stand_ins(view) if v.name in self._own}
-            return cascade(view, own, others, priors)
+            others = {v.name: self._part(v, rows) for v in stand_ins(view) if v.name in self._own}
+            return answered(view, own, others, priors)
         statuses = np.where(np.isnan(own.values), MISSING, FRESH).astype(np.uint8)
-        return Answered(own.values, statuses, np.broadcast_to(own.ages[:, None], own.values.shape))
+        ages = np.broadcast_to(own.ages[:, None], own.values.shape)
+        return Answered(own.values, statuses, ages, np.zeros(own.values.shape, bool))
 
-    def _part(self, name: str, rows: slice) -> Own:
-        own = self._own[name]
-        return Own(np.array(own.values[rows]), own.ages[rows], own.there[rows])
+    def _part(self, view: View, rows: slice) -> Own:
+        own = self._own[view.name]
+        lacking = None
+        if view.name in self._lacks:
+            long = [any(map(view.is_long, feature.windows)) for feature in view.features]
+            lacking = self._lacks[view.name][rows, None] & np.array(long, bool)
+        return Own(np.array(own.values[rows]), own.ages[rows], own.there[rows], lacking)
 
 
 def _worst(plan_view: View, statuses: npt.NDArray[np.uint8], places: Mapping[str, slice]) -> npt.NDArray[np.uint8]:

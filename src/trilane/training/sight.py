@@ -9,7 +9,7 @@ Law: at the instants that were recorded, ages, events and versions are those tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Warehouse
 from trilane.stores.online.versions import KEPT
 
-__all__ = ["NEVER", "LaneSight", "Lagging", "VersionSight"]
+__all__ = ["NEVER", "LaneSight", "Lagging", "VersionSight", "answering"]
 
 NEVER = 1 << 62  # later than any instant
 
@@ -64,6 +64,12 @@ class LaneSight:
             age = np.where(instants >= found["last"], instants - found["caught_up"], 0)
             ages = np.maximum(ages, np.where(place >= 0, age, 0))
         return np.where(self.known(instants), ages, 0)
+
+    def ends(self, partition: int, instants: Ints) -> Ints:
+        """Before which offset the lane had applied the events of a partition; 0 where that is not known."""
+        records = _joined(self.partitions[partition])
+        ends = np.append(np.maximum.accumulate(records["end"]), 0)  # at -1: before the first record
+        return np.asarray(ends[np.searchsorted(np.maximum.accumulate(records["at"]), instants, "right") - 1], np.int64)
 
     def visible(self, partitions: Ints, offsets: Ints, times: Ints) -> Ints:
         """From when on each event could be read: as soon as its batch was committed and its time had come."""
@@ -106,9 +112,7 @@ class VersionSight:
         """What the warehouse has kept."""
         landings = kept_landings(warehouse, view)
         moments = sorted({at for one in landings for at in (one.landed_at, one.visible_from)})
-        return VersionSight(
-            view, landings, np.array(moments, np.int64), np.array(_answering(landings, moments), np.int64)
-        )
+        return VersionSight(view, landings, np.array(moments, np.int64), answering(landings, moments, _latest))
 
     def landing(self, instants: Ints) -> Ints:
         """The number of the landing that answered at each instant; -1: none did, -2: that was not recorded."""
@@ -123,14 +127,17 @@ class VersionSight:
         recorded = np.array([one.boundary for one in self.landings] + [0, 0], np.int64)[landing]
         return np.where(landing == -2, declared, recorded)
 
-    def lacking(self, landing: int, partitions: Ints, offsets: Ints) -> Bools:
-        """Which events had not been archived when the landing was computed."""
-        ends = np.array(self.landings[landing].ends, np.int64)
-        return offsets >= (ends[0] if len(ends) == 1 else ends[partitions])
+
+def _latest(landings: Sequence[Landing], at: int) -> Landing | None:
+    return next((one for one in reversed(landings) if one.visible_from <= at), None)
 
 
-def _answering(landings: Sequence[Landing], moments: Sequence[int]) -> list[int]:
-    """Of each moment, the landing that the store served; it lists the latest boundaries of all that had landed."""
+def answering(
+    landings: Sequence[Landing], moments: Sequence[int], choose: Callable[[Sequence[Landing], int], Landing | None]
+) -> Ints:
+    """Of each moment, the landing that the store served, -1 for none; it lists the latest boundaries of all that had
+    landed, of which it is to `choose` one.
+    """
     listed: dict[int, int] = {}
     found, landed = [], 0
     for at in moments:
@@ -139,6 +146,6 @@ def _answering(landings: Sequence[Landing], moments: Sequence[int]) -> list[int]
             landed += 1
             if len(listed) > KEPT:
                 del listed[min(listed)]
-        ready = [boundary for boundary, number in listed.items() if landings[number].visible_from <= at]
-        found.append(listed[max(ready)] if ready else -1)
-    return found
+        chosen = choose([landings[listed[boundary]] for boundary in sorted(listed)], at)
+        found.append(-1 if chosen is None else listed[chosen.boundary])
+    return np.array(found, np.int64)

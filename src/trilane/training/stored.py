@@ -26,6 +26,7 @@ from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import Connection, instant_sql, quoted
 from trilane.training.changed import ChangedWindows
 from trilane.training.gathered import instants_of, left_of
+from trilane.training.past import Past
 from trilane.training.sight import Lagging, LaneSight, VersionSight
 from trilane.training.spine import ROW, SPINE, TIME
 
@@ -67,7 +68,8 @@ class _Portion:
 class Lane:
     """The join of one nearline or batch view; `number` names the tables of its keys and asks.
 
-    With a `sight` it also answers as served: what could be read at the instant, or the version that answered.
+    With a `sight` it also answers as served: what could be read at the instant, or the version that answered. `past`:
+    of a nearline view with a history.
     """
 
     view: View
@@ -76,6 +78,7 @@ class Lane:
     number: str
     source: str
     sight: LaneSight | VersionSight | Lagging | None = None
+    past: Past | None = None
 
     def fill(self, values: Floats, slice_rows: int, progress: Progress | None, served: Floats | None = None) -> None:
         """Writes what each row asks for, and into `served` what it was served."""
@@ -238,14 +241,19 @@ class Lane:
         """The values of a nearline view over what could be read at each instant."""
         known, moments = sight.known(times), carried.get(CHANGED_AT, events.times)
         values = values.copy()
+        origin = carried.get("_partition", np.zeros(0, np.int64)), carried["_offset"]
         for chosen in (known, ~known):
             if chosen.any():
                 if chosen is not known:
                     visible = np.maximum(carried["_arrived_at"], moments + 1)
                 else:
-                    partitions = carried.get("_partition", np.zeros(0, np.int64))
-                    visible = sight.visible(partitions, carried["_offset"], moments)
+                    visible = sight.visible(*origin, moments)
                 values[chosen] = windows.seen_at(codes[chosen], times[chosen], visible, values[chosen])
+                if self.past is not None:
+                    asks = codes[chosen], times[chosen], known[chosen]
+                    values[chosen] = self.past.corrected(
+                        self.layout, windows, events, origin, visible, asks, values[chosen]
+                    )
         return values
 
     def _answered(
@@ -270,7 +278,7 @@ class Lane:
         for number in np.unique(landing[landing >= 0]).tolist():
             boundary = sight.landings[number].boundary
             inside = (events.times < boundary) & (events.times >= self._left(boundary))
-            lacking = inside & sight.lacking(number, partitions, carried["_offset"])
+            lacking = inside & sight.landings[number].lacking(partitions, carried["_offset"])
             if lacking.any():
                 asks = landing == number
                 there = self._windows(events.chosen(~lacking), {n: c[~lacking] for n, c in carried.items()})

@@ -13,6 +13,7 @@ from trilane.clock import SECOND
 from trilane.lanes.batch.landings import Landing
 from trilane.lanes.visibility import RECORD
 from trilane.stores.offline.duckdb import DuckdbWarehouse
+from trilane.training.past import Past
 from trilane.training.sight import NEVER, LaneSight, VersionSight
 
 SOURCE = tl.EventSource(
@@ -23,6 +24,19 @@ HOUR = 3_600 * SECOND
 
 @tl.batch(SOURCE, tl.Entity("who", who=tl.String), features={"n": tl.count(window="1d")}, schedule="1h", landing="20m")
 def hourly(events: ibis.Table) -> ibis.Table:
+    return events
+
+
+@tl.nearline(
+    SOURCE,
+    tl.Entity("who", who=tl.String),
+    freshness="1m",
+    features={"n": tl.count(window="1d")},
+    schedule="1h",
+    landing="20m",
+    tail="2h",
+)
+def past(events: ibis.Table) -> ibis.Table:
     return events
 
 
@@ -67,7 +81,7 @@ def _answering(landings: list[Landing]) -> tuple[np.ndarray, np.ndarray]:
     from trilane.training import sight
 
     moments = sorted({at for one in landings for at in (one.landed_at, one.visible_from)})
-    return ints(*moments), ints(*sight._answering(landings, moments))
+    return ints(*moments), sight.answering(landings, moments, sight._latest)
 
 
 def test_without_records_the_declared_landing_counts(tmp_path: Path) -> None:
@@ -82,3 +96,37 @@ def test_notes_of_another_view_are_not_read(tmp_path: Path) -> None:
     warehouse = DuckdbWarehouse(tmp_path)
     warehouse.keep("landings/other", pa.table({"space": ["x"]}))
     assert not VersionSight.of(warehouse, hourly).landings
+
+
+def noted(tmp_path: Path, *landings: dict[str, object]) -> Past:
+    warehouse = DuckdbWarehouse(tmp_path)
+    for landing in landings:
+        row = {"space": "s", "visible_from": 0, "ends": [1], **landing}
+        warehouse.keep(f"landings/{past.landed_as}", pa.table({name: [value] for name, value in row.items()}))
+    return Past.of(warehouse, past)
+
+
+def test_a_history_answers_from_its_landing_up_to_its_tail(tmp_path: Path) -> None:
+    sight = noted(tmp_path, {"boundary": HOUR, "landed_at": 2 * HOUR, "final": True})
+    asked = ints(2 * HOUR - 1, 2 * HOUR, 3 * HOUR, 3 * HOUR + 1)
+    assert sight.landing(asked, np.ones(4, bool)).tolist() == [-1, 0, 0, -1]
+    # Where nothing is known of the lane before the first landing, nothing is known of histories either.
+    assert sight.landing(asked, np.zeros(4, bool)).tolist() == [-2, 0, 0, -1]
+
+
+def test_a_history_that_lacked_events_gives_way_to_a_final_one_of_before_it(tmp_path: Path) -> None:
+    final = {"boundary": HOUR, "landed_at": 2 * HOUR}  # noted when nothing said whether it was final
+    sight = noted(tmp_path, final, {"boundary": 2 * HOUR, "landed_at": 2 * HOUR + 1, "final": False})
+    known = np.ones(3, bool)
+    assert sight.landing(ints(2 * HOUR + 1, 3 * HOUR, 3 * HOUR + 1), known).tolist() == [0, 0, 1]
+    assert [one.final for one in sight.landings] == [True, False]
+
+
+def test_without_any_history_none_answered_while_the_lane_was_on_record(tmp_path: Path) -> None:
+    sight = Past.of(DuckdbWarehouse(tmp_path), past)
+    assert sight.landing(ints(5, 9), np.array([True, False])).tolist() == [-1, -2]
+
+
+def test_how_far_each_partition_was_read_is_told_by_its_last_record() -> None:
+    sight = lane([(10, 2, 10, 10, 10), (20, 3, 12, 20, 25)])
+    assert sight.ends(0, ints(9, 10, 19, 20, 99)).tolist() == [0, 2, 2, 3, 3]

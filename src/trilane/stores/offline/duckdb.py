@@ -137,14 +137,14 @@ class DuckdbWarehouse:
             files = sorted(folder.glob("*.parquet"))
             last = _table(files[-1]) if files else None
             if last is not None and last.num_rows < _NOTES_IN_A_FILE:
-                _write(pa.concat_tables([last, rows]), files[-1])
+                _write(_joined([last, rows]), files[-1])
             else:
                 _write(rows, folder / f"{len(files):010d}.parquet")
 
     def kept(self, name: str, *, latest: bool = False) -> pa.Table | None:
         files = sorted(self._notes(name).glob("*.parquet"))
         tables = [_table(file) for file in (files[-1:] if latest else files)]
-        return pa.concat_tables(tables) if tables else None
+        return _joined(tables) if tables else None
 
     def _notes(self, name: str) -> Path:
         return self._folder / "notes" / quote(name, safe="")
@@ -299,6 +299,11 @@ def _projection(sql: str) -> tuple[tuple[str, str], ...] | None:
         return None
     found = _COLUMN.findall(sql[: -len(_FROM)])
     return tuple((source.replace('""', '"'), (name or source).replace('""', '"')) for source, name in found)
+
+
+def _joined(notes: list[pa.Table]) -> pa.Table:
+    """Notes of which older ones lack what is noted today: there it is null."""
+    return pa.concat_tables(notes, promote_options="default")
 
 
 def _changed(source: EventSource, present: Collection[str]) -> list[str]:
