@@ -115,7 +115,7 @@ def test_a_history_answers_from_its_landing_up_to_its_tail(tmp_path: Path) -> No
 
 
 def test_a_history_that_lacked_events_gives_way_to_a_final_one_of_before_it(tmp_path: Path) -> None:
-    final = {"boundary": HOUR, "landed_at": 2 * HOUR}  # noted when nothing said whether it was final
+    final: dict[str, object] = {"boundary": HOUR, "landed_at": 2 * HOUR}  # noted when nothing said whether it was final
     sight = noted(tmp_path, final, {"boundary": 2 * HOUR, "landed_at": 2 * HOUR + 1, "final": False})
     known = np.ones(3, bool)
     assert sight.landing(ints(2 * HOUR + 1, 3 * HOUR, 3 * HOUR + 1), known).tolist() == [0, 0, 1]
