@@ -25,6 +25,7 @@ from trilane.apps.config import load_config
 from trilane.apps.project import Project
 from trilane.apps.worker import Worker
 from trilane.clock import SimulatedClock
+from trilane.errors import UnavailableError
 from trilane.lanes import ownership
 from trilane.lanes.progress import LANES, decode, lane_key
 
@@ -127,7 +128,11 @@ def _parts() -> list[list[bytes]]:
 
 
 def _applied(project: Project) -> list[int]:
-    [rows] = project.online.read([(LANES, [lane_key("orders", p) for p in range(PARTITIONS)])])
+    """What is applied by partition; nothing that is known while the store does not answer."""
+    try:
+        [rows] = project.online.read([(LANES, [lane_key("orders", p) for p in range(PARTITIONS)])])
+    except UnavailableError:
+        return []
     return [decode(row).offset for row in rows]
 
 

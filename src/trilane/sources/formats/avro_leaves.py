@@ -46,8 +46,7 @@ def leaf(schema: Schema, kind: str, field: Field) -> Step:
     elif wanted == "float64" and logical == "decimal":
         found = _decimals(schema, kind)
     elif wanted == "float64" and kind in ("float", "double"):
-        width = WIDTHS[kind]
-        found = lambda cursor: np.asarray(cursor.words(width).view(f"<f{width}")[:, 0], np.float64)  # noqa: E731
+        found = _floats(WIDTHS[kind])
     elif wanted in ("int64", "float64") and kind in ("int", "long") and not _is_moment(logical):
         found = Cursor.zigzag
     elif wanted == "bool" and kind == "boolean":
@@ -78,6 +77,14 @@ def _scaled(numbers: Ints, times: int, over: int) -> Ints:
     """In microseconds; what does not fit lies outside of all years anyway."""
     most = 2**62 // times
     return np.clip(numbers, -most, most) * times // over
+
+
+def _floats(width: int) -> Callable[[Cursor], npt.NDArray[Any]]:
+    def read(cursor: Cursor) -> npt.NDArray[Any]:
+        with np.errstate(invalid="ignore"):  # a signalling NaN is one like any other
+            return np.asarray(cursor.words(width).view(f"<f{width}")[:, 0], np.float64)
+
+    return read
 
 
 def _booleans(cursor: Cursor) -> npt.NDArray[Any]:
