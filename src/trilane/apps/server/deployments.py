@@ -7,6 +7,7 @@ before it goes on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -120,6 +121,7 @@ class Deployments:
 
     def refresh(self) -> None:
         """Compiles what was newly deployed, and then swaps all routes in one step."""
+        known = self.definitions
         try:
             self.definitions = self._project.definitions
             self.served = self._project.served
@@ -152,6 +154,8 @@ class Deployments:
         for endpoint in set(routes) - set(bundles):
             del routes[endpoint]
         before = self.router.routes()
+        if routes != before or self.definitions is not known:
+            _settle()
         self.router.switch(routes)
         # Those of the routes before stay as well: a request may have read the route and not yet what it names.
         used = {*routes.values(), *before.values()}
@@ -204,3 +208,10 @@ class Deployments:
     def _new_id(self) -> str:
         # Time makes ids sortable, the process and the count make them unique among workers.
         return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"
+
+
+def _settle() -> None:
+    """Takes all that is loaded by now out of the collector's rounds: each of them would hold up answers by 0.1 s."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
