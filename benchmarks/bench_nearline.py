@@ -37,6 +37,7 @@ from trilane.errors import SetupError
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.log.sqlite import open_log
 
+WARM = 1_000
 KEYS, TOPIC, PEER, PARTITIONS = 5_000, "orders", "Quix Streams, one windowed sum", 8
 T0 = 1_772_409_600  # the full hour at which events begin; one comes each millisecond
 DEFINITIONS = """
@@ -173,8 +174,13 @@ def run_lane(folder: Path, orders: Orders, events: int, *, rate: float = 0.0) ->
     """What the lane told of `events`, pinned to its core; with a `rate`, while they come. The sums are checked."""
     instant = (T0 + events // 1_000 + 1) * SECOND
     command = ["taskset", "-c", "0", sys.executable, str(Path(__file__).parent / "nearline_lane.py")]
+    before = make_project(folder.with_name(f"{folder.name}-before"))
+    append(before, orders.texts[:WARM])
     lane = subprocess.Popen(
-        [*command, str(folder), str(events), str(instant)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, str(folder), str(events), str(instant), str(before), str(WARM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert lane.stdin is not None
     assert lane.stdout is not None

