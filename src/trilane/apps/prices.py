@@ -26,8 +26,8 @@ _VERSIONS = 2  # of a batch view: the one that serves, and the one that lands
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prices in one currency, and the microseconds of a processor that our lanes need.
 
-    An event and a read (of a row of a view) are rounded up from what `bench_nearline` (1 us) and `bench_features` (3 us)
-    measured on the reference machine; a batch event is an assumption, to be replaced by a measurement of one's own.
+    An event and a read (of a row of a view) are rounded up from what `bench_nearline` (1 us) and `bench_features`
+    (3 us) measured on the reference machine; a batch event is an assumption, to be replaced by one's own measurement.
     """
 
     currency: str = "USD"
