@@ -155,7 +155,7 @@ class Deployments:
             del routes[endpoint]
         before = self.router.routes()
         if routes != before or self.definitions is not known:
-            _settle()
+            _settle(first=known is None)
         self.router.switch(routes)
         # Those of the routes before stay as well: a request may have read the route and not yet what it names.
         used = {*routes.values(), *before.values()}
@@ -210,8 +210,11 @@ class Deployments:
         return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"
 
 
-def _settle() -> None:
-    """Takes all that is loaded by now out of the collector's rounds: each of them would hold up answers by 0.1 s."""
-    gc.unfreeze()
-    gc.collect()
+def _settle(*, first: bool) -> None:
+    """Takes all that is loaded by now out of the collector's rounds: each of them would hold up answers by 0.1 s.
+
+    Nor is there a round before it but for the `first`, when nobody is answered yet.
+    """
+    if first:
+        gc.collect()
     gc.freeze()
