@@ -286,7 +286,8 @@ def test_a_new_bundle_takes_over_while_requests_go_on_and_both_are_explained(up:
     assert up.status()["endpoints"]["is_big"]["bundle"] in after
     assert _decide(up, {**ASK, "basket": 0.0})[0]["positive"] is True
     records = Records(up.folder / ".trilane" / "records.db")
-    by_bundle = {b.column("bundle")[0].as_py()[:16]: b.column("id")[0].as_py() for b in records.read("is_big")}
+    rows = [row for batch in records.read("is_big") for row in batch.select(["bundle", "id"]).to_pylist()]
+    by_bundle = {row["bundle"][:16]: row["id"] for row in rows}
     records.close()
     assert {before, *after} <= set(by_bundle)
     for id in by_bundle.values():  # also by the bundle that no longer answers
