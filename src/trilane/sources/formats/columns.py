@@ -7,6 +7,7 @@ once, the first in order of the fields.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,11 +121,9 @@ class Columns:
         """Refuses values that break a constraint, in the words of the decoder of JSON."""
         rows = np.flatnonzero(self.valid[field.name] & (self._texts.faulty < 0))
         found = column.take(pa.array(rows)).to_pylist()
-        try:
+        with contextlib.suppress(msgspec.ValidationError):  # which of them it is, they are asked one by one below
             msgspec.convert(found, list[field.annotation])  # type: ignore[name-defined]
             return
-        except msgspec.ValidationError:
-            pass
         for row, value in zip(rows.tolist(), found, strict=True):
             try:
                 msgspec.convert(value, field.annotation)
@@ -166,10 +165,8 @@ def texts_of(texts: Texts, spans: Ints, valid: npt.NDArray[np.bool_] | None = No
 
 def _strings(column: pa.Array) -> tuple[pa.Array, list[int]]:
     """The column as strings, with empty ones in the places of those that are no UTF-8."""
-    try:
+    with contextlib.suppress(pa.ArrowInvalid):  # which of them it is, they are asked one by one below
         return column.cast(pa.string()), []
-    except pa.ArrowInvalid:
-        pass
     found, bad = column.to_pylist(), []
     for place, value in enumerate(found):
         try:
