@@ -1,0 +1,84 @@
+"""Tensors by name, as models of any kind take and give them: data types, shapes, and how one is checked by the other.
+
+Laws: the words for data types are those of the Open Inference Protocol, version 2; an array is C-contiguous and of the
+NumPy type that its word means; BYTES are an object array of `bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trilane.errors import ContractError
+
+__all__ = ["DATATYPES", "Tensor", "TensorSpec", "checked"]
+
+DATATYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a model takes or gives under `name`; -1 in `shape` is any length, and the first axis counts the rows."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An array and its name. `datatype` is a key of `DATATYPES`."""
+
+    name: str
+    datatype: str
+    array: npt.NDArray[Any]
+
+
+def checked(tensors: Sequence[Tensor], specs: Sequence[TensorSpec], *, where: str) -> list[Tensor]:
+    """`tensors` in the order of `specs`. Raises ContractError for a name, data type or shape that does not fit."""
+    known, given = {spec.name for spec in specs}, {tensor.name: tensor for tensor in tensors}
+    for place, tensor in enumerate(tensors):
+        if tensor.name not in known:
+            what = f"{where} takes no input {tensor.name!r}"
+            raise ContractError(what, where=f"inputs[{place}].name", remedy=f"Send {', '.join(sorted(known))}")
+    if len(given) != len(tensors):
+        names = [tensor.name for tensor in tensors]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ContractError(f"the input {twice!r} is there twice", where="inputs", remedy="Send each input once")
+    missing = [spec.name for spec in specs if spec.name not in given]
+    if missing:
+        raise ContractError(f"{where} needs the input {missing[0]!r}", where="inputs", remedy="Send every input")
+    for spec in specs:
+        _check(given[spec.name], spec, [tensor.name for tensor in tensors].index(spec.name))
+    return [given[spec.name] for spec in specs]
+
+
+def _check(tensor: Tensor, spec: TensorSpec, place: int) -> None:
+    shape = tensor.array.shape
+    if tensor.datatype != spec.datatype:
+        what = f"the input {spec.name!r} is {spec.datatype}, not {tensor.datatype}"
+        raise ContractError(what, where=f"inputs[{place}].datatype", remedy=f"Send it as {spec.datatype}")
+    fits = len(shape) == len(spec.shape) and all(
+        want in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        what = f"the input {spec.name!r} has shape {list(shape)}, and the model takes {list(spec.shape)}"
+        raise ContractError(what, where=f"inputs[{place}].shape", remedy="-1 stands for any length")
