@@ -13,7 +13,7 @@ import typer
 import trilane
 from trilane.apps import config
 from trilane.apps.cli.commands import app
-from trilane.apps.server import app as server
+from trilane.apps.server.routes import ROUTES
 from trilane.errors import TrilaneError
 from trilane.features.fallback import STATUSES
 from trilane.serving.metrics import Metrics
@@ -87,9 +87,8 @@ def test_every_error_is_documented_with_its_code_exit_status_and_http_status(err
 
 def test_every_route_is_documented() -> None:
     text = page("http")
-    routes = [f"{method} {path}" for method, path in server._ROUTES]
-    routes += [f"{method} {path}/{{" for method, path in server._NAMED]
-    assert [route for route in routes if f"| `{route}" not in text] == []
+    routes = [f"{route.method} {route.path}" for route in ROUTES]
+    assert [route for route in routes if f"| `{route}`" not in text] == []
 
 
 @pytest.mark.parametrize("status", STATUSES)

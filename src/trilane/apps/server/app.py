@@ -1,4 +1,4 @@
-"""The RSGI application: routes, and what each of them does.
+"""The RSGI application: what each operation of the routes does.
 
 Law: nothing that a caller sends can stop the server or another caller's answer; every fault is told with its path.
 """
@@ -6,26 +6,24 @@ Law: nothing that a caller sends can stop the server or another caller's answer;
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Annotated, Any, NoReturn, TypeAlias
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.project import Project
 from trilane.apps.server import address
-from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, patience, read_body, send, status_of
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads, wire
+from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
@@ -33,14 +31,11 @@ from trilane.errors import ConflictError, ContractError, DefinitionError, SetupE
 from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
 from trilane.serving.metrics import Metrics
-from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import letters_of, sort_body
 
 __all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_Route: TypeAlias = Callable[["Server", Scope, HTTPProtocol, str], Awaitable[int]]
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
@@ -71,10 +66,22 @@ class Server:
         self.records = Records(project.config.state / "records.db")
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
-        self.appender = Appender(project.log, project.clock, loop)
-        self._hot: dict[str, HotKeys] = {}
-        self.schemas = project.schemas
+        self.events = Events(project, self.deployments, self.metrics, loop)
+        self._router = Router(self._operations())
         self._tell_address()
+
+    def _operations(self) -> dict[str, Answer]:
+        return {
+            "decide": self.decide,
+            "features": self.features,
+            "events": self.events.take,
+            "explain": self.explain,
+            "status": self.status,
+            "clock": self.clock,
+            "live": self.live,
+            "ready": self.ready,
+            "metrics": self.scrape,
+        }
 
     def _tell_address(self) -> None:
         try:
@@ -85,28 +92,24 @@ class Server:
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         address.forget(self.project.config.state, self.project.config.url)
         self.deployments.close()
-        self.appender.close()
+        self.events.close()
         self.recorder.close()
         self.project.close()
 
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         if scope.proto != "http":
             return
-        path, name = scope.path, ""
-        route = _ROUTES.get((scope.method, path))
-        if route is None:
-            path, _, name = path.rpartition("/")
-            route = _NAMED.get((scope.method, path)) if name else None
+        route = self._router.find(scope.method, scope.path)
         try:
             if route is None:
-                raise _no_route(scope)
-            code = await route(self, scope, protocol, name)
+                raise self._router.missing(scope.method, scope.path)
+            code = await route.answer(scope, protocol, *route.parameters)
         except TrilaneError as error:
             code = send(protocol, status_of(error), error_body(error))
         except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
             _log.exception("request %s %s", scope.method, scope.path)
             code = send(protocol, 500, _DEFECT)
-        self.metrics.count_request(path if route else "unknown", code)
+        self.metrics.count_request(route.label if route else "unknown", code)
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
@@ -158,59 +161,9 @@ class Server:
         facts = await asyncio.get_running_loop().run_in_executor(None, explained_decision, self.project, decision)
         return send(protocol, 200, _encode(facts))
 
-    # -- events -------------------------------------------------------------------------------------------------
-
-    async def events(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
-        sources = self.deployments.definitions.sources if self.deployments.definitions else {}
-        source = sources.get(name)
-        if source is None:
-            known = ", ".join(sorted(sources)) or "none"
-            raise DefinitionError(
-                f"there is no event source {name!r}", where=name, remedy=f"The applied sources are {known}", status=404
-            )
-        body = await read_body(scope, protocol)
-        kind = scope.headers.get("content-type") or ""
-        hot = self._hot.get(name)
-        if hot is None or hot.source != source:
-            hot = self._hot[name] = HotKeys(self.project.log, source)
-        if hot.is_due(self.project.clock.now()):
-            # Not here: it reads the log, and may write to it.
-            await asyncio.get_running_loop().run_in_executor(None, hot.look, self.project.clock.now())
-            self.metrics.hot_keys.labels(name).set(len(hot.splits))
-        now = self.project.clock.now()
-        sort = functools.partial(sort_body, source, body, kind, hot, now=now, schemas=self.schemas)
-        if source.format.kind == "json":
-            found, texts = sort()
-        else:  # not here: it may ask a schema registry
-            found, texts = await asyncio.get_running_loop().run_in_executor(None, sort)
-        if found.rejected:
-            # Not here: it waits for the disk, and decisions must not.
-            with self._counting_failures("dead_letters"):
-                await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)
-        futures = [self.appender.append(name, p, values) for p, values in found.accepted.items()]
-        with self._counting_failures("log"):
-            ends = await asyncio.gather(*futures)
-        offsets = {str(partition): end for partition, end in zip(found.accepted, ends, strict=True)}
-        accepted = sum(map(len, found.accepted.values()))
-        self.metrics.events.labels(name, "accepted").inc(accepted)
-        self.metrics.events.labels(name, "rejected").inc(len(found.rejected))
-        answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
-        return send(protocol, 202 if accepted else 422, _encode(answer))
-
-    @contextlib.contextmanager
-    def _counting_failures(self, store: str) -> Iterator[None]:
-        try:
-            yield
-        except TrilaneError:
-            self.metrics.store_failures.labels(store).inc()
-            raise
-
-    def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
-        self.project.dead_letters.add(letters_of(source, texts, rejected, now=self.project.clock.now()))
-
     # -- operation ----------------------------------------------------------------------------------------------
 
-    async def clock(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def clock(self, scope: Scope, protocol: HTTPProtocol) -> int:
         clock = self.project.clock
         if not isinstance(clock, SharedClock):
             raise ConflictError(
@@ -237,14 +190,14 @@ class Server:
         answer = {"now": format_instant(clock.now()), "caught_up": asked.wait_ms > 0 and not waiting}
         return send(protocol, 200, _encode({**answer, "waiting_for": waiting}))
 
-    async def status(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def status(self, scope: Scope, protocol: HTTPProtocol) -> int:
         written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
         return send(protocol, 200, _encode(status(self.project, self.deployments, written)))
 
-    async def live(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, b'{"live":true}')
 
-    async def ready(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
         serving, errors = sorted(self.deployments.router.routes()), dict(self.deployments.errors)
         reason = None
         if self.deployments.definitions is None:
@@ -269,7 +222,7 @@ class Server:
         ages = {source: {"age_s": (now - at) / 1e6 if at else None} for source, at in caught_up.items()}
         return {"lanes": ages, "waiting_for": waiting}
 
-    async def scrape(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def scrape(self, scope: Scope, protocol: HTTPProtocol) -> int:
         try:
             found = lanes(self.project, self.deployments.views)
         except TrilaneError as error:
@@ -293,31 +246,3 @@ class Server:
                 self.quality.tell_partitions(found)
             except TrilaneError as error:
                 _log.warning("who has the partitions cannot be told: %s", error)
-
-
-def _no_route(scope: Scope) -> DefinitionError:
-    paths = sorted([*{path for _, path in _ROUTES}, *{f"{path}/<name>" for _, path in _NAMED}])
-    other = [method for method, path in _ROUTES if path == scope.path]
-    kind, _, name = scope.path.rpartition("/")
-    other += [method for method, path in _NAMED if path == kind and name]
-    return DefinitionError(
-        f"nothing answers {scope.method} {scope.path}",
-        where=scope.path,
-        remedy=f"Use {' or '.join(other)}" if other else f"The paths are {', '.join(paths)}",
-        status=405 if other else 404,
-    )
-
-
-_NAMED: dict[tuple[str, str], _Route] = {
-    ("POST", "/v1/decide"): Server.decide,
-    ("POST", "/v1/features"): Server.features,
-    ("POST", "/v1/events"): Server.events,
-    ("GET", "/v1/explain"): Server.explain,
-}
-_ROUTES: dict[tuple[str, str], _Route] = {
-    ("POST", "/v1/clock"): Server.clock,
-    ("GET", "/v1/status"): Server.status,
-    ("GET", "/health/live"): Server.live,
-    ("GET", "/health/ready"): Server.ready,
-    ("GET", "/metrics"): Server.scrape,
-}

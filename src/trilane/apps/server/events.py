@@ -1,0 +1,92 @@
+"""Events at the door: checked, sorted, and appended to the log or kept among the dead letters.
+
+Law: what is answered as accepted is on disk, and decisions never wait for that disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
+from trilane.apps.project import Project
+from trilane.apps.server.appender import Appender
+from trilane.apps.server.deployments import Deployments
+from trilane.apps.server.http import read_body, send
+from trilane.errors import DefinitionError, TrilaneError
+from trilane.serving.metrics import Metrics
+from trilane.sources.hot_keys import HotKeys
+from trilane.sources.ingest import letters_of, sort_body
+
+__all__ = ["Events"]
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Events:
+    """Takes the events of one server process."""
+
+    def __init__(
+        self, project: Project, deployments: Deployments, metrics: Metrics, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._project, self._deployments, self._metrics = project, deployments, metrics
+        self._appender = Appender(project.log, project.clock, loop)
+        self._hot: dict[str, HotKeys] = {}
+        self._schemas = project.schemas
+
+    def close(self) -> None:
+        """Appends what waits."""
+        self._appender.close()
+
+    async def take(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+        """Answers `POST /v1/events/{source}`."""
+        definitions = self._deployments.definitions
+        sources = definitions.sources if definitions else {}
+        source = sources.get(name)
+        if source is None:
+            remedy = f"The applied sources are {', '.join(sorted(sources)) or 'none'}"
+            raise DefinitionError(f"there is no event source {name!r}", where=name, remedy=remedy, status=404)
+        body = await read_body(scope, protocol)
+        kind = scope.headers.get("content-type") or ""
+        hot = self._hot.get(name)
+        if hot is None or hot.source != source:
+            hot = self._hot[name] = HotKeys(self._project.log, source)
+        if hot.is_due(self._project.clock.now()):
+            # Not here: it reads the log, and may write to it.
+            await asyncio.get_running_loop().run_in_executor(None, hot.look, self._project.clock.now())
+            self._metrics.hot_keys.labels(name).set(len(hot.splits))
+        now = self._project.clock.now()
+        sort = functools.partial(sort_body, source, body, kind, hot, now=now, schemas=self._schemas)
+        if source.format.kind == "json":
+            found, texts = sort()
+        else:  # not here: it may ask a schema registry
+            found, texts = await asyncio.get_running_loop().run_in_executor(None, sort)
+        if found.rejected:
+            # Not here: it waits for the disk, and decisions must not.
+            with self._counting_failures("dead_letters"):
+                await asyncio.get_running_loop().run_in_executor(None, self._bury, name, texts, found.rejected)
+        futures = [self._appender.append(name, p, values) for p, values in found.accepted.items()]
+        with self._counting_failures("log"):
+            ends = await asyncio.gather(*futures)
+        offsets = {str(partition): end for partition, end in zip(found.accepted, ends, strict=True)}
+        accepted = sum(map(len, found.accepted.values()))
+        self._metrics.events.labels(name, "accepted").inc(accepted)
+        self._metrics.events.labels(name, "rejected").inc(len(found.rejected))
+        answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
+        return send(protocol, 202 if accepted else 422, _encode(answer))
+
+    @contextlib.contextmanager
+    def _counting_failures(self, store: str) -> Iterator[None]:
+        try:
+            yield
+        except TrilaneError:
+            self._metrics.store_failures.labels(store).inc()
+            raise
+
+    def _bury(self, source: str, texts: list[bytes], rejected: list[Any]) -> None:
+        self._project.dead_letters.add(letters_of(source, texts, rejected, now=self._project.clock.now()))
