@@ -98,8 +98,8 @@ class Inferences(Protocol):
         """Every model that can be asked for, loaded or not."""
         ...
 
-    def about(self, model: str, version: str = "") -> About:
-        """What a model takes and gives; loads it if that takes it."""
+    async def about(self, model: str, version: str = "") -> About:
+        """What a model takes and gives; loads it, off the loop, if that takes it. Raises as `infer` does."""
         ...
 
     def ready(self, model: str, version: str = "") -> State:
