@@ -50,6 +50,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     feature_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1_048_576)] = 32
     retain: str = "1d"
+    drain: str = "0s"
     log_level: _Level = "info"
 
 
@@ -61,7 +62,8 @@ class Config:
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
     the decoded rows of each view; `retain` (microseconds) is how long what answered before is kept filled;
-    `schema_registry` is a URL, or empty.
+    `drain` (microseconds) is how long a server that was told to stop goes on answering, so that load balancers may see
+    that it is not ready; `schema_registry` is a URL, or empty.
     """
 
     root: Path
@@ -82,6 +84,7 @@ class Config:
     feature_rows: int
     cache_mib: int
     retain: int
+    drain: int
     log_level: str
 
     @property
@@ -167,16 +170,18 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         replay=keys.replay,
         feature_rows=keys.feature_rows,
         cache_mib=keys.cache_mib,
-        retain=_retain(keys.retain),
+        retain=_time("retain", keys.retain, example="1d"),
+        drain=_time("drain", keys.drain, example="5s"),
         log_level=keys.log_level,
     )
 
 
-def _retain(text: str) -> int:
+def _time(key: str, text: str, *, example: str) -> int:
     try:
         return duration(text)
     except DefinitionError as error:
-        raise SetupError(error.what, where="retain", remedy='Write it as `retain = "1d"`; "0s" for none') from None
+        remedy = f'Write it as `{key} = "{example}"`; "0s" for none'
+        raise SetupError(error.what, where=key, remedy=remedy) from None
 
 
 def _url(url: str, root: Path) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
-__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "member_names", "stop_flag"]
+__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "holder_of", "member_names", "stop_flag"]
 
 PARENT = "TRILANE_PARENT"  # the variable by which a supervisor tells its children its process id
 _PR_SET_PDEATHSIG = 1
@@ -97,7 +97,7 @@ def hold_port(state: Path, port: int) -> int:
     A listening server shows to `check_port`; one that is starting shows only here, for servers may share a port in
     order to share it among workers. Raises SetupError that names the holder.
     """
-    path = make_folder(state) / f"serve-{port}.lock"
+    path = _lock(state, port)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -113,3 +113,19 @@ def hold_port(state: Path, port: int) -> int:
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     os.set_inheritable(descriptor, True)
     return descriptor
+
+
+def holder_of(state: Path, port: int) -> int | None:
+    """The process that is the server of `state` at `port`; None if there is none."""
+    try:
+        with _lock(state, port).open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(_lock(state, port).read_text() or "0") or None
+    except OSError:
+        return None
+    return None
+
+
+def _lock(state: Path, port: int) -> Path:
+    return make_folder(state) / f"serve-{port}.lock"

@@ -24,7 +24,6 @@ __all__ = ["PROJECT", "create", "serve"]
 
 PROJECT = "TRILANE_PROJECT"  # the variable that tells a server worker its project's folder
 _SERVER = "TRILANE_SERVER"  # the variable that tells it the process that it must not outlive
-_BACKLOG = 2048
 
 
 def serve(config: Config) -> NoReturn:
@@ -34,7 +33,7 @@ def serve(config: Config) -> NoReturn:
     if config.workers > 1:
         shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone
         make_folder(_metrics(config))
-    os.execve(sys.executable, [sys.executable, *_command(config)], {**os.environ, **_environment(config)})
+    os.execve(sys.executable, _command(), {**os.environ, **_environment(config)})
 
 
 def create() -> Server:
@@ -51,16 +50,8 @@ def create() -> Server:
     return Server(Project(config))
 
 
-def _command(config: Config) -> list[str]:
-    return [
-        # By file: granian takes a bare module name for a path below the working directory if that is a package.
-        *("-m", "granian", f"{Path(__file__)}:create", "--factory"),
-        *("--interface", "rsgi", "--loop", "uvloop", "--http", "1", "--no-ws"),
-        *("--host", config.host, "--port", str(config.port)),
-        *("--workers", str(config.workers), "--backlog", str(_BACKLOG)),
-        *("--respawn-failed-workers", "--respawn-interval", "0.5", "--no-access-log", "--log-level", "warning"),
-        *("--workers-kill-timeout", "10"),
-    ]
+def _command() -> list[str]:
+    return [sys.executable, "-m", "trilane.apps.server.listening"]
 
 
 def _environment(config: Config) -> Mapping[str, str]:

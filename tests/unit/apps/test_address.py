@@ -8,18 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import until
 from trilane.apps.server import address
 from trilane.errors import SetupError
 
 
-def test_the_last_server_to_start_is_found_and_only_it_takes_that_back(tmp_path: Path) -> None:
-    assert address.read(tmp_path) is None
+def test_a_server_takes_back_what_it_told(tmp_path: Path) -> None:
     address.write(tmp_path, "http://127.0.0.1:1")
-    address.write(tmp_path, "http://127.0.0.1:2")
-    address.forget(tmp_path, "http://127.0.0.1:1")
-    assert address.read(tmp_path) == "http://127.0.0.1:2"
-    address.forget(tmp_path, "http://127.0.0.1:2")
+    assert address.read(tmp_path) == "http://127.0.0.1:1"
+    address.forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_successor_told_stays(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from trilane.apps.server import address\n"
+    script += "address.write(Path(sys.argv[1]), 'http://127.0.0.1:2'); input()"
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE) as successor:
+        until(lambda: address.read(tmp_path) is not None, "the successor to tell its address")
+        address.forget(tmp_path)
+        assert address.read(tmp_path) == "http://127.0.0.1:2"
+        successor.communicate(b"\n")
 
 
 def test_what_a_killed_server_left_tells_nothing(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         member="",
         replay=False,
         retain=86_400_000_000,
+        drain=0,
         log_level="info",
     )
 

@@ -14,7 +14,7 @@ async def _answer(*_: Any) -> int:
 
 
 def _router(*paths: str) -> Router:
-    routes = [Route(*path.split(" "), path) for path in paths]
+    routes = [Route(path.partition(" ")[0], path.partition(" ")[2], path) for path in paths]
     return Router(dict.fromkeys(paths, _answer), routes)
 
 

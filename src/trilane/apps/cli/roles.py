@@ -1,4 +1,4 @@
-"""`trilane up`, and the roles that it keeps: `serve`, `worker`, `control`."""
+"""`trilane up` and `trilane reload`, and the roles that are kept: `serve`, `worker`, `control`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from trilane.apps.config import Config
     from trilane.apps.supervisor import Event, Role
 
-__all__ = ["control", "serve", "up", "worker"]
+__all__ = ["control", "reload", "serve", "up", "worker"]
 
 _Workers = Annotated[int | None, typer.Option(min=1, help="Server processes.")]
 _NearlineWorkers = Annotated[int | None, typer.Option(min=1, help="Nearline worker processes, which share partitions.")]
 _Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Where the server listens.")]
 _Replay = Annotated[bool, typer.Option("--replay", help="Run on a clock that stands until it is moved over the API.")]
+_GRACE = 15.0  # seconds that roles get to end, besides what the server waits for load balancers
 _COLOURS = {"ready": "green", "died": "red", "killed": "red", "stopped": "dim"}
 
 
@@ -60,7 +61,14 @@ def up(
         terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")
 
     environment = {"TRILANE_REPLAY": str(config.replay).lower(), "PYTHONUNBUFFERED": "1"}
-    supervise(_roles(config), state=config.state, say=_speaker(terminal), environment=environment, prepare=prepare)
+    supervise(
+        _roles(config),
+        state=config.state,
+        say=_speaker(terminal),
+        environment=environment,
+        grace=_GRACE + config.drain / 1e6,
+        prepare=prepare,
+    )
 
 
 def serve(
@@ -109,6 +117,16 @@ def control(
 
     with Project(_configured(project, replay=replay)) as opened:
         run(opened)
+
+
+def reload(*, port: _Port = None, project: ProjectOption = None, json: JsonOption = False) -> None:
+    """Replace the server's workers, one by one, so that a new release or configuration answers; nothing is dropped."""
+    from trilane.apps.reload import reload as replace_workers
+
+    terminal = Terminal(json=json)
+    found = replace_workers(_configured(project, port=port))
+    terminal.answer({"round": found})
+    terminal.tell("New workers listen; each of the former ones ends once it has answered what it was asked.")
 
 
 def _configured(

@@ -37,14 +37,19 @@ def write(state: Path, url: str) -> None:
 
 def read(state: Path) -> str | None:
     """Where the server of `state` answers, if one told that may still live."""
+    told = _told(state)
+    return None if told is None or is_dead(told.process) else told.url
+
+
+def forget(state: Path) -> None:
+    """Takes back what this process told; what another one told since, stays."""
+    told = _told(state)
+    if told is not None and told.process == this_process():
+        (state / ADDRESS_FILE).unlink(missing_ok=True)
+
+
+def _told(state: Path) -> _Address | None:
     try:
-        told = msgspec.json.decode((state / ADDRESS_FILE).read_bytes(), type=_Address)
+        return msgspec.json.decode((state / ADDRESS_FILE).read_bytes(), type=_Address)
     except (OSError, ValueError):
         return None
-    return None if is_dead(told.process) else told.url
-
-
-def forget(state: Path, url: str) -> None:
-    """Takes back that a server answers at `url`; what another server told stays."""
-    if read(state) == url:
-        (state / ADDRESS_FILE).unlink(missing_ok=True)

@@ -10,14 +10,16 @@ import logging
 import os
 import threading
 import time
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.project import Project
+from trilane.apps.rounds import LONGEST, ROUND, Rounds
 from trilane.apps.server import address
 from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, patience, read_body, send, status_of
@@ -68,6 +70,10 @@ class Server:
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
         self._router = Router(self._operations())
+        own = int(os.environ.get(ROUND, "0"))
+        rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
+        self.drain = Drain(rounds, own=own, notice=notice, longest=max(notice, LONGEST), loop=loop)
+        self.drain.watch()
         self._tell_address()
 
     def _operations(self) -> dict[str, Answer]:
@@ -90,7 +96,7 @@ class Server:
             _log.warning("other commands may not find this server: %s", error)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
-        address.forget(self.project.config.state, self.project.config.url)
+        address.forget(self.project.config.state)
         self.deployments.close()
         self.events.close()
         self.recorder.close()
@@ -99,6 +105,8 @@ class Server:
     async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
         if scope.proto != "http":
             return
+        if self.drain.began:
+            protocol = cast(HTTPProtocol, Closing(protocol))
         route = self._router.find(scope.method, scope.path)
         try:
             if route is None:
@@ -200,7 +208,9 @@ class Server:
     async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
         serving, errors = sorted(self.deployments.router.routes()), dict(self.deployments.errors)
         reason = None
-        if self.deployments.definitions is None:
+        if self.drain.began:
+            reason = "it is about to end, and answers only what is asked meanwhile"
+        elif self.deployments.definitions is None:
             reason = "no definitions were applied yet: run `trilane apply`"
         elif errors:
             reason = "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))

@@ -1,0 +1,59 @@
+"""The process that listens: granian, with a project's settings, keeping its workers.
+
+Laws: SIGHUP replaces the workers one by one, each going on until its successor listens; SIGTERM ends them, none before
+it has answered what is under way; a worker that dies comes back.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.log import LogLevels
+from granian.server import Server as Listener
+
+from trilane.apps import serve
+from trilane.apps.config import Config, load_config
+from trilane.apps.rounds import LONGEST, ROUND, Rounds
+
+__all__ = ["listen"]
+
+_BACKLOG = 2048
+
+
+def listen(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    rounds, number = Rounds(config.state, config.port), 1
+    rounds.clear()
+    os.environ[ROUND] = str(number)
+    server = Listener(
+        # By file: granian takes a bare module name for a path below the working directory if that is a package.
+        f"{Path(serve.__file__)}:create",
+        factory=True,
+        address=config.host,
+        port=config.port,
+        interface=Interfaces.RSGI,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=config.workers,
+        backlog=_BACKLOG,
+        respawn_failed_workers=True,
+        respawn_interval=0.5,
+        workers_kill_timeout=round(config.drain / 1e6 + LONGEST) + 10,
+        log_level=LogLevels.warning,
+    )
+
+    @server.on_reload
+    def begin_round() -> None:
+        nonlocal number
+        number += 1
+        os.environ[ROUND] = str(number)  # the new workers inherit it
+        rounds.begin(number)
+
+    server.serve()
+
+
+if __name__ == "__main__":
+    listen(load_config(Path(os.environ[serve.PROJECT])))
