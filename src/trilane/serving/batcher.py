@@ -1,68 +1,84 @@
-"""Requests of one endpoint on the event loop, answered together as its dispatcher decides.
+"""Requests of one endpoint or model on the event loop, answered together as its dispatcher decides.
 
 Laws: a batch is formed at the instant it starts. Rows of one request stay together. A full queue refuses at once, so
-that waiting requests keep their deadlines. Every request is answered or told why not, and never because of its company.
+that waiting requests keep their deadlines. Every request is answered or told why not, never because of its company, and
+not after its deadline only because an executor hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from trilane.errors import UnavailableError
+from trilane.errors import ContractError, UnavailableError
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
+from trilane.serving.share import Account, Share, check_rows, too_many
 
-__all__ = ["Batcher", "Share"]
+__all__ = ["Batcher"]
 
-Row = TypeVar("Row")
+Portion = TypeVar("Portion")
 Result = TypeVar("Result")
 
 # The loop's timers are no finer (selectors round up to it); a shorter wait looks again after each round of the loop.
 _TICK = 1e-3
+_LATE, _OUTLIVED, _ALONE = "deadline passed", "deadline passed while the model ran", "alone"
 
 
 @dataclass(frozen=True, slots=True)
-class Share(Generic[Result]):
-    """One request's part, rows `start` up to `stop`, of what was answered together."""
-
-    result: Result
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Row, Result]):
-    rows: list[Row]
+class _Waiting(Generic[Portion, Result]):
+    portion: Portion
     future: asyncio.Future[Share[Result]]
 
 
-_Jobs: TypeAlias = Sequence[Job[_Waiting[Row, Result]]]
+_Jobs: TypeAlias = Sequence[Job[_Waiting[Portion, Result]]]
 
 
-class Batcher(Generic[Row, Result]):
+@dataclass(slots=True, eq=False)
+class _Running(Generic[Portion, Result]):
+    """A batch that will be answered later. `jobs`: all that were asked together, those who left included."""
+
+    jobs: _Jobs[Portion, Result]
+    rows: int
+    began: float
+    predicted: float
+    reason: str
+    answer: asyncio.Future[Result]
+    timer: asyncio.TimerHandle | None = None
+
+
+class Batcher(Generic[Portion, Result]):
     """Collects requests and answers them by `run`; those that cannot be in time by `expire`, with no work done.
 
+    A request brings one portion, of any kind, that counts as some rows; `run` gets the portions of a batch in order,
+    and its result holds the rows of all of them in that order. It may answer at once, on the loop, or give an awaitable
+    of the answer, and then up to `executors` batches run at a time. `expire` gets portions and the reason.
     `latency`: what is known of the time that `run` takes, in seconds; `max_rows`: the largest batch; `queue_rows`: how
     many rows may wait; deadlines are instants of `time.perf_counter`.
     """
 
     def __init__(
         self,
-        run: Callable[[list[Row]], Result],
-        expire: Callable[[list[Row]], Result],
+        run: Callable[[list[Portion]], Result | Awaitable[Result]],
+        expire: Callable[[list[Portion], str], Result],
         *,
         loop: asyncio.AbstractEventLoop,
         latency: LatencyModel | None = None,
+        executors: int = 1,
         max_rows: int = 1_024,
         queue_rows: int = 16_384,
     ) -> None:
         self._run, self._expire, self._loop = run, expire, loop
-        self._queue_rows = queue_rows
-        self._dispatcher = Dispatcher[_Waiting[Row, Result]](latency or LatencyModel(), max_rows=max_rows)
+        self._executors, self._queue_rows = executors, queue_rows
+        self._dispatcher = Dispatcher[_Waiting[Portion, Result]](latency or LatencyModel(), max_rows=max_rows)
+        self._alone: deque[Job[_Waiting[Portion, Result]]] = deque()  # whose batch failed: each is asked for alone
+        self._running: set[_Running[Portion, Result]] = set()
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -72,22 +88,27 @@ class Batcher(Generic[Row, Result]):
         return self._dispatcher.rows
 
     @property
+    def running(self) -> int:
+        """Batches whose answers are awaited."""
+        return len(self._running)
+
+    @property
     def latency(self) -> LatencyModel:
         """What was learnt of the time that batches take."""
         return self._dispatcher.latency
 
-    def submit(self, rows: list[Row], *, deadline: float) -> asyncio.Future[Share[Result]]:
-        """Queues the rows of one request. Raises UnavailableError (429) when too many wait."""
-        if self.queued + len(rows) > self._queue_rows:
-            raise UnavailableError(
-                f"{self.queued} rows are waiting",
-                where="queue",
-                remedy="Try again after the time in Retry-After, or add workers",
-                overload=True,
-            )
+    def submit(self, portion: Portion, *, rows: int, deadline: float, tier: int = 0) -> asyncio.Future[Share[Result]]:
+        """Queues one request of `rows` rows. Raises UnavailableError (429) when too many wait, and ContractError for a
+        request that no queue could take.
+        """
+        if self._dispatcher.rows + rows > self._queue_rows or rows < 1:
+            check_rows(rows, queue=self._queue_rows)
+            raise too_many(self.queued)
+        if math.isnan(deadline):
+            raise ContractError("a deadline that is no number", where="deadline", remedy="Give an instant, or none")
         future: asyncio.Future[Share[Result]] = self._loop.create_future()
         now = time.perf_counter()
-        self._dispatcher.add(Job(len(rows), now, deadline, _Waiting(rows, future)), now)
+        self._dispatcher.add(Job(rows, now, deadline, _Waiting(portion, future), tier), now)
         self._soon()
         return future
 
@@ -101,39 +122,141 @@ class Batcher(Generic[Row, Result]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = time.perf_counter()
-        while isinstance(decision := self._dispatcher.next(now), Late):
-            self._settle(decision.jobs, self._expire)
-        if isinstance(decision, Batch):
-            jobs = [job for job in decision.jobs if not job.payload.future.cancelled()]
-            if jobs:
-                self._settle(jobs, self._run)
-                self._dispatcher.done(sum(job.rows for job in jobs), time.perf_counter() - now)
-            if self._dispatcher.requests:
-                self._soon()  # in the next round of the loop, so that what came meanwhile goes along
-        elif isinstance(decision, Wait):
-            if decision.until - now < _TICK:
-                self._soon()
+        while len(self._running) < self._executors:
+            now = time.perf_counter()
+            if self._alone:
+                at_once = self._ask_alone(self._alone.popleft(), now)
             else:
-                self._timer = self._loop.call_later(decision.until - now, self._pump)
+                decision = self._dispatcher.next(now, others_busy=len(self._running) == self._executors - 1)
+                if isinstance(decision, Late):
+                    self._give_up(decision.jobs, _LATE, now)
+                    continue
+                if not isinstance(decision, Batch):
+                    if isinstance(decision, Wait):
+                        self._again_at(decision.until, now)
+                    return
+                at_once = self._ask(decision.jobs, decision.reason, now)
+            if at_once:
+                if self._dispatcher.requests or self._alone:
+                    self._soon()  # in the next round of the loop, so that what came meanwhile goes along
+                return
+        self._free_the_late()
 
-    def _settle(self, jobs: _Jobs[Row, Result], answer: Callable[[list[Row]], Result]) -> None:
+    def _again_at(self, instant: float, now: float) -> None:
+        if instant - now < _TICK:
+            self._soon()
+        else:
+            self._timer = self._loop.call_later(instant - now, self._pump)
+
+    def _free_the_late(self) -> None:
+        """While every executor is busy: those that wait in vain hear of it in time."""
+        now = time.perf_counter()
+        late = self._dispatcher.late(now)
+        if late is not None:
+            self._give_up(late.jobs, _LATE, now)
+        self._give_up([job for job in self._alone if job.deadline <= now], _LATE, now)
+        self._alone = deque(job for job in self._alone if not job.payload.future.done())
+        due = min((job.deadline for job in self._alone), default=self._dispatcher.late_from)
+        if due < math.inf:
+            self._timer = self._loop.call_later(max(due - now, _TICK), self._pump)
+
+    def _ask(self, jobs: _Jobs[Portion, Result], reason: str, now: float) -> bool:
+        """Runs a batch; whether that is over and something was done, so that the loop should turn before the next."""
+        jobs = [job for job in jobs if not job.payload.future.cancelled()]
+        if not jobs:
+            return False
+        rows = sum(job.rows for job in jobs)
+        predicted = self.latency.expected(rows)
         try:
-            result = answer([row for job in jobs for row in job.payload.rows])
+            answer = self._run([job.payload.portion for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-            self._fail(jobs, answer, error)
+            self._failed(jobs, error)
+            return True
+        if inspect.isawaitable(answer):
+            future = asyncio.ensure_future(answer, loop=self._loop)
+            running = _Running(jobs, rows, now, predicted, reason, future)
+            self._running.add(running)
+            self._watch(running, now)
+            future.add_done_callback(lambda _: self._finished(running))
+            return False
+        actual = time.perf_counter() - now
+        self._dispatcher.done(rows, actual)
+        self._tell(jobs, answer, Account(rows, len(jobs), now, predicted, actual, reason))
+        return True
+
+    def _ask_alone(self, job: Job[_Waiting[Portion, Result]], now: float) -> bool:
+        if job.deadline < now:
+            self._give_up([job], _LATE, now)
+            return False
+        return self._ask([job], _ALONE, now)
+
+    def _finished(self, running: _Running[Portion, Result]) -> None:
+        self._running.discard(running)
+        if running.timer is not None:
+            running.timer.cancel()
+        self._soon()
+        if running.answer.cancelled():
+            stopped = UnavailableError("the batch was stopped before its end", where="model", remedy="Try again")
+            self._failed(running.jobs, stopped, again=False)
             return
+        error = running.answer.exception()
+        if error is not None:
+            self._failed(running.jobs, error)
+            return
+        actual = time.perf_counter() - running.began
+        self._dispatcher.done(running.rows, actual)
+        account = Account(running.rows, len(running.jobs), running.began, running.predicted, actual, running.reason)
+        self._tell(running.jobs, running.answer.result(), account)
+
+    def _watch(self, running: _Running[Portion, Result], now: float) -> None:
+        """Wakes when the first of those who still wait for a batch need its answer no longer."""
+        ends = min((job.deadline for job in running.jobs if not job.payload.future.done()), default=math.inf)
+        if ends < math.inf:
+            running.timer = self._loop.call_later(max(ends - now, _TICK), self._outlived, running)
+
+    def _outlived(self, running: _Running[Portion, Result]) -> None:
+        now = time.perf_counter()
+        late = [job for job in running.jobs if job.deadline <= now and not job.payload.future.done()]
+        if late:
+            self._give_up(late, _OUTLIVED, now)
+        self._watch(running, now)
+
+    def _give_up(self, jobs: _Jobs[Portion, Result], reason: str, now: float) -> None:
+        """Answers with no work those for whom there is no time left."""
+        jobs = [job for job in jobs if not job.payload.future.done()]
+        if not jobs:
+            return
+        try:
+            result = self._expire([job.payload.portion for job in jobs], reason)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            if len(jobs) == 1:
+                _fail(jobs[0], error)
+            else:
+                for job in jobs:
+                    self._give_up([job], reason, now)
+            return
+        rows = sum(job.rows for job in jobs)
+        self._tell(jobs, result, Account(rows, len(jobs), now, self.latency.expected(rows), 0.0, reason))
+
+    def _tell(self, jobs: _Jobs[Portion, Result], result: Result, account: Account) -> None:
         start = 0
         for job in jobs:
             stop = start + job.rows
             if not job.payload.future.done():
-                job.payload.future.set_result(Share(result, start, stop))
+                job.payload.future.set_result(Share(result, start, stop, account, job.arrived))
             start = stop
 
-    def _fail(self, jobs: _Jobs[Row, Result], answer: Callable[[list[Row]], Result], error: Exception) -> None:
+    def _failed(self, jobs: _Jobs[Portion, Result], error: BaseException, *, again: bool = True) -> None:
         """Tells a lone request of the error; asks for each of many alone, so that one cannot spoil the others."""
-        if len(jobs) > 1:
-            for job in jobs:
-                self._settle([job], answer)
-        elif not jobs[0].payload.future.done():
-            jobs[0].payload.future.set_exception(error)
+        if again and len(jobs) > 1:
+            self._alone.extend(job for job in jobs if not job.payload.future.done())
+            return
+        for job in jobs:
+            _fail(job, error)
+
+
+def _fail(job: Job[_Waiting[Portion, Result]], error: BaseException) -> None:
+    if isinstance(error, StopIteration):  # which a future refuses
+        error = RuntimeError(f"StopIteration: {error}")
+    if not job.payload.future.done():
+        job.payload.future.set_exception(error)

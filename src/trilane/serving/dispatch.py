@@ -113,9 +113,9 @@ class Dispatcher(Generic[T]):
         """
         if not self.requests:
             return None
-        late = self._infeasible(now)
-        if late:
-            return Late(tuple(late))
+        late = self.late(now)
+        if late is not None:
+            return late
         jobs = self._first(now)
         if len(jobs) < self.requests:
             return self._backlog(jobs, now)
@@ -129,13 +129,19 @@ class Dispatcher(Generic[T]):
     def _room(self, deadline: float, now: float) -> float:
         return deadline - self._margin - now
 
-    def _infeasible(self, now: float) -> list[Job[T]]:
-        """Takes out those that even alone would come too late."""
+    def late(self, now: float) -> Late[T] | None:
+        """Takes out those that even alone and at once would come too late, also while no executor is free."""
         late: list[Job[T]] = []
         for tier in self._tiers.values():
             while tier and self._room(tier[0][0], now) < self.latency.upper(tier[0][2].rows):
                 late.append(self._pop(tier))
-        return late
+        return Late(tuple(late)) if late else None
+
+    @property
+    def late_from(self) -> float:
+        """The instant after which the next of those that wait are late, if none runs before; inf if none will be."""
+        heads = (tier[0] for tier in self._tiers.values() if tier)
+        return min((self._room(head[0], self.latency.upper(head[2].rows)) for head in heads), default=math.inf)
 
     def _pop(self, tier: list[tuple[float, int, Job[T]]]) -> Job[T]:
         job = heapq.heappop(tier)[2]

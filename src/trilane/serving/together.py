@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from trilane.errors import UnavailableError
-from trilane.serving.batcher import Share
+from trilane.serving.share import Share, check_rows, too_many
 
 __all__ = ["Together"]
 
@@ -41,14 +40,12 @@ class Together(Generic[Row, Result]):
         self._due = False
 
     def submit(self, rows: list[Row]) -> asyncio.Future[Share[Result]]:
-        """Queues the rows of one request. Raises UnavailableError (429) when too many wait."""
+        """Queues the rows of one request. Raises UnavailableError (429) when too many wait, ContractError (413) for
+        a request that no queue could take.
+        """
         if self._queued + len(rows) > self._queue_rows:
-            raise UnavailableError(
-                f"{self._queued} rows are waiting",
-                where="queue",
-                remedy="Try again after the time in Retry-After, or add workers",
-                overload=True,
-            )
+            check_rows(len(rows), queue=self._queue_rows)
+            raise too_many(self._queued)
         future: asyncio.Future[Share[Result]] = self._loop.create_future()
         self._waiting.append((rows, future))
         self._queued += len(rows)

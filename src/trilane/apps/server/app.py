@@ -126,7 +126,7 @@ class Server:
         deployed = self._deployed(name)
         allowed = min(deployed.bundle.deadline / 1e6, patience(scope))
         rows = deployed.row_format.decode(await read_body(scope, protocol))
-        share = await deployed.batcher.submit(rows, deadline=began + allowed)
+        share = await deployed.batcher.submit(rows, rows=len(rows), deadline=began + allowed)
         code = send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
         self.metrics.time(name, time.perf_counter() - began)
         return code

@@ -46,7 +46,7 @@ class Deployed:
 
     bundle: Bundle
     engine: Engine
-    batcher: Batcher[msgspec.Struct, Answers]
+    batcher: Batcher[list[msgspec.Struct], Answers]
     row_format: RowFormat
     format: DecisionFormat
 
@@ -183,13 +183,12 @@ class Deployments:
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
 
-        def run(rows: list[msgspec.Struct]) -> Answers:
-            return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id()))
+        def run(portions: list[list[msgspec.Struct]]) -> Answers:
+            return kept(engine.answer(_joined(portions), now=self._clock.now(), id=self._new_id()))
 
-        def expire(rows: list[msgspec.Struct]) -> Answers:
-            return kept(
-                engine.answer_without_model(rows, now=self._clock.now(), id=self._new_id(), reason="deadline passed")
-            )
+        def expire(portions: list[list[msgspec.Struct]], reason: str) -> Answers:
+            rows = _joined(portions)
+            return kept(engine.answer_without_model(rows, now=self._clock.now(), id=self._new_id(), reason=reason))
 
         def kept(answers: Answers) -> Answers:
             self._recorder.put(name, names, answers)
@@ -208,6 +207,10 @@ class Deployments:
     def _new_id(self) -> str:
         # Time makes ids sortable, the process and the count make them unique among workers.
         return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"
+
+
+def _joined(portions: list[list[msgspec.Struct]]) -> list[msgspec.Struct]:
+    return portions[0] if len(portions) == 1 else [row for rows in portions for row in rows]
 
 
 def _settle(*, first: bool) -> None:
