@@ -69,6 +69,24 @@ def _explained(up: Running, id: str) -> dict[str, Any]:
     return found
 
 
+def test_decisions_are_asked_and_answered_in_messagepack_as_in_json(up: Running) -> None:
+    packed = {"content-type": "application/msgpack"}
+    rows = {"rows": [ASK, {**ASK, "basket": 5.0}]}
+    answer = up.client.post("/v1/decide/is_big", content=msgspec.msgpack.encode(rows), headers=packed)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/msgpack")
+    found = msgspec.msgpack.decode(answer.content)["decisions"]
+    assert [one["score"] for one in found] == [one["score"] for one in _decide(up, *rows["rows"])]
+    answer = up.client.post(
+        "/v1/decide/is_big", content=msgspec.json.encode(ASK), headers={"accept": packed["content-type"]}
+    )
+    assert msgspec.msgpack.decode(answer.content)["decisions"][0]["score"] == found[0]["score"]
+    wrong = msgspec.msgpack.encode({"rows": [ASK, {**ASK, "basket": float("nan")}]})
+    answer = up.client.post("/v1/decide/is_big", content=wrong, headers=packed)
+    assert (answer.status_code, answer.json()["error"]["where"]) == (422, "$.rows[1].basket")
+    tables = {"content-type": "application/vnd.apache.arrow.stream"}
+    assert up.client.post("/v1/decide/is_big", content=b"", headers=tables).status_code == 415
+
+
 def test_events_become_features_and_features_decisions(up: Running) -> None:
     now = T0 + MINUTE
     up.move_clock(format_instant(now))

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import threading
-import time
 from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
@@ -18,15 +17,17 @@ from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 from trilane.apps.project import Project
 from trilane.apps.rounds import LONGEST, ROUND, Rounds
 from trilane.apps.server import address
-from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.decisions import Decisions
+from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
-from trilane.apps.server.http import error_body, patience, read_body, send, status_of
+from trilane.apps.server.http import error_body, read_body, send, status_of
 from trilane.apps.server.quality import Quality
-from trilane.apps.server.reads import Reads, wire
+from trilane.apps.server.reads import Reads
 from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
+from trilane.apps.server.wire import wire
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
@@ -67,6 +68,7 @@ class Server:
         )
         self.records = Records(project.config.state / "records.db")
         self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
+        self.decisions = Decisions(self.deployments, self.metrics)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
         self._router = Router(self._operations())
@@ -78,7 +80,7 @@ class Server:
 
     def _operations(self) -> dict[str, Answer]:
         return {
-            "decide": self.decide,
+            "decide": self.decisions.answer,
             "features": self.features,
             "events": self.events.take,
             "explain": self.explain,
@@ -119,17 +121,7 @@ class Server:
             code = send(protocol, 500, _DEFECT)
         self.metrics.count_request(route.label if route else "unknown", code)
 
-    # -- decisions ----------------------------------------------------------------------------------------------
-
-    async def decide(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
-        began = time.perf_counter()
-        deployed = self._deployed(name)
-        allowed = min(deployed.bundle.deadline / 1e6, patience(scope))
-        rows = deployed.row_format.decode(await read_body(scope, protocol))
-        share = await deployed.batcher.submit(rows, rows=len(rows), deadline=began + allowed)
-        code = send(protocol, 200, deployed.format.encode(share.result, share.start, share.stop))
-        self.metrics.time(name, time.perf_counter() - began)
-        return code
+    # -- decisions and features ---------------------------------------------------------------------------------
 
     async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         reads = self.reads.of_endpoint(name) or self.reads.selected(name) or self._no_features(name)
@@ -140,22 +132,12 @@ class Server:
     def _no_features(self, name: str) -> NoReturn:
         """Tells why no features can be read under this name."""
         try:
-            self._deployed(name)
+            self.decisions.find(name)
         except DefinitionError as error:
             views = ", ".join(sorted(self.deployments.definitions.views)) if self.deployments.definitions else "none"
             what = f"there is no endpoint and no view {name!r}"
             raise DefinitionError(what, where=name, remedy=f"{error.remedy}; views: {views}", status=404) from None
         raise UnavailableError("it was deployed a moment ago", where=name, remedy="Ask again")
-
-    def _deployed(self, name: str) -> Deployed:
-        try:
-            return self.deployments.find(name)
-        except DefinitionError as error:
-            reason = self.deployments.why_not(name)
-            if reason is None:
-                raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
-            remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
-            raise UnavailableError(reason, where=name, remedy=remedy) from None
 
     async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         decision = self.records.find(name)

@@ -7,20 +7,17 @@ of one instant, and others are answered in between.
 from __future__ import annotations
 
 import asyncio
-import functools
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from granian.rsgi import Scope
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
 from trilane.apps.selection import selected_plan
 from trilane.apps.server.deployments import Deployments
-from trilane.apps.server.http import JSON
+from trilane.apps.server.wire import ARROW, MSGPACK, Wire
 from trilane.contract import Contract
-from trilane.errors import ContractError, DefinitionError
+from trilane.errors import DefinitionError
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.arrow import ArrowFormat, encode_table
 from trilane.serving.protocol.features import FeatureFormat, share_of
@@ -28,54 +25,11 @@ from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import Asked, Fault, FeatureReader, Reading
 from trilane.serving.together import Together
 
-__all__ = ["FeatureReads", "Reads", "Wire", "wire_of"]
+__all__ = ["FeatureReads", "Reads"]
 
 _PORTION = 1_024  # rows that are read before others are answered
 _VIEWS = "(views)"  # the label under which reads by name are counted, as there may be any number of names
 _KEPT = 16  # selections by name that stay compiled
-_JSON, _MSGPACK, _ARROW = "json", "msgpack", "arrow"
-_MEDIA = {
-    _JSON: JSON,
-    _MSGPACK: [("content-type", "application/msgpack")],
-    _ARROW: [("content-type", "application/vnd.apache.arrow.stream")],
-}
-_KINDS = {
-    "application/json": _JSON,
-    "text/json": _JSON,
-    "text/plain": _JSON,
-    "application/x-www-form-urlencoded": _JSON,  # what curl says of any text it is not told about
-    "application/msgpack": _MSGPACK,
-    "application/vnd.msgpack": _MSGPACK,
-    "application/x-msgpack": _MSGPACK,
-    "application/vnd.apache.arrow.stream": _ARROW,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """The formats of a request and of its answer, and the answer's headers."""
-
-    asked: str
-    answered: str
-    headers: list[tuple[str, str]]
-
-
-@functools.lru_cache(256)
-def wire_of(content_type: str, accept: str) -> Wire:
-    """What a request is written in, and what its answer shall be. Raises ContractError (415, 406)."""
-    media = content_type.partition(";")[0].strip().lower()
-    asked = _KINDS.get(media or "application/json", _JSON if media.endswith("+json") else "")
-    known = "application/json, application/msgpack or application/vnd.apache.arrow.stream"
-    if not asked:
-        raise ContractError(
-            f"{media!r} is no format of a request", where="content-type", remedy=f"Send {known}", status=415
-        )
-    wanted = [part.partition(";")[0].strip().lower() for part in accept.split(",")] if accept.strip() else ["*/*"]
-    for one in wanted:
-        answered = asked if one in ("*/*", "application/*") else _KINDS.get(one, "")
-        if answered:
-            return Wire(asked, answered, _MEDIA[answered])
-    raise ContractError(f"{accept!r} is no format of an answer", where="accept", remedy=f"Accept {known}", status=406)
 
 
 class FeatureReads:
@@ -102,20 +56,20 @@ class FeatureReads:
 
     async def answer(self, body: bytes, wire: Wire) -> bytes:
         """The answer to a request. Raises ContractError."""
-        if wire.asked == _ARROW:
+        if wire.asked == ARROW:
             asked: list[msgspec.Struct] | Asked = self._tables.decode(body)
         else:
-            asked = self._rows.asked(body, packed=wire.asked == _MSGPACK)
+            asked = self._rows.asked(body, packed=wire.asked == MSGPACK)
         if isinstance(asked, list) and len(asked) <= _PORTION:
             share = await self._together.submit(asked)
             reading = share_of(share.result, share.start, share.stop)
         else:
             reading = await self._in_portions(asked)
-        if wire.answered == _ARROW:
+        if wire.answered == ARROW:
             return encode_table(self._format.names, reading, self.facts)
         if isinstance(asked, Asked):
-            return self._format.columns(reading, packed=wire.answered == _MSGPACK)
-        return self._format.msgpack(reading) if wire.answered == _MSGPACK else self._format.json(reading)
+            return self._format.columns(reading, packed=wire.answered == MSGPACK)
+        return self._format.msgpack(reading) if wire.answered == MSGPACK else self._format.json(reading)
 
     def _read(self, rows: list[msgspec.Struct] | Asked, now: int | None = None) -> Reading:
         reading = self._reader.read(rows, self._clock.now() if now is None else now)
@@ -204,9 +158,3 @@ class Reads:
 
 def _shifted(fault: Fault, start: int) -> Fault:
     return fault if fault.rows is None else Fault(fault.reason, frozenset(row + start for row in fault.rows))
-
-
-def wire(scope: Scope) -> Wire:
-    """The formats that the headers of a request ask for."""
-    headers = scope.headers
-    return wire_of(headers.get("content-type") or "", headers.get("accept") or "")

@@ -1,4 +1,4 @@
-"""The JSON of decisions: answers to bytes.
+"""The JSON and the MessagePack of decisions: answers to bytes.
 
 Law: encoding never fails on an answer.
 """
@@ -14,7 +14,7 @@ from trilane.serving.engine import Answers
 
 __all__ = ["DecisionFormat"]
 
-_encode = msgspec.json.Encoder().encode
+_encode, _pack = msgspec.json.Encoder().encode, msgspec.msgpack.Encoder().encode
 
 
 class DecisionFormat:
@@ -52,9 +52,24 @@ class DecisionFormat:
             )
         return b'{"bundle":"%b","decisions":[%b]}' % (answers.bundle[:16].encode(), b",".join(parts))
 
+    def msgpack(self, answers: Answers, start: int, stop: int) -> bytes:
+        """The same in MessagePack."""
+        decisions = []
+        for row, score in enumerate(answers.scores[start:stop].tolist(), start):
+            why = answers.why(row) if answers.faults else ()
+            one = {"id": f"{answers.id}-{row}", "score": score}
+            if self._threshold is not None:
+                one["positive"] = score >= self._threshold
+            worse = self._worse(answers.reading.statuses[row].tobytes())
+            decisions.append({**one, "degraded": bool(why), "why": why, "statuses": worse})
+        return _pack({"bundle": answers.bundle[:16], "decisions": decisions})
+
     def _encode_statuses(self, codes: bytes) -> bytes:
+        return _encode(self._worse(codes))
+
+    def _worse(self, codes: bytes) -> dict[str, list[str]]:
         worse: dict[str, list[str]] = {}
         for name, code in zip(self._names, codes, strict=True):
             if code != FRESH:
                 worse.setdefault(STATUSES[code], []).append(name)
-        return _encode(worse)
+        return worse

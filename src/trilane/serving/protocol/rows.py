@@ -40,7 +40,11 @@ class RowFormat:
 
     def decode(self, body: bytes) -> list[msgspec.Struct]:
         """The rows of a JSON body. Raises ContractError with the JSON path to what is wrong."""
-        rows = self.asked(body)
+        return self.rows(body)
+
+    def rows(self, body: bytes, *, packed: bool = False) -> list[msgspec.Struct]:
+        """As `asked`, for what takes no columns."""
+        rows = self.asked(body, packed=packed)
         return rows if isinstance(rows, list) else []  # the form that takes no columns gives none
 
     def asked(self, body: bytes, *, packed: bool = False) -> list[msgspec.Struct] | Asked:

@@ -51,6 +51,8 @@ def test_an_answer_says_what_plain_json_would_say(answers: Answers, threshold: f
         decisions.append({**said, "degraded": bool(why), "why": why, "statuses": worse})
     assert msgspec.json.decode(body) == {"bundle": "b" * 16, "decisions": decisions}
     assert json.loads(body) == msgspec.json.decode(body)
+    packed = DecisionFormat(NAMES, threshold=threshold).msgpack(answers, 0, len(answers.scores))
+    assert msgspec.msgpack.decode(packed) == msgspec.json.decode(body)
 
 
 @given(_answers(), st.data())

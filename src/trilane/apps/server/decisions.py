@@ -1,0 +1,61 @@
+"""Decisions of one server process: asked for by HTTP, or by whatever else speaks for a caller.
+
+Law: every decision goes through the batcher of its endpoint, whatever protocol asked for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable
+
+import msgspec
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
+from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.http import patience, read_body, send
+from trilane.apps.server.wire import MSGPACK, wire
+from trilane.errors import DefinitionError, UnavailableError
+from trilane.serving.engine import Answers
+from trilane.serving.metrics import Metrics
+from trilane.serving.share import Share
+
+__all__ = ["Decisions"]
+
+
+class Decisions:
+    """Finds what answers an endpoint, and asks it."""
+
+    def __init__(self, deployments: Deployments, metrics: Metrics) -> None:
+        self._deployments, self._metrics = deployments, metrics
+
+    async def answer(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+        """Answers `POST /v1/decide/{endpoint}`."""
+        began = time.perf_counter()
+        deployed = self.find(name)
+        form = wire(scope, tables=False)
+        waits = patience(scope)
+        rows = deployed.row_format.rows(await read_body(scope, protocol), packed=form.asked == MSGPACK)
+        share = await self.submit(deployed, rows, deadline=began + waits, began=began)
+        encode = deployed.format.msgpack if form.answered == MSGPACK else deployed.format.encode
+        code = send(protocol, 200, encode(share.result, share.start, share.stop), form.headers)
+        self._metrics.time(name, time.perf_counter() - began)
+        return code
+
+    def submit(
+        self, deployed: Deployed, rows: list[msgspec.Struct], *, began: float, deadline: float = math.inf
+    ) -> Awaitable[Share[Answers]]:
+        """The answers to rows that came at `began`, by the endpoint's deadline and the caller's."""
+        promised = began + deployed.bundle.deadline / 1e6
+        return deployed.batcher.submit(rows, rows=len(rows), deadline=min(promised, deadline))
+
+    def find(self, name: str) -> Deployed:
+        """What answers an endpoint. Raises DefinitionError (404), or UnavailableError for one that will be there."""
+        try:
+            return self._deployments.find(name)
+        except DefinitionError as error:
+            reason = self._deployments.why_not(name)
+            if reason is None:
+                raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
+            remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
+            raise UnavailableError(reason, where=name, remedy=remedy) from None
