@@ -40,7 +40,7 @@ from trilane.features.entity import Entity
 from trilane.features.fallback import age, default, last, prior, stale, status
 from trilane.features.view import View
 from trilane.models.model import Model
-from trilane.serving.degradation import constant
+from trilane.serving.degradation import cached, constant, smaller
 from trilane.serving.endpoint import Endpoint
 from trilane.sources.change import Changes
 from trilane.sources.event import EventSource
@@ -84,6 +84,7 @@ __all__ = [
     "avro",
     "batch",
     "bottom_k",
+    "cached",
     "check",
     "constant",
     "count",
@@ -116,6 +117,7 @@ __all__ = [
     "request",
     "rule",
     "skew",
+    "smaller",
     "stale",
     "status",
     "stddev",

@@ -165,7 +165,7 @@ def _reachable(values: Iterable[object]) -> Iterator[_Thing]:
 
 def _referred(thing: object) -> Iterator[object]:
     if isinstance(thing, Endpoint):
-        yield thing.model
+        yield from thing.models
     elif isinstance(thing, Model):
         yield from (*thing.plan.views, thing.spine)
     elif isinstance(thing, View):

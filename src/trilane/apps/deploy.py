@@ -124,9 +124,7 @@ def apply(
         present.note(definitions=working.digest)
         project.registry.apply_definitions(working.digest, working.specs(), folder, after=before)
         _see_definitions(project, working)
-        bundles = [
-            _bundle(one, found, working) for one in working.endpoints.values() if (found := chosen[one.model.name])
-        ]
+        bundles = [found for one in working.endpoints.values() if (found := _bundle(one, chosen, working))]
         for bundle in bundles:
             if any((effect.name, effect.action) == (bundle.endpoint, DEPLOY) for effect in done.effects):
                 present.reads(uri("model", bundle.model, bundle.model_digest[:16]))
@@ -191,7 +189,7 @@ def _pinned(project: Project, working: Definitions, name: str, digest: str) -> A
     if reasons:
         what = f"the artifact {artifact.digest[:16]} does not fit the definitions: it {'; it '.join(reasons)}"
         raise ConflictError(what, where=where, remedy=remedy, reasons=reasons)
-    if all(endpoint.model.name != name for endpoint in working.endpoints.values()):
+    if all(one.name != name for endpoint in working.endpoints.values() for one in endpoint.models):
         raise ConflictError("no endpoint answers by it", where=where, remedy="Declare an endpoint of this model")
     load(project.models_folder / name / artifact.digest[:16])  # here, rather than by a server that then cannot answer
     return artifact
@@ -235,19 +233,17 @@ def _model_effects(project: Project, working: Definitions, chosen: _Chosen) -> I
 
 
 def _endpoint_effect(project: Project, working: Definitions, endpoint: Endpoint, chosen: _Chosen) -> Effect:
-    action, text = _endpoint_action(project, working, endpoint, chosen[endpoint.model.name])
+    action, text = _endpoint_action(project, working, endpoint, chosen)
     return Effect(kind="endpoint", name=endpoint.name, action=action, text=text)
 
 
-def _endpoint_action(
-    project: Project, working: Definitions, endpoint: Endpoint, artifact: ArtifactRecord | None
-) -> tuple[str, str]:
-    deployed = project.registry.deployed(endpoint.name)
-    if artifact is None and deployed is not None:
+def _endpoint_action(project: Project, working: Definitions, endpoint: Endpoint, chosen: _Chosen) -> tuple[str, str]:
+    deployed, target = project.registry.deployed(endpoint.name), _bundle(endpoint, chosen, working)
+    if target is None and deployed is not None:
         return KEEP, f"keeps answering with the bundle {deployed.bundle[:16]} until its model is trained again"
-    if artifact is None:
-        return WAIT, f"answers once the model {endpoint.model.name!r} is trained and applied"
-    target = _bundle(endpoint, artifact, working)
+    if target is None:
+        lacking = " and ".join(repr(one.name) for one in endpoint.models if chosen[one.name] is None)
+        return WAIT, f"answers once the model {lacking} is trained and applied"
     if deployed is not None and deployed.bundle == target.digest:
         return SAME, f"answers with the bundle {deployed.bundle[:16]} already"
     text = f"switches to the bundle {target.digest[:16]} (model {target.model_digest[:16]})"
@@ -259,8 +255,13 @@ def _endpoint_action(
     return (FILL if known else DEPLOY), text
 
 
-def _bundle(endpoint: Endpoint, artifact: ArtifactRecord, definitions: Definitions) -> Bundle:
-    return bundle_of(endpoint, model_digest=artifact.digest, definitions=definitions.digest)
+def _bundle(endpoint: Endpoint, chosen: _Chosen, definitions: Definitions) -> Bundle | None:
+    """By what the endpoint shall answer; None while one of its models has no artifact that fits."""
+    digests = {one.name: artifact.digest for one in endpoint.models if (artifact := chosen[one.name])}
+    if len(digests) < len(endpoint.models):
+        return None
+    first = digests[endpoint.model.name]
+    return bundle_of(endpoint, model_digest=first, definitions=definitions.digest, others=digests)
 
 
 def _see_definitions(project: Project, definitions: Definitions) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from trilane.errors import ConflictError
+from trilane.serving.degradation import SmallerModel
 from trilane.serving.endpoint import Endpoint
 
 __all__ = ["Bundle", "bundle_of"]
@@ -58,8 +59,14 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             ) from None
 
 
-def bundle_of(endpoint: Endpoint, *, model_digest: str, definitions: str) -> Bundle:
-    """The bundle by which `endpoint`, as declared in `definitions`, answers with the artifact `model_digest`."""
+def bundle_of(
+    endpoint: Endpoint, *, model_digest: str, definitions: str, others: Mapping[str, str] | None = None
+) -> Bundle:
+    """The bundle by which `endpoint`, as declared in `definitions`, answers with the artifact `model_digest`.
+
+    `others`: by name, the artifacts of the smaller models of its ladder.
+    """
+    digests = others or {}
     return Bundle(
         endpoint=endpoint.name,
         model=endpoint.model.name,
@@ -68,5 +75,8 @@ def bundle_of(endpoint: Endpoint, *, model_digest: str, definitions: str) -> Bun
         definitions=definitions,
         threshold=endpoint.threshold,
         deadline=endpoint.deadline,
-        fallback=tuple(step.spec() for step in endpoint.fallback),
+        fallback=tuple(
+            step.spec() | ({"digest": digests[step.model.name]} if isinstance(step, SmallerModel) else {})
+            for step in endpoint.fallback
+        ),
     )

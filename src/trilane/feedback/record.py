@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from trilane.errors import ContractError
 from trilane.features.fallback import STATUSES
+from trilane.serving.degradation import CONSTANT, FRESH, RUNGS, STALE
 from trilane.serving.engine import Answers
 from trilane.sources.sqlite import SqliteFile
 
@@ -52,6 +53,14 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     scores: bytes
     faults: tuple[tuple[str, tuple[int, ...] | None], ...]
     by_model: bytes
+    rungs: bytes = b""  # blocks of earlier releases have none
+    origins: dict[int, str] = {}
+
+    def rung(self, row: int) -> str:
+        """What made the answer to `row`."""
+        if self.rungs:
+            return RUNGS[self.rungs[row]]
+        return RUNGS[CONSTANT] if not self.by_model[row] else RUNGS[STALE if self.why(row) else FRESH]
 
     def why(self, row: int) -> tuple[str, ...]:
         """Why the answer to `row` is worse than promised."""
@@ -64,7 +73,9 @@ _decode = msgspec.msgpack.Decoder(_Payload).decode
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One recorded decision. `inputs` is what the caller sent; `at` the instant of the answer, microseconds UTC."""
+    """One recorded decision. `inputs` is what the caller sent; `at` the instant of the answer, microseconds UTC;
+    `rung` what of the ladder made it; `origin` the decision that a cached score was made for.
+    """
 
     id: str
     endpoint: str
@@ -78,6 +89,8 @@ class Decision:
     degraded: bool
     why: tuple[str, ...]
     by_model: bool
+    rung: str
+    origin: str | None = None
 
 
 class Recorder:
@@ -155,6 +168,8 @@ def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[objec
         answers.scores.astype("<f8").tobytes(),
         tuple((fault.reason, None if fault.rows is None else tuple(sorted(fault.rows))) for fault in answers.faults),
         answers.by_model.tobytes(),
+        answers.rungs.tobytes(),
+        dict(answers.origins),
     )
     return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
 
@@ -177,7 +192,7 @@ class Records:
         return _decision(decision, str(endpoint), str(bundle), int(str(at)), int(str(size)), payload, int(number))
 
     def read(self, endpoint: str, *, since: int = 0, until: int = 2**62) -> Iterator[pa.RecordBatch]:
-        """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model,
+        """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model, rung,
         one float64 column a feature (`view.feature`), and `status:view.feature` and `age:view.feature` (µs) each.
         """
         sql = (
@@ -221,6 +236,8 @@ def _decision(decision: str, endpoint: str, bundle: str, at: int, size: int, pac
         bool(payload.why(number)),
         payload.why(number),
         bool(payload.by_model[number]),
+        payload.rung(number),
+        payload.origins.get(number),
     )
 
 
@@ -234,6 +251,7 @@ def _batch(block: str, bundle: str, at: int, size: int, packed: object) -> pa.Re
         "score": np.frombuffer(payload.scores, "<f8"),
         "degraded": [bool(payload.why(row)) for row in range(size)],
         "by_model": np.frombuffer(payload.by_model, bool),
+        "rung": [payload.rung(row) for row in range(size)],
     }
     for position, name in enumerate(payload.names):
         columns[name] = np.ascontiguousarray(values[:, position])

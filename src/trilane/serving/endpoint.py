@@ -11,7 +11,7 @@ from trilane.clock import duration
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.models.model import Model
-from trilane.serving.degradation import ConstantAnswer
+from trilane.serving.degradation import Rung, SmallerModel, check_ladder
 
 __all__ = ["Endpoint"]
 
@@ -21,14 +21,14 @@ class Endpoint:
     """A named contract that answers decisions.
 
     `deadline`: the time, from the arrival of a request, after which its answer is worthless;
-    `fallback`: worse answers, in order, for when the model cannot answer;
+    `fallback`: worse answers, in order, for when the model cannot answer: the degradation ladder;
     `threshold`: the score from which the answer is positive; without it only the score is told.
     """
 
     name: str
     model: Model
     deadline: int
-    fallback: tuple[ConstantAnswer, ...]
+    fallback: tuple[Rung, ...]
     threshold: float | None
 
     def __init__(
@@ -37,7 +37,7 @@ class Endpoint:
         *,
         model: Model,
         deadline: str | int,
-        fallback: Sequence[ConstantAnswer] = (),
+        fallback: Sequence[Rung] = (),
         threshold: float | None = None,
     ) -> None:
         put = object.__setattr__
@@ -50,6 +50,7 @@ class Endpoint:
             raise DefinitionError(
                 f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
             )
+        check_ladder(f"endpoint {name!r}", model, self.fallback)
         if threshold is not None and not math.isfinite(threshold):
             raise DefinitionError(
                 f"{threshold} is no threshold", where=f"endpoint {name!r}", remedy="Give a finite score, such as 0.5"
@@ -65,6 +66,11 @@ class Endpoint:
             raise DefinitionError(
                 "the deadline is not positive", where=f"endpoint {name!r}", remedy="Write deadline='50ms'"
             )
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All models that may answer: the first one, and the smaller one of the ladder."""
+        return (self.model, *(rung.model for rung in self.fallback if isinstance(rung, SmallerModel)))
 
     @functools.cached_property
     def contract(self) -> Contract:

@@ -1,13 +1,17 @@
 """What answers the rows of one endpoint: read the features, run the model, degrade where that fails.
 
-Laws: an answer is always one of the declared ones; it says what made it and why it is worse than promised; one row's
-answer depends on that row, the instant and the stores alone, not on the rows that were batched with it.
+Laws: an answer is always one of the declared ones; it says which rung of the ladder made it and why it is worse than
+promised; one row's answer depends on that row, the instant, the stores, and whether the model is well, not on the rows
+that were batched with it. Reading, scoring and laddering are steps of their own, so that a runtime elsewhere can be
+awaited between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +20,27 @@ from trilane.errors import ModelError, TrilaneError, UnavailableError
 from trilane.features.algebra import Floats
 from trilane.features.fallback import MISSING
 from trilane.models.runtime.protocol import Runtime
+from trilane.models.signature import Scores
+from trilane.serving.answer_cache import Kept
+from trilane.serving.breaker import Breaker
+from trilane.serving.degradation import STALE
 from trilane.serving.endpoint import Endpoint
+from trilane.serving.ladder import Draft, Ladder, Smaller, as_float32, breaker_of, late, predicted, stored_views
+from trilane.serving.latency import LatencyModel
 from trilane.serving.reading import Fault, FeatureReader, Reading, Rows, Throttle
 
-__all__ = ["Answers", "Engine", "rebuild"]
+__all__ = ["Answers", "Engine", "Scored", "rebuild"]
+
+_SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of their batch is given up
+_EVERY = 16  # of so many batches the time of one is learnt from
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """The answers to `rows`, made together: scores [rows] with what they were made of.
 
-    `by_model` [rows] says which are the model's own.
+    `rungs` [rows]: the positions in `RUNGS` of what made them; `origins`: of those from the cache, by row, the id of
+    the decision that they were made for.
     """
 
     id: str
@@ -36,7 +50,14 @@ class Answers:
     scores: Floats
     reading: Reading
     faults: tuple[Fault, ...]
-    by_model: npt.NDArray[np.bool_]
+    rungs: npt.NDArray[np.uint8]
+    origins: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def by_model(self) -> npt.NDArray[np.bool_]:
+        """Which scores [rows] are the model's own."""
+        own: npt.NDArray[np.bool_] = self.rungs <= STALE
+        return own
 
     def why(self, row: int) -> tuple[str, ...]:
         """Why the answer to `row` is worse than promised; empty if it is not."""
@@ -50,76 +71,211 @@ class Answers:
         return len(frozenset[int]().union(*(fault.rows for fault in self.faults if fault.rows is not None)))
 
 
-class Engine:
-    """Answers for one bundle of an endpoint."""
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The model's scores [rows], NaN where it gave none; why it gave none; what was kept and is answered instead."""
 
-    def __init__(self, endpoint: Endpoint, *, bundle: str, reader: FeatureReader, runtime: Runtime) -> None:
-        self.endpoint = endpoint
-        self.bundle = bundle
-        self.reader = reader
-        self.runtime = runtime
+    scores: Floats
+    whole: bool
+    faults: tuple[Fault, ...] = ()
+    kept: Mapping[int, Kept] = field(default_factory=dict)
+
+
+class Engine:
+    """Answers for one bundle of an endpoint. `timer`: seconds, by which deadlines are told."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        bundle: str,
+        reader: FeatureReader,
+        runtime: Runtime,
+        smaller: Smaller | None = None,
+        breaker: Breaker | None = None,
+        latency: LatencyModel | None = None,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.endpoint, self.bundle, self.reader, self.runtime = endpoint, bundle, reader, runtime
+        self.breaker = breaker_of(endpoint) if breaker is None else breaker
+        self.ladder = Ladder(endpoint, smaller=smaller, timer=timer)
+        self._timer = timer
+        cache = self.ladder.cache
+        self._kept_first = cache if cache is not None and cache.rung.serve == "always" else None
+        self._views = stored_views(endpoint.model)
+        # How long the model and a read take is asked only where a smaller model could be in time instead.
+        self._latency = None if smaller is None else latency or LatencyModel()
+        self._read_time, self._batches = 0.0, 0
         self._throttle = Throttle(__name__)
 
-    def answer(self, rows: Rows, *, now: int, id: str) -> Answers:
-        """Answers `rows` as of instant `now`. Raises UnavailableError if the ladder has no rung left."""
+    def answer(self, rows: Rows, *, now: int, id: str, deadline: float = math.inf) -> Answers:
+        """Answers `rows` as of instant `now`, by `deadline` of the timer. UnavailableError if no rung is left."""
+        kept: Mapping[int, Kept] = {}
+        if self._kept_first is not None and not self._kept_first.by_features:
+            kept = self._kept_first.find(self._kept_first.keys_of(rows), now)
+        if len(kept) == len(rows) and kept:
+            draft = Draft.of(len(rows))
+            draft.give(kept)
+            return self._of(draft, rows, self._nothing(rows), now, id)
+        reading = self.read(rows, now)
+        scored = self.scored(reading, now=now, deadline=deadline, kept=kept)
+        return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline)
+
+    def answer_without_model(
+        self, rows: Rows, *, now: int, id: str, reason: str, deadline: float = -math.inf
+    ) -> Answers:
+        """The next rungs of the ladder, for rows whose time is up; the smaller model's, if `deadline` leaves room."""
+        draft, smaller = Draft.of(len(rows), [Fault(reason)]), self.ladder.smaller
+        reading = None
+        if smaller is not None:
+            needed = self._read_time + smaller.latency.upper(len(rows))
+            if deadline - self._timer() >= needed and smaller.breaker.would_enter(self._timer()):
+                reading = self.read(rows, now)
+                draft.faults[:0] = reading.faults
+        self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
+        return self._of(draft, rows, reading or self._nothing(rows), now, id)
+
+    # -- the steps ----------------------------------------------------------------------------------------------
+
+    def read(self, rows: Rows, now: int) -> Reading:
+        """The features of `rows`."""
+        if self._latency is None:
+            return self.reader.read(rows, now)
+        start = self._timer()
         reading = self.reader.read(rows, now)
+        self._read_time = max(self._timer() - start, 0.9 * self._read_time)
+        return reading
+
+    def scored(
+        self, reading: Reading, *, now: int, deadline: float = math.inf, kept: Mapping[int, Kept] | None = None
+    ) -> Scored:
+        """The model's scores, of the rows for which none is `kept`."""
+        size, kept = len(reading.values), kept or {}
+        matrix = as_float32(reading)
+        if self._kept_first is not None and self._kept_first.by_features:
+            kept = self._kept_first.find(self._kept_first.keys_in(matrix), now)
+        if not kept:
+            return self._predicted(reading, matrix, deadline)
+        scores, rest = np.full(size, np.nan), [row for row in range(size) if row not in kept]
+        if not rest:
+            return Scored(scores, False, (), kept)
+        found = self._predicted(reading, matrix[rest], deadline)
+        scores[rest] = found.scores
+        return Scored(scores, False, tuple(_moved(fault, rest) for fault in found.faults), kept)
+
+    def answered(
+        self, rows: Rows, reading: Reading, scored: Scored, *, now: int, id: str, deadline: float = math.inf
+    ) -> Answers:
+        """The model's scores where they are good, and the ladder's answers elsewhere."""
+        cache, rungs = self.ladder.cache, _own_rungs(reading)
+        if scored.whole and cache is None:
+            return Answers(id, self.bundle, now, rows, scored.scores, reading, reading.faults, rungs)
+        finite = np.isfinite(scored.scores)
+        draft = Draft(np.where(finite, scored.scores, np.nan), rungs, [*reading.faults, *scored.faults], {})
+        draft.give(scored.kept)
+        if cache is not None and finite.any() and (cache.by_features or not reading.faults):
+            keys = self.ladder.keys(rows, reading)
+            cache.keep(keys, scored.scores, np.flatnonzero(finite).tolist(), now, id)
+        self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
+        return self._of(draft, rows, reading, now, id)
+
+    def _predicted(self, reading: Reading, matrix: npt.NDArray[np.float32], deadline: float) -> Scored:
+        size, start = len(matrix), self._timer()
+        why = late(self.ladder.stale, reading, self._views) if reading.faults else ""
+        if not why and self._latency is not None and deadline - start < self._latency.upper(size):
+            why = "model: the deadline leaves no room for it"
+        ticket = 0 if why else self.breaker.enter(start)
+        if not ticket:
+            why = why or f"model: its breaker is open: {self.breaker.reason}"
+            return Scored(np.full(size, np.nan), False, (Fault(why),))
+        faults: tuple[Fault, ...] = ()
         try:
-            scores = self._score(reading)
+            scores = predicted(self.runtime, matrix, self.endpoint.model.name)
         except TrilaneError as error:
             self._throttle.tell(f"endpoint {self.endpoint.name}", error)
-            return self._ladder(rows, now, id, reading, f"model: {error.what}")
+            scores, faults = self._salvaged(matrix, error)
+        end = self._timer()
         finite = np.isfinite(scores)
-        if finite.all():
-            return Answers(id, self.bundle, now, rows, scores, reading, reading.faults, finite)
-        self._throttle.tell(f"endpoint {self.endpoint.name}", _not_finite(self.endpoint))
-        return self._ladder(rows, now, id, reading, "model: a score is not a finite number", scores)
+        if whole := bool(finite.all()):
+            self.breaker.leave(ticket, end, end - start)
+            self._learn(size, end - start)
+            return Scored(scores, whole)
+        # A score that is no number is the row's doing as often as the model's: it opens no breaker for other rows.
+        self.breaker.leave(ticket, end, end - start, failed=bool(faults) and not finite.any())
+        return Scored(scores, whole, (*faults, *self._not_finite(finite, faults)))
 
-    def answer_without_model(self, rows: Rows, *, now: int, id: str, reason: str) -> Answers:
-        """The next rung of the ladder, with no work done, for rows whose time is up."""
-        shape = len(rows), len(self.reader.plan.columns)
-        nothing = Reading(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64), ())
-        return self._ladder(rows, now, id, nothing, reason)
+    def _learn(self, size: int, seconds: float) -> None:
+        if self._latency is not None:
+            self._batches += 1
+            if self._batches % _EVERY == 0:
+                self._latency.observe(size, seconds)
 
-    def _score(self, reading: Reading) -> Floats:
-        try:
-            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, in training too
-                matrix = reading.values.astype(np.float32)
-            return self.runtime.predict(matrix)
-        except TrilaneError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"{type(error).__name__}: {error}",
-                where=f"model {self.endpoint.model.name!r}",
-                remedy="Train and pack the model again with the installed libraries",
-            ) from error
+    def _salvaged(self, matrix: npt.NDArray[np.float32], error: TrilaneError) -> tuple[Scores, tuple[Fault, ...]]:
+        """The scores of the rows that the model takes alone, as one of them may have spoilt the batch."""
+        scores, refused, running = np.full(len(matrix), np.nan), set[int](), 0
+        reason = f"model: {error.what}"
+        if len(matrix) == 1:
+            return scores, (Fault(reason),)
+        for row in range(len(matrix)):
+            try:
+                scores[row] = predicted(self.runtime, matrix[row : row + 1], self.endpoint.model.name)[0]
+                running = 0
+            except TrilaneError as alone:
+                reason, running = f"model: {alone.what}", running + 1
+                refused.add(row)
+            if running == _SALVAGE:
+                refused |= {*range(row + 1, len(matrix))}
+                break
+        return scores, (Fault(reason, frozenset(refused) if len(refused) < len(matrix) else None),) if refused else ()
 
-    def _ladder(
-        self, rows: Rows, now: int, id: str, reading: Reading, reason: str, scores: Floats | None = None
-    ) -> Answers:
-        """Answers by the ladder where `scores` has no finite one; everywhere if there are none."""
-        if not self.endpoint.fallback:
+    def _not_finite(self, finite: npt.NDArray[np.bool_], faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+        size = len(finite)
+        told = frozenset[int]().union(*(range(size) if fault.rows is None else fault.rows for fault in faults))
+        bad = frozenset(np.flatnonzero(~finite).tolist()) - told
+        if not bad:
+            return ()
+        what, where = "a score is not a finite number", f"model {self.endpoint.model.name!r}"
+        remedy = "Check the model's output on rows with missing features"
+        self._throttle.tell(f"endpoint {self.endpoint.name}", ModelError(what, where=where, remedy=remedy))
+        return (Fault(f"model: {what}", bad if len(bad) < size else None),)
+
+    def _of(self, draft: Draft, rows: Rows, reading: Reading, now: int, id: str) -> Answers:
+        left = draft.open
+        if len(left):
+            reason = draft.faults[-1].reason if draft.faults else "no rung has an answer"
             raise UnavailableError(
                 f"no answer: {reason}",
                 where=f"endpoint {self.endpoint.name!r}",
-                remedy="Try again, or declare fallback=[tl.constant(...)]",
+                remedy="Try again, or declare fallback=[..., tl.constant(...)]",
             )
-        good = np.zeros(len(rows), bool) if scores is None else np.isfinite(scores)
-        worse = self.endpoint.fallback[0].score
-        answers = np.full(len(rows), worse) if scores is None else np.where(good, scores, worse)
-        fault = Fault(reason, frozenset(np.flatnonzero(~good).tolist()) if good.any() else None)
-        return Answers(id, self.bundle, now, rows, answers, reading, (*reading.faults, fault), good)
+        return Answers(
+            id, self.bundle, now, rows, draft.scores, reading, tuple(draft.faults), draft.rungs, draft.origins
+        )
+
+    def _nothing(self, rows: Rows) -> Reading:
+        """What is read where nothing is."""
+        shape = len(rows), len(self.reader.plan.columns)
+        return Reading(np.full(shape, np.nan), np.full(shape, MISSING, np.uint8), np.zeros(shape, np.int64), ())
 
 
-def _not_finite(endpoint: Endpoint) -> ModelError:
-    return ModelError(
-        "a score is not a finite number",
-        where=f"model {endpoint.model.name!r}",
-        remedy="Check the model's output on rows with missing features",
-    )
+def _own_rungs(reading: Reading) -> npt.NDArray[np.uint8]:
+    """For each row, whether the model saw what was promised or worse."""
+    rungs = np.zeros(len(reading.values), np.uint8)  # FRESH
+    for fault in reading.faults:
+        rungs[slice(None) if fault.rows is None else list(fault.rows)] = STALE
+    return rungs
 
 
-def rebuild(engine: Engine, features: Mapping[str, float]) -> float:
-    """The score that the engine's model gives to recorded features (float64, by name)."""
-    row = np.array([[features[name] for name in engine.reader.plan.names]])
-    return float(engine.runtime.predict(row.astype(np.float32))[0])
+def _moved(fault: Fault, rows: list[int]) -> Fault:
+    """A fault of the rows of a part, as one of the whole."""
+    chosen = range(len(rows)) if fault.rows is None else fault.rows
+    return Fault(fault.reason, frozenset(rows[row] for row in chosen), fault.view, fault.age)
+
+
+def rebuild(engine: Engine, features: Mapping[str, float], *, smaller: bool = False) -> float:
+    """The score that the engine's model, or its smaller one, gives to recorded features (float64, by name)."""
+    row = np.array([[features[name] for name in engine.reader.plan.names]]).astype(np.float32)
+    other = engine.ladder.smaller
+    if smaller and other is not None:
+        return float(other.runtime.predict(np.ascontiguousarray(row[:, other.columns]))[0])
+    return float(engine.runtime.predict(row)[0])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -59,10 +60,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why values are worse than promised: of all rows, or of those in `rows`."""
+    """Why values are worse than promised: of all rows, or of those in `rows`.
+
+    `age`: microseconds that the stored `view` (empty: all of them) is behind; infinite if it has no values.
+    """
 
     reason: str
     rows: frozenset[int] | None = None
+    view: str = field(default="", compare=False)
+    age: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,9 @@ class FeatureReader:
                 answers[view.name], why = cascade(
                     view, len(rows), stored, choice.long if choice else None, self._priors
                 )
-                faults.extend(Fault(f"{view.name}: {reason}") for reason in why)
+                own = stored.get(view.name)
+                age = math.inf if own is None or own.lack else float(own.age)
+                faults.extend(Fault(f"{view.name}: {reason}", None, view.name, age) for reason in why)
         found = self._assembled([*answers.values()])
         if self._told:
             found = self._with_traits(*found, {name: own.age for name, own in stored.items()})
@@ -241,7 +249,7 @@ class FeatureReader:
             self._throttle.tell("online store", error)
             if self._unread is not None:
                 self._unread()
-            faults.append(Fault(f"online store: {_what(error)}"))
+            faults.append(Fault(f"online store: {_what(error)}", age=math.inf))
             return {}
 
     def _lanes(self, now: int, found: Sequence[Sequence[bytes | None]]) -> dict[str, _Lane]:

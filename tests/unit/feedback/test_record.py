@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -25,9 +26,9 @@ def _answers(id: str, *, at: int = 5, rows: int = 2, shop: str = "ä") -> Answer
     statuses[0, 1] = 4
     faults = (Fault("v: late"), Fault("model: odd", frozenset([1])))
     reading = Reading(values, statuses, np.full((rows, 2), 9, np.int64), faults[:1])
-    by_model = np.arange(rows) != 1
+    rungs = np.where(np.arange(rows) == 1, 2, 1).astype(np.uint8)
     asked = [Row(shop, number) for number in range(rows)]
-    return Answers(id, "b" * 64, at, asked, np.arange(rows) / 3, reading, faults, by_model)
+    return Answers(id, "b" * 64, at, asked, np.arange(rows) / 3, reading, faults, rungs, {1: "0d-7"})
 
 
 def _written(path: Path, *blocks: tuple[str, Answers]) -> Recorder:
@@ -51,6 +52,7 @@ def test_a_decision_is_found_by_its_id_with_all_that_made_it(tmp_path: Path) -> 
     first = records.find("0f-0")
     assert first is not None
     assert np.isnan(first.features["v.b"])
+    assert (found.rung, found.origin, first.rung, first.origin) == ("cached", "0d-7", "stale", None)
     assert (first.statuses["v.b"], first.why, first.by_model) == ("missing", ("v: late",), True)
     records.close()
 
@@ -83,6 +85,7 @@ def test_decisions_are_read_by_endpoint_and_period_as_columns(tmp_path: Path) ->
     one = batches[0].to_pydict()
     assert one["score"] == [0, 1 / 3]
     assert one["by_model"] == [True, False]
+    assert one["rung"] == ["stale", "cached"]
     assert one["degraded"] == [True, True]
     assert one["v.a"] == [0, 2]
     assert one["status:v.b"] == ["missing", "fresh"]
@@ -129,3 +132,15 @@ def test_a_file_that_is_no_record_is_the_operators_business(tmp_path: Path) -> N
     (tmp_path / "r.db").write_bytes(b"something else entirely" * 100)
     with pytest.raises(SetupError, match="not a sound SQLite database"):
         Records(tmp_path / "r.db").find("0-0")
+
+
+def test_a_block_of_an_earlier_release_tells_its_rungs_by_what_it_kept(tmp_path: Path) -> None:
+    _written(tmp_path / "r.db", ("e", _answers("0f")))
+    with sqlite3.connect(tmp_path / "r.db") as file:
+        [(packed,)] = file.execute("SELECT payload FROM block").fetchall()
+        earlier = msgspec.msgpack.encode(msgspec.msgpack.decode(packed)[:8])
+        file.execute("UPDATE block SET payload = ?", (earlier,))
+    records = Records(tmp_path / "r.db")
+    found = [records.find(f"0f-{row}") for row in range(2)]
+    assert [one and one.rung for one in found] == ["stale", "constant"]
+    records.close()

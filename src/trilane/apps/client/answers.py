@@ -67,7 +67,9 @@ class Answered:
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision: `statuses` names the features that are not fresh, by status; `why` says what degraded it."""
+    """One decision: `statuses` names the features that are not fresh, by status; `why` says what degraded it, and
+    `rung` what of the endpoint's ladder made it.
+    """
 
     id: str
     score: float
@@ -76,6 +78,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     statuses: dict[str, tuple[str, ...]]
     positive: bool | None = None
     bundle: str = ""
+    rung: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -115,13 +115,13 @@ class LocalClient:
         records = Records(self.project.config.state / "records.db")
         try:
             decision = records.find(id)
+            if decision is None:
+                remedy = "Records are written within a fraction of a second; check the id, or ask again"
+                raise ContractError(f"there is no record of decision {id!r}", where="id", remedy=remedy, status=404)
+            with self._lock:
+                return explained_decision(self.project, decision, records.find)
         finally:
             records.close()
-        if decision is None:
-            remedy = "Records are written within a fraction of a second; check the id, or ask again"
-            raise ContractError(f"there is no record of decision {id!r}", where="id", remedy=remedy, status=404)
-        with self._lock:
-            return explained_decision(self.project, decision)
 
     def ready(self, *, timeout: float | None = None) -> Readiness:
         """Whether every deployed endpoint can answer."""

@@ -148,7 +148,9 @@ class Server:
                 remedy="Records are written within a fraction of a second; check the id, or ask again",
                 status=404,
             )
-        facts = await asyncio.get_running_loop().run_in_executor(None, explained_decision, self.project, decision)
+        facts = await asyncio.get_running_loop().run_in_executor(
+            None, explained_decision, self.project, decision, self.records.find
+        )
         return send(protocol, 200, _encode(facts))
 
     # -- operation ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
-from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.deployments import Deployed, Deployments, Portion
 from trilane.apps.server.http import patience, read_body, send
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
@@ -46,8 +46,8 @@ class Decisions:
         self, deployed: Deployed, rows: list[msgspec.Struct], *, began: float, deadline: float = math.inf
     ) -> Awaitable[Share[Answers]]:
         """The answers to rows that came at `began`, by the endpoint's deadline and the caller's."""
-        promised = began + deployed.bundle.deadline / 1e6
-        return deployed.batcher.submit(rows, rows=len(rows), deadline=min(promised, deadline))
+        nearest = min(began + deployed.bundle.deadline / 1e6, deadline)
+        return deployed.batcher.submit(Portion(rows, nearest), rows=len(rows), deadline=nearest)
 
     def find(self, name: str) -> Deployed:
         """What answers an endpoint. Raises DefinitionError (404), or UnavailableError for one that will be there."""

@@ -10,11 +10,15 @@ import asyncio
 import gc
 import itertools
 import logging
+import math
 import os
 import threading
+import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
@@ -26,18 +30,30 @@ from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.feedback.record import Recorder
 from trilane.models.artifact import load
+from trilane.models.profile import Profile, read_profile
 from trilane.models.runtime.onnx import open_onnx
 from trilane.serving.batcher import Batcher
+from trilane.serving.degradation import SmallerModel
+from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Answers, Engine
+from trilane.serving.ladder import Smaller, breaker_of
+from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import FeatureReader
 
-__all__ = ["Deployed", "Deployments", "compile_bundle"]
+__all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
 
 _log = logging.getLogger(__name__)
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
+
+
+class Portion(NamedTuple):
+    """The rows of one request, and the instant of `time.perf_counter` after which their answer is worthless."""
+
+    rows: list[msgspec.Struct]
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +62,7 @@ class Deployed:
 
     bundle: Bundle
     engine: Engine
-    batcher: Batcher[list[msgspec.Struct], Answers]
+    batcher: Batcher[Portion, Answers]
     row_format: RowFormat
     format: DecisionFormat
 
@@ -63,6 +79,7 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
         )
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
     runtime = open_onnx(artifact)
+    profile = read_profile(artifact)
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
     unread = None if metrics is None else metrics.store_failures.labels("online").inc
     cache = project.config.cache_mib << 20
@@ -70,7 +87,34 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
     reader = FeatureReader(
         endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache, priors=priors
     )
-    return Engine(endpoint, bundle=bundle.digest, reader=reader, runtime=runtime)
+    return Engine(
+        endpoint,
+        bundle=bundle.digest,
+        reader=reader,
+        runtime=runtime,
+        smaller=_smaller(project, bundle, endpoint),
+        latency=_latency(profile),
+    )
+
+
+def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint) -> Smaller | None:
+    """The smaller model of the ladder, opened, and warmed by its golden rows."""
+    rung = next((rung for rung in endpoint.fallback if isinstance(rung, SmallerModel)), None)
+    if rung is None:
+        return None
+    name = rung.model.name
+    digest = next(str(step["digest"]) for step in bundle.fallback if step["step"] == "smaller")
+    artifact = load(project.models_folder / name / digest[:16])
+    names = endpoint.model.feature_names
+    columns = np.array([names.index(feature) for feature in rung.model.feature_names])
+    return Smaller(name, open_onnx(artifact), columns, breaker_of(endpoint), _latency(read_profile(artifact)))
+
+
+def _latency(profile: Profile | None) -> LatencyModel:
+    """What is known of a model's time before it is asked: what was measured when it was packed."""
+    if profile is None:
+        return LatencyModel()
+    return LatencyModel.of({rows: us / 1e6 for rows, us in profile.latency_us.items()})
 
 
 class Deployments:
@@ -183,12 +227,19 @@ class Deployments:
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
 
-        def run(portions: list[list[msgspec.Struct]]) -> Answers:
-            return kept(engine.answer(_joined(portions), now=self._clock.now(), id=self._new_id()))
+        def run(portions: list[Portion]) -> Answers:
+            rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
+            return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
 
-        def expire(portions: list[list[msgspec.Struct]], reason: str) -> Answers:
-            rows = _joined(portions)
-            return kept(engine.answer_without_model(rows, now=self._clock.now(), id=self._new_id(), reason=reason))
+        def expire(portions: list[Portion], reason: str) -> Answers:
+            rows, now = _joined(portions), time.perf_counter()
+            ahead = [portion.deadline for portion in portions if portion.deadline > now]
+            deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
+            return kept(
+                engine.answer_without_model(
+                    rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
+                )
+            )
 
         def kept(answers: Answers) -> Answers:
             self._recorder.put(name, names, answers)
@@ -209,8 +260,8 @@ class Deployments:
         return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"
 
 
-def _joined(portions: list[list[msgspec.Struct]]) -> list[msgspec.Struct]:
-    return portions[0] if len(portions) == 1 else [row for rows in portions for row in rows]
+def _joined(portions: list[Portion]) -> list[msgspec.Struct]:
+    return portions[0].rows if len(portions) == 1 else [row for portion in portions for row in portion.rows]
 
 
 def _settle(*, first: bool) -> None:

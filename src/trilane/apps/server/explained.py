@@ -5,6 +5,7 @@ Law: the recorded values are used, not read again, so the answer does not change
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,20 +20,25 @@ from trilane.serving.engine import rebuild
 __all__ = ["explained_decision"]
 
 
-def explained_decision(project: Project, decision: Decision) -> dict[str, Any]:
-    """The facts of a record, with `rebuilt` and `identical`: None if the bundle is not known."""
+def explained_decision(project: Project, decision: Decision, find: Callable[[str], Decision | None]) -> dict[str, Any]:
+    """The facts of a record, with `rebuilt` and `identical`: None if the bundle, or a cached score's origin, is not
+    known. `find` gives the record of a decision.
+    """
     facts: dict[str, Any] = msgspec.to_builtins(decision)
     facts["at"] = format_instant(decision.at)
     facts["features"] = {n: None if v != v else v for n, v in decision.features.items()}  # noqa: PLR0124
     bundles = [
         found.facts for found in project.registry.deployments(decision.endpoint) if found.bundle == decision.bundle
     ]
+    # A score from the cache was made of what was read for another decision, by the same bundle.
+    made = decision if decision.origin is None else find(decision.origin)
     facts["rebuilt"] = facts["identical"] = None
-    if bundles:
+    if bundles and made is not None:
         bundle = Bundle.from_facts(bundles[0])
-        if decision.by_model:
-            facts["rebuilt"] = rebuild(compile_bundle(project, bundle), decision.features)
-        else:  # by the rung of the ladder that answered, as the bundle declares it
-            facts["rebuilt"] = float(bundle.fallback[0]["score"])
+        if made.rung == "constant":  # as the bundle declares it
+            facts["rebuilt"] = next(float(step["score"]) for step in bundle.fallback if step["step"] == "constant")
+        else:
+            engine = compile_bundle(project, bundle)
+            facts["rebuilt"] = rebuild(engine, made.features, smaller=made.rung == "smaller")
         facts["identical"] = facts["rebuilt"] == decision.score
     return facts

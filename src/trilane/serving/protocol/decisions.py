@@ -10,11 +10,13 @@ import functools
 import msgspec
 
 from trilane.features.fallback import FRESH, STATUSES
+from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 
 __all__ = ["DecisionFormat"]
 
 _encode, _pack = msgspec.json.Encoder().encode, msgspec.msgpack.Encoder().encode
+_RUNGS = tuple(word.encode() for word in RUNGS)
 
 
 class DecisionFormat:
@@ -31,6 +33,7 @@ class DecisionFormat:
         all_fresh = b"{}" if not answers.reading.statuses[start:stop].any() else b""
         faults = answers.faults
         parts = []
+        rungs = answers.rungs[start:stop].tolist()
         scores = answers.scores[start:stop].tolist()
         for offset, score in enumerate(scores):
             row = start + offset
@@ -39,13 +42,14 @@ class DecisionFormat:
                 "" if self._threshold is None else f',"positive":{"true" if score >= self._threshold else "false"}'
             )
             parts.append(
-                b'{"id":"%b-%d","score":%b%b,"degraded":%b,"why":%b,"statuses":%b}'
+                b'{"id":"%b-%d","score":%b%b,"degraded":%b,"rung":"%b","why":%b,"statuses":%b}'
                 % (
                     answers.id.encode(),
                     row,
                     repr(score).encode(),
                     positive.encode(),
                     b"true" if why else b"false",
+                    _RUNGS[rungs[offset]],
                     self._why(why) if why else b"[]",
                     all_fresh or self._statuses(answers.reading.statuses[row].tobytes()),
                 )
@@ -61,7 +65,8 @@ class DecisionFormat:
             if self._threshold is not None:
                 one["positive"] = score >= self._threshold
             worse = self._worse(answers.reading.statuses[row].tobytes())
-            decisions.append({**one, "degraded": bool(why), "why": why, "statuses": worse})
+            rung = RUNGS[answers.rungs[row]]
+            decisions.append({**one, "degraded": bool(why), "rung": rung, "why": why, "statuses": worse})
         return _pack({"bundle": answers.bundle[:16], "decisions": decisions})
 
     def _encode_statuses(self, codes: bytes) -> bytes:
