@@ -192,8 +192,8 @@ class Records:
         return _decision(decision, str(endpoint), str(bundle), int(str(at)), int(str(size)), payload, int(number))
 
     def read(self, endpoint: str, *, since: int = 0, until: int = 2**62) -> Iterator[pa.RecordBatch]:
-        """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model, rung,
-        one float64 column a feature (`view.feature`), and `status:view.feature` and `age:view.feature` (µs) each.
+        """The decisions of an endpoint in [since, until), a batch a block: id, bundle, at, score, degraded, by_model,
+        rung, one float64 column a feature (`view.feature`), and `status:view.feature` and `age:view.feature` (µs) each.
         """
         sql = (
             "SELECT id, bundle, at, rows, payload FROM block WHERE endpoint = ? AND at >= ? AND at < ? ORDER BY at, id"
