@@ -229,6 +229,9 @@ def _tell_decision(terminal: Terminal, facts: dict[str, Any]) -> None:
     same = {True: ", rebuilt bit for bit", False: ", [red]rebuilt otherwise[/]", None: ""}[facts.get("identical")]
     terminal.tell(f"[bold]{facts['id']}[/]: {facts['score']!r} at {facts['at']}{same}")
     terminal.tell(f"endpoint {facts['endpoint']}, bundle {str(facts['bundle'])[:16]}")
+    if facts.get("rung") not in (None, "fresh"):
+        origin = f", made for {facts['origin']}" if facts.get("origin") else ""
+        terminal.tell(f"rung: {facts['rung']}{origin}")
     if facts.get("degraded"):
         terminal.tell(f"degraded: {', '.join(facts.get('why', ()))}")
     statuses, ages = facts.get("statuses", {}), facts.get("ages", {})

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilane.features.fallback import STATUSES
+from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.reading import Fault, Reading
@@ -32,7 +33,8 @@ def _answers(draw: st.DrawFn) -> Answers:
     )
     reading = Reading(values, codes, np.full(codes.shape, 1_500_000, np.int64), tuple(faults))
     found = np.array([draw(scores) for _ in range(size)])
-    return Answers("0a1", "b" * 64, 7, [], found, reading, tuple(faults), np.ones(size, bool))
+    rungs = np.array(draw(st.lists(st.integers(0, len(RUNGS) - 1), min_size=size, max_size=size)), np.uint8)
+    return Answers("0a1", "b" * 64, 7, [], found, reading, tuple(faults), rungs)
 
 
 @given(_answers(), st.none() | scores)
@@ -48,7 +50,9 @@ def test_an_answer_says_what_plain_json_would_say(answers: Answers, threshold: f
         said: dict[str, Any] = {"id": f"0a1-{row}", "score": score}
         if threshold is not None:
             said["positive"] = score >= threshold
-        decisions.append({**said, "degraded": bool(why), "why": why, "statuses": worse})
+        decisions.append(
+            {**said, "degraded": bool(why), "rung": RUNGS[answers.rungs[row]], "why": why, "statuses": worse}
+        )
     assert msgspec.json.decode(body) == {"bundle": "b" * 16, "decisions": decisions}
     assert json.loads(body) == msgspec.json.decode(body)
     packed = DecisionFormat(NAMES, threshold=threshold).msgpack(answers, 0, len(answers.scores))
