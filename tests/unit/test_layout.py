@@ -31,7 +31,7 @@ DRIVERS = {
     "lmdb": r"trilane\.stores\.online\.lmdb(\.\w+)?",
     "onnx": r"trilane\.models\..+",
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
-    "orjson": r"trilane\.serving\.protocol\.features",
+    "orjson": r"trilane\.serving\.protocol\.(features|oip_tensors)",
     "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
     "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",
     "pyiceberg": r"trilane\.stores\.offline\.iceberg(\.\w+)?",

@@ -54,21 +54,27 @@ class Tensor:
 
 def checked(tensors: Sequence[Tensor], specs: Sequence[TensorSpec], *, where: str) -> list[Tensor]:
     """`tensors` in the order of `specs`. Raises ContractError for a name, data type or shape that does not fit."""
-    known, given = {spec.name for spec in specs}, {tensor.name: tensor for tensor in tensors}
+    given = {tensor.name: place for place, tensor in enumerate(tensors)}
+    if len(given) != len(tensors) or len(given) != len(specs) or any(spec.name not in given for spec in specs):
+        raise _unlike(tensors, specs, where)
+    for spec in specs:
+        _check(tensors[given[spec.name]], spec, given[spec.name])
+    return [tensors[given[spec.name]] for spec in specs]
+
+
+def _unlike(tensors: Sequence[Tensor], specs: Sequence[TensorSpec], where: str) -> ContractError:
+    """Why the names do not fit."""
+    known, seen = {spec.name for spec in specs}, set[str]()
     for place, tensor in enumerate(tensors):
         if tensor.name not in known:
             what = f"{where} takes no input {tensor.name!r}"
-            raise ContractError(what, where=f"inputs[{place}].name", remedy=f"Send {', '.join(sorted(known))}")
-    if len(given) != len(tensors):
-        names = [tensor.name for tensor in tensors]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ContractError(f"the input {twice!r} is there twice", where="inputs", remedy="Send each input once")
-    missing = [spec.name for spec in specs if spec.name not in given]
-    if missing:
-        raise ContractError(f"{where} needs the input {missing[0]!r}", where="inputs", remedy="Send every input")
-    for spec in specs:
-        _check(given[spec.name], spec, [tensor.name for tensor in tensors].index(spec.name))
-    return [given[spec.name] for spec in specs]
+            return ContractError(what, where=f"inputs[{place}].name", remedy=f"Send {', '.join(sorted(known))}")
+        if tensor.name in seen:
+            what = f"the input {tensor.name!r} is there twice"
+            return ContractError(what, where=f"inputs[{place}].name", remedy="Send each input once")
+        seen.add(tensor.name)
+    missing = next(spec.name for spec in specs if spec.name not in seen)
+    return ContractError(f"{where} needs the input {missing!r}", where="inputs", remedy="Send every input")
 
 
 def _check(tensor: Tensor, spec: TensorSpec, place: int) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn, cast
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
+from trilane import __version__
 from trilane.apps.project import Project
 from trilane.apps.rounds import LONGEST, ROUND, Rounds
 from trilane.apps.server import address
@@ -23,10 +24,13 @@ from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.inference import EndpointModels, Models
+from trilane.apps.server.inference_http import InferenceHttp, error_text
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads
 from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
+from trilane.apps.server.trained import TrainedModels
 from trilane.apps.server.wire import wire
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
@@ -71,7 +75,11 @@ class Server:
         self.decisions = Decisions(self.deployments, self.metrics)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
-        self._router = Router(self._operations())
+        models = Models(
+            EndpointModels(self.deployments, self.decisions, self.metrics), TrainedModels(self.deployments, loop)
+        )
+        self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
+        self._router = Router(self._operations() | self.inference.operations())
         own = int(os.environ.get(ROUND, "0"))
         rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
         self.drain = Drain(rounds, own=own, notice=notice, longest=max(notice, LONGEST), loop=loop)
@@ -115,7 +123,11 @@ class Server:
                 raise self._router.missing(scope.method, scope.path)
             code = await route.answer(scope, protocol, *route.parameters)
         except TrilaneError as error:
-            code = send(protocol, status_of(error), error_body(error))
+            if scope.path.startswith("/v2"):  # whose clients know errors in a form of their own, and 400 for bad input
+                status = status_of(error)
+                code = send(protocol, 400 if status == 422 else status, error_text(error))
+            else:
+                code = send(protocol, status_of(error), error_body(error))
         except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
             _log.exception("request %s %s", scope.method, scope.path)
             code = send(protocol, 500, _DEFECT)
@@ -190,18 +202,20 @@ class Server:
         return send(protocol, 200, b'{"live":true}')
 
     async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        serving, errors = sorted(self.deployments.router.routes()), dict(self.deployments.errors)
-        reason = None
-        if self.drain.began:
-            reason = "it is about to end, and answers only what is asked meanwhile"
-        elif self.deployments.definitions is None:
-            reason = "no definitions were applied yet: run `trilane apply`"
-        elif errors:
-            reason = "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))
-        elif not serving:
-            reason = "no endpoint is deployed yet: train a model, then run `trilane apply`"
-        body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": errors}
+        serving, errors, reason = sorted(self.deployments.router.routes()), self.deployments.errors, self._not_ready()
+        body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": dict(errors)}
         return send(protocol, 503 if reason else 200, _encode({**body, **self._lanes()}))
+
+    def _not_ready(self) -> str | None:
+        """Why this server should not be asked; None if it should."""
+        serving, errors = self.deployments.router.routes(), dict(self.deployments.errors)
+        if self.drain.began:
+            return "it is about to end, and answers only what is asked meanwhile"
+        if self.deployments.definitions is None:
+            return "no definitions were applied yet: run `trilane apply`"
+        if errors:
+            return "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))
+        return None if serving else "no endpoint is deployed yet: train a model, then run `trilane apply`"
 
     def _lanes(self) -> dict[str, Any]:
         """How far the lanes are, for whoever asks whether we are ready; they degrade answers and stop none."""

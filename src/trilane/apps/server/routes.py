@@ -37,6 +37,23 @@ ROUTES = (
     Route("GET", "/health/live", "live"),
     Route("GET", "/health/ready", "ready"),
     Route("GET", "/metrics", "metrics"),
+    Route("GET", "/v2", "oip_server"),
+    Route("GET", "/v2/health/live", "oip_live"),
+    Route("GET", "/v2/health/ready", "oip_ready"),
+    Route("GET", "/v2/models/{model}", "oip_model"),
+    Route("GET", "/v2/models/{model}/versions/{version}", "oip_model"),
+    Route("GET", "/v2/models/{model}/ready", "oip_model_ready"),
+    Route("GET", "/v2/models/{model}/versions/{version}/ready", "oip_model_ready"),
+    Route("POST", "/v2/models/{model}/infer", "oip_infer"),
+    Route("POST", "/v2/models/{model}/versions/{version}/infer", "oip_infer"),
+    Route("GET", "/v2/models/{model}/config", "oip_config"),
+    Route("GET", "/v2/models/{model}/versions/{version}/config", "oip_config"),
+    Route("GET", "/v2/models/stats", "oip_stats"),
+    Route("GET", "/v2/models/{model}/stats", "oip_stats"),
+    Route("GET", "/v2/models/{model}/versions/{version}/stats", "oip_stats"),
+    Route("POST", "/v2/repository/index", "oip_index"),
+    Route("POST", "/v2/repository/models/{model}/load", "oip_load"),
+    Route("POST", "/v2/repository/models/{model}/unload", "oip_unload"),
 )
 
 

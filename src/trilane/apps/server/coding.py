@@ -1,0 +1,74 @@
+"""Bodies that are compressed on their way: gzip and deflate, in both directions.
+
+Laws: nothing is inflated beyond what a body may have; an answer is compressed where its reader asked for just that, or
+takes it and is saved much.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+from trilane.apps.server.limits import LARGEST_BODY
+from trilane.errors import ContractError
+
+__all__ = ["coding_for", "compressed", "inflated"]
+
+_GZIP, _ZLIB, _BARE = 31, 15, -15  # what zlib calls the framings
+_WORTH = 16_384  # bytes of text from which a reader who would take anything gets it compressed
+_LEVEL = 1  # beyond it, time grows faster than bodies shrink
+
+
+def inflated(body: bytes, coding: str) -> bytes:
+    """The body itself. Raises ContractError: 415 for another coding, 413 for what inflates beyond the largest body."""
+    name = coding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        what = f"{coding!r} is no coding that is taken"
+        raise ContractError(what, where="content-encoding", remedy="Send gzip, deflate or neither", status=415)
+    try:
+        if name != "deflate":
+            return _inflated(body, _GZIP)
+        # Deflate is framed by zlib; some senders leave the frame out.
+        framed = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+        return _inflated(body, _ZLIB if framed else _BARE)
+    except zlib.error as error:
+        what = f"the body is no {name}: {error}"
+        raise ContractError(what, where="body", remedy="Send what content-encoding says", status=400) from None
+
+
+def _inflated(body: bytes, framing: int) -> bytes:
+    reader = zlib.decompressobj(framing)
+    found = reader.decompress(body, LARGEST_BODY + 1)
+    if len(found) > LARGEST_BODY:
+        what, remedy = f"the body inflates to {LARGEST_BODY} bytes or more", f"Send at most {LARGEST_BODY} bytes"
+        raise ContractError(what, where="body", remedy=remedy, status=413)
+    if not reader.eof or reader.unused_data:
+        what = "the compressed body ends early" if not reader.eof else "bytes follow the compressed body"
+        raise ContractError(what, where="body", remedy="Send one whole compressed body", status=400)
+    return found
+
+
+def coding_for(accept: str, size: int, *, text: bool) -> str:
+    """How to compress an answer of `size` bytes for a reader who accepts this; empty for not at all."""
+    name, asked = _wanted(accept)
+    return name if asked or (text and size >= _WORTH) else ""
+
+
+@functools.lru_cache(256)
+def _wanted(accept: str) -> tuple[str, bool]:
+    """The coding that a reader takes, and whether it names that alone, and so asks for it."""
+    takes = []
+    for part in accept.lower().split(","):
+        name, _, weight = part.partition(";")
+        if name.strip() and weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            takes.append(name.strip())
+    found = next((name for name in ("gzip", "deflate") if name in takes), "")
+    return found, bool(found) and len(takes) == 1
+
+
+def compressed(body: bytes, coding: str) -> bytes:
+    """The body in a coding that `coding_for` gave."""
+    writer = zlib.compressobj(_LEVEL, wbits=_GZIP if coding == "gzip" else _ZLIB)
+    return writer.compress(body) + writer.flush()

@@ -1,0 +1,209 @@
+"""What the Open Inference Protocol asks for by name: deployed endpoints, and the models that they run.
+
+Laws: an endpoint answers here as it does by `/v1/decide`, through the same batcher and onto the same record; an
+endpoint goes before a model of the same name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trilane.apps.server.decisions import Decisions
+from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.limits import DECISIONS
+from trilane.clock import WallClock
+from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
+from trilane.models.tensor import Tensor, TensorSpec
+from trilane.serving.engine import Answers
+from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics
+from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.oip_rows import TensorRows
+from trilane.serving.protocol.oip_tensors import objects
+from trilane.serving.share import Share
+from trilane.serving.tally import Tally
+
+__all__ = ["EndpointModels", "Models", "chosen"]
+
+_PLATFORM = "trilane_endpoint"
+
+
+class EndpointModels:
+    """The deployed endpoints as models: an input for each field of the contract, a score and more for each row."""
+
+    def __init__(self, deployments: Deployments, decisions: Decisions, metrics: Metrics) -> None:
+        self._deployments, self._decisions, self._metrics = deployments, decisions, metrics
+        self._rows: dict[str, TensorRows] = {}
+        self._tallies: dict[str, Tally] = {}
+        self._wall = WallClock()
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._deployments.router.routes()
+
+    def index(self) -> list[State]:
+        found = [
+            State(name, deployed.bundle.digest[:16], "READY", loaded=True)
+            for name, deployed in sorted(self._deployments.all().items())
+        ]
+        broken = sorted({*self._deployments.errors} - {state.name for state in found})
+        return found + [State(name, "", "UNAVAILABLE", self._deployments.errors[name]) for name in broken]
+
+    async def about(self, model: str, version: str = "") -> About:
+        deployed = self._deployed(model, version)
+        own = deployed.bundle.digest[:16]
+        return About(
+            model, own, (own,), _PLATFORM, self._format(deployed).specs, _outputs(deployed), max_rows=DECISIONS
+        )
+
+    def ready(self, model: str, version: str = "") -> State:
+        deployed = self._deployed(model, version)
+        return State(model, deployed.bundle.digest[:16], "READY", loaded=True)
+
+    async def infer(self, question: Question) -> Inference:
+        began = time.perf_counter()
+        deployed = self._deployed(question.model, question.version)
+        tally = self._tally(deployed)
+        try:
+            rows = self._format(deployed).rows(question.inputs)
+            deployed.row_format.check_number(len(rows), "inputs[0].shape")
+            share = await self._decisions.submit(deployed, rows, began=began, deadline=question.deadline)
+            answer = _answer(question, deployed, share)
+        except TrilaneError:
+            tally.failed(time.perf_counter() - began)
+            raise
+        took = time.perf_counter() - began
+        tally.succeeded(share, took)
+        self._metrics.time(question.model, took)
+        return answer
+
+    async def load(self, model: str) -> None:
+        """Nothing: what is deployed is loaded, and looked after."""
+        self._deployed(model, "")
+
+    async def unload(self, model: str) -> None:
+        """Raises ConflictError: an endpoint is deployed by its definitions."""
+        self._deployed(model, "")
+        what = "an endpoint is deployed, and does not go by being unloaded"
+        raise ConflictError(what, where=model, remedy="Take it out of the definitions and run `trilane apply`")
+
+    def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
+        if model:
+            return [self._tally(self._deployed(model, version)).statistics()]
+        return [self._tally(deployed).statistics() for _, deployed in sorted(self._deployments.all().items())]
+
+    def settings(self, model: str, version: str = "") -> Mapping[str, object]:
+        deployed = self._deployed(model, version)
+        bundle = deployed.bundle
+        return {
+            "bundle": bundle.digest[:16],
+            "deadline_us": bundle.deadline,
+            "model": bundle.model,
+            "model_digest": bundle.model_digest[:16],
+            "runtime": type(deployed.engine.runtime).__name__,
+        }
+
+    def _deployed(self, model: str, version: str) -> Deployed:
+        deployed = self._decisions.find(model)
+        own = deployed.bundle.digest[:16]
+        if version and version != own:
+            raise no_version(model, version, [own])
+        return deployed
+
+    def _format(self, deployed: Deployed) -> TensorRows:
+        digest = deployed.bundle.digest
+        found = self._rows.get(digest)
+        if found is None:
+            live = {*self._deployments.router.routes().values()}
+            self._rows = {one: rows for one, rows in self._rows.items() if one in live}
+            found = self._rows[digest] = TensorRows(deployed.engine.endpoint.contract)
+        return found
+
+    def _tally(self, deployed: Deployed) -> Tally:
+        digest = deployed.bundle.digest
+        found = self._tallies.get(digest)
+        if found is None:
+            found = self._tallies[digest] = Tally(deployed.bundle.endpoint, digest[:16], now=self._wall.now)
+        return found
+
+
+def no_version(model: str, version: str, known: Sequence[str]) -> DefinitionError:
+    """The refusal of a version that is not served."""
+    what, remedy = (
+        f"{model!r} has no version {version!r}",
+        f"Ask for {', '.join(known) or 'another model'}, or for none",
+    )
+    return DefinitionError(what, where=model, remedy=remedy, status=404, file="")
+
+
+def chosen(outputs: Sequence[str], specs: Sequence[TensorSpec], model: str) -> Sequence[str]:
+    """The names of the outputs that are asked for; all if none is. Raises ContractError."""
+    names = [spec.name for spec in specs]
+    for place, name in enumerate(outputs):
+        if name not in names:
+            what, remedy = f"{model!r} gives no output {name!r}", f"Ask for {', '.join(names)}"
+            raise ContractError(what, where=f"outputs[{place}].name", remedy=remedy)
+    return outputs or names
+
+
+def _outputs(deployed: Deployed) -> tuple[TensorSpec, ...]:
+    positive = () if deployed.bundle.threshold is None else (TensorSpec("positive", "BOOL", (-1,)),)
+    rest = TensorSpec("degraded", "BOOL", (-1,)), TensorSpec("id", "BYTES", (-1,))
+    return TensorSpec("score", "FP64", (-1,)), *positive, *rest
+
+
+def _answer(question: Question, deployed: Deployed, share: Share[Answers]) -> Inference:
+    answers, start, stop = share.result, share.start, share.stop
+    scores, outputs = answers.scores[start:stop], []
+    for name in chosen(question.outputs, _outputs(deployed), question.model):
+        if name == "score":
+            outputs.append(Tensor(name, "FP64", scores))
+        elif name == "positive":
+            outputs.append(Tensor(name, "BOOL", scores >= (deployed.bundle.threshold or 0.0)))
+        elif name == "degraded":
+            worse = [bool(answers.why(row)) for row in range(start, stop)] if answers.faults else [False] * len(scores)
+            outputs.append(Tensor(name, "BOOL", np.array(worse, bool)))
+        else:
+            ids = [f"{answers.id}-{row}".encode() for row in range(start, stop)]
+            outputs.append(Tensor(name, "BYTES", objects(ids, (len(ids),))))
+    told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
+    return Inference(question.model, deployed.bundle.digest[:16], outputs, told)
+
+
+class Models:
+    """The endpoints and all other models under one roof."""
+
+    def __init__(self, endpoints: EndpointModels, others: Inferences) -> None:
+        self._endpoints, self._others = endpoints, others
+
+    def _of(self, model: str) -> Inferences:
+        return self._endpoints if model in self._endpoints else self._others
+
+    def index(self) -> list[State]:
+        found = self._endpoints.index()
+        names = {state.name for state in found}
+        return found + [state for state in self._others.index() if state.name not in names]
+
+    async def about(self, model: str, version: str = "") -> About:
+        return await self._of(model).about(model, version)
+
+    def ready(self, model: str, version: str = "") -> State:
+        return self._of(model).ready(model, version)
+
+    async def infer(self, question: Question) -> Inference:
+        return await self._of(question.model).infer(question)
+
+    async def load(self, model: str) -> None:
+        await self._of(model).load(model)
+
+    async def unload(self, model: str) -> None:
+        await self._of(model).unload(model)
+
+    def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
+        if model:
+            return self._of(model).statistics(model, version)
+        return [*self._endpoints.statistics(), *self._others.statistics()]
+
+    def settings(self, model: str, version: str = "") -> Mapping[str, object]:
+        return self._of(model).settings(model, version)

@@ -1,0 +1,156 @@
+"""The Open Inference Protocol over HTTP: `/v2` with its health, metadata, inference, statistics and repository.
+
+Law: what it answers is what `Inferences` answers; nothing is known here of what a model is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
+from trilane.apps.server.coding import coding_for, compressed, inflated
+from trilane.apps.server.http import JSON, patience, read_body, send
+from trilane.apps.server.routes import Answer
+from trilane.contract import NOT_JSON, split_message
+from trilane.errors import ContractError, TrilaneError
+from trilane.serving.inference import Inferences
+from trilane.serving.protocol import oip
+from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
+
+__all__ = ["InferenceHttp", "error_text"]
+
+_HEADER = "inference-header-content-length"
+_BINARY = ("content-type", "application/octet-stream")
+_ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class _IndexBody(msgspec.Struct):
+    """The body of `POST /v2/repository/index`; it may be empty."""
+
+    ready: bool = False
+
+
+class InferenceHttp:
+    """Speaks the protocol for `models`. `ready`: why this server is not ready, None if it is."""
+
+    def __init__(self, models: Inferences, *, version: str, ready: Callable[[], str | None]) -> None:
+        self._models, self._ready = models, ready
+        self._server = _encode({"name": "trilane", "version": version, "extensions": EXTENSIONS})
+
+    def operations(self) -> dict[str, Answer]:
+        """What answers each operation of the routes."""
+        return {
+            "oip_server": self.server,
+            "oip_live": self.live,
+            "oip_ready": self.ready,
+            "oip_model": self.model,
+            "oip_model_ready": self.model_ready,
+            "oip_infer": self.infer,
+            "oip_config": self.config,
+            "oip_stats": self.stats,
+            "oip_index": self.index,
+            "oip_load": self.load,
+            "oip_unload": self.unload,
+        }
+
+    async def server(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        return send(protocol, 200, self._server)
+
+    async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        return send(protocol, 200, b'{"live":true}')
+
+    async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        """The specification's body says `live`, and clients read `ready`: both are there."""
+        reason = self._ready()
+        return _tell(protocol, {"live": True, "ready": reason is None, "reason": reason}, 503 if reason else 200)
+
+    async def model(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+        return _tell(protocol, metadata(await self._models.about(model, version)))
+
+    async def model_ready(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+        state = self._models.ready(model, version)
+        ready = state.state == "READY"
+        return _tell(protocol, {"name": model, "ready": ready, "reason": state.reason}, 200 if ready else 503)
+
+    async def infer(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+        began, headers = time.perf_counter(), scope.headers
+        waits, announced = patience(scope), _header_length(headers.get(_HEADER))
+        body = await read_body(scope, protocol)
+        coding = headers.get("content-encoding")
+        if coding is not None:
+            body = await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
+
+        def deadline(parameters: Mapping[str, Any]) -> float:
+            allowed = min(waits, oip.patience_of(parameters)) if parameters else waits
+            return began + allowed if allowed < math.inf else math.inf
+
+        takes = (await self._models.about(model, version)).inputs if announced == 0 else ()
+        question, wanted = oip.decode(body, announced, model=model, version=version, takes=takes, deadline=deadline)
+        answer, header = oip.encode(await self._models.infer(question), wanted)
+        told = JSON if header is None else [_BINARY, (_HEADER, str(header))]
+        accepts = headers.get("accept-encoding")
+        if accepts is not None:
+            coding = coding_for(accepts, len(answer), text=header is None)
+            if coding:
+                whole = answer
+                answer = await _off_the_loop(len(whole) > _ALONE, lambda: compressed(whole, coding))
+                told = [*told, ("content-encoding", coding)]
+        return send(protocol, 200, answer, told)
+
+    async def config(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+        about = await self._models.about(model, version)
+        return _tell(protocol, configuration(about, self._models.settings(model, version)))
+
+    async def stats(self, scope: Scope, protocol: HTTPProtocol, model: str = "", version: str = "") -> int:
+        return _tell(protocol, statistics(self._models.statistics(model, version)))
+
+    async def index(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        body = await read_body(scope, protocol)
+        try:
+            asked = msgspec.json.decode(body, type=_IndexBody) if body.strip() else _IndexBody()
+        except NOT_JSON as error:
+            reason, path = split_message(str(error))
+            raise ContractError(reason, where=path, remedy='Send {"ready": true}, or nothing', status=400) from None
+        return _tell(protocol, index(self._models.index(), ready=asked.ready))
+
+    async def load(self, scope: Scope, protocol: HTTPProtocol, model: str) -> int:
+        await read_body(scope, protocol)  # parameters of it have no meaning here
+        await self._models.load(model)
+        return send(protocol, 200, b"{}")
+
+    async def unload(self, scope: Scope, protocol: HTTPProtocol, model: str) -> int:
+        await read_body(scope, protocol)
+        await self._models.unload(model)
+        return send(protocol, 200, b"{}")
+
+
+def error_text(error: TrilaneError) -> bytes:
+    """The body that tells an error in the protocol's form: one sentence, and beside it the parts that we tell."""
+    said = f"{error.where}: {error.what}" if error.where else error.what
+    sentence = f"{said}. {error.remedy}" if error.remedy else said
+    return _encode({"error": sentence, "code": error.code, "where": error.where})
+
+
+def _tell(protocol: HTTPProtocol, facts: object, status: int = 200) -> int:
+    return send(protocol, status, _encode(facts))
+
+
+def _header_length(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 12):
+        raise ContractError(
+            f"{text!r} is no length", where=_HEADER, remedy="Send the number of bytes of the JSON", status=400
+        )
+    return int(text)
+
+
+async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:
+    return await asyncio.get_running_loop().run_in_executor(None, work) if large else work()

@@ -1,0 +1,134 @@
+"""The trained models that deployed endpoints run, asked for by their own names with a matrix of features.
+
+Law: requests of one model that come together are answered together, by the runtime that its endpoint runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+from trilane.apps.server.deployments import Deployed, Deployments
+from trilane.apps.server.inference import chosen, no_version
+from trilane.clock import WallClock
+from trilane.errors import ConflictError, DefinitionError, TrilaneError, UnavailableError
+from trilane.models.signature import Matrix, Scores
+from trilane.models.tensor import Tensor, TensorSpec, checked
+from trilane.serving.batcher import Batcher
+from trilane.serving.inference import About, Inference, Question, State, Statistics
+from trilane.serving.tally import Tally
+
+__all__ = ["TrainedModels"]
+
+_PLATFORM = "onnxruntime_onnx"
+_MOST_ROWS = 16_384  # as many as may wait
+_OUTPUTS = (TensorSpec("score", "FP64", (-1,)),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    deployed: Deployed
+    inputs: tuple[TensorSpec, ...]
+    batcher: Batcher[Matrix, Scores]
+    tally: Tally
+
+    @property
+    def version(self) -> str:
+        return self.deployed.bundle.model_digest[:16]
+
+
+class TrainedModels:
+    """Keeps the promise of Inferences for the models of the deployed bundles."""
+
+    def __init__(self, deployments: Deployments, loop: asyncio.AbstractEventLoop) -> None:
+        self._deployments, self._loop = deployments, loop
+        self._routes: Mapping[str, str] | None = None
+        self._served: dict[str, _Served] = {}
+        self._wall = WallClock()
+
+    def index(self) -> list[State]:
+        return [State(name, one.version, "READY", loaded=True) for name, one in sorted(self._all().items())]
+
+    async def about(self, model: str, version: str = "") -> About:
+        found = self._find(model, version)
+        return About(model, found.version, (found.version,), _PLATFORM, found.inputs, _OUTPUTS, max_rows=_MOST_ROWS)
+
+    def ready(self, model: str, version: str = "") -> State:
+        return State(model, self._find(model, version).version, "READY", loaded=True)
+
+    async def infer(self, question: Question) -> Inference:
+        began = time.perf_counter()
+        found = self._find(question.model, question.version)
+        try:
+            chosen(question.outputs, _OUTPUTS, question.model)
+            (tensor,) = checked(question.inputs, found.inputs, where=question.model)
+            share = await found.batcher.submit(tensor.array, rows=len(tensor.array), deadline=question.deadline)
+        except TrilaneError:
+            found.tally.failed(time.perf_counter() - began)
+            raise
+        found.tally.succeeded(share, time.perf_counter() - began)
+        scores = Tensor("score", "FP64", share.result[share.start : share.stop])
+        told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
+        return Inference(question.model, found.version, [scores], told)
+
+    async def load(self, model: str) -> None:
+        """Nothing: what is deployed is loaded."""
+        self._find(model, "")
+
+    async def unload(self, model: str) -> None:
+        """Raises ConflictError: an endpoint needs it."""
+        endpoint = self._find(model, "").deployed.bundle.endpoint
+        what = f"the endpoint {endpoint!r} runs it"
+        raise ConflictError(what, where=model, remedy="Take the endpoint out of the definitions first")
+
+    def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
+        found = [self._find(model, version)] if model else [one for _, one in sorted(self._all().items())]
+        return [one.tally.statistics() for one in found]
+
+    def settings(self, model: str, version: str = "") -> Mapping[str, object]:
+        found = self._find(model, version)
+        return {"runtime": type(found.deployed.engine.runtime).__name__, "endpoint": found.deployed.bundle.endpoint}
+
+    def _find(self, model: str, version: str) -> _Served:
+        found = self._all().get(model)
+        if found is None:
+            remedy = f"There are {', '.join(sorted(self._all())) or 'none yet'}; `/v2/repository/index` tells of all"
+            raise DefinitionError(f"there is no model {model!r}", where=model, remedy=remedy, status=404, file="")
+        if version and version != found.version:
+            raise no_version(model, version, [found.version])
+        return found
+
+    def _all(self) -> dict[str, _Served]:
+        """By name; of several bundles with a model, the endpoint that is first by its name."""
+        routes = self._deployments.router.routes()
+        if routes is not self._routes:
+            served: dict[str, _Served] = {}
+            for _, deployed in sorted(self._deployments.all().items()):
+                name = deployed.bundle.model
+                known = self._served.get(name)
+                if known is None or known.deployed is not deployed:
+                    known = self._opened(name, deployed)
+                served.setdefault(name, known)
+            self._served, self._routes = served, routes
+        return self._served
+
+    def _opened(self, name: str, deployed: Deployed) -> _Served:
+        runtime = deployed.engine.runtime
+
+        def run(portions: list[Matrix]) -> Scores:
+            return runtime.predict(portions[0] if len(portions) == 1 else np.concatenate(portions))
+
+        inputs = (TensorSpec("features", "FP32", (-1, runtime.signature.width)),)
+        tally = Tally(name, deployed.bundle.model_digest[:16], now=self._wall.now)
+        return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop), tally)
+
+
+def _too_late(_: list[Matrix], reason: str) -> NoReturn:
+    raise UnavailableError(
+        f"no answer: {reason}", where="deadline", remedy="Give more time, or ask when less is asked", deadline=True
+    )

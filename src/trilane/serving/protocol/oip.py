@@ -1,0 +1,263 @@
+"""Questions and answers of the Open Inference Protocol over REST, version 2, with its extension of binary tensors.
+
+Laws: a body is taken whole or refused with the path to the fault; binary parts follow the JSON in the order of the
+inputs, and every byte of the body belongs to one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+
+from trilane.contract import NOT_JSON, malformed, split_message
+from trilane.errors import ContractError
+from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
+from trilane.serving.inference import Inference, Question
+from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, to_bytes, to_json
+
+__all__ = ["Wanted", "decode", "encode", "patience_of", "priority_of"]
+
+_Scalar = str | int | float | bool | None
+_Length = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_ABSENT = msgspec.Raw()
+_LONGEST_NAME = 1_024
+_SHARED_MEMORY = "shared_memory_region"
+_encode = msgspec.json.Encoder().encode
+
+
+class _Output(msgspec.Struct, gc=False):
+    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
+    parameters: dict[str, _Scalar] | None = None
+
+
+class _Input(msgspec.Struct, gc=False):
+    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
+    shape: list[_Length]
+    datatype: str
+    parameters: dict[str, _Scalar] | None = None
+    data: msgspec.Raw = _ABSENT
+
+
+class _LooseInput(msgspec.Struct):
+    """The same, of a text that was read by Python's own reader, which takes the words NaN and Infinity."""
+
+    name: str
+    shape: list[_Length]
+    datatype: str
+    parameters: dict[str, _Scalar] | None = None
+    data: Any = _ABSENT
+
+
+class _Body(msgspec.Struct, gc=False):
+    inputs: list[_Input]
+    id: str | None = None
+    parameters: dict[str, _Scalar] | None = None
+    outputs: list[_Output] | None = None
+
+
+class _LooseBody(msgspec.Struct):
+    inputs: list[_LooseInput]
+    id: str | None = None
+    parameters: dict[str, _Scalar] | None = None
+    outputs: list[_Output] | None = None
+
+
+_body_of = msgspec.json.Decoder(_Body).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How the answer shall be written: its `id`, and which outputs in binary, by name or else all or none."""
+
+    id: str = ""
+    binary: bool = False
+    by_output: Mapping[str, bool] = field(default_factory=dict)
+
+
+def decode(
+    body: bytes,
+    header: int | None,
+    *,
+    model: str,
+    version: str,
+    takes: Sequence[TensorSpec] = (),
+    deadline: Callable[[Mapping[str, _Scalar]], float],
+) -> tuple[Question, Wanted]:
+    """The question in `body`, whose first `header` bytes are JSON (None: all; 0: none, the raw bytes of one input).
+
+    `takes`: the model's inputs, for raw bytes alone; `deadline`: of a question with these parameters.
+    Raises ContractError.
+    """
+    if header == 0:
+        inputs = [_raw_input(body, takes)]
+        return Question(model, inputs, version, deadline=deadline({})), Wanted(binary=True)
+    if header is not None and header > len(body):
+        what = f"the header of {header} bytes ends beyond the body of {len(body)}"
+        raise ContractError(what, where="inference-header-content-length", remedy="Send the length of the JSON alone")
+    asked = _read(body if header is None else body[:header])
+    inputs = _tensors(asked, memoryview(body)[len(body) if header is None else header :])
+    own, outputs = asked.parameters or {}, asked.outputs or ()
+    question = Question(
+        model,
+        inputs,
+        version,
+        [output.name for output in outputs],
+        deadline=deadline(own),
+        priority=priority_of(own),
+        explain=own.get("explain") is True,
+        parameters={name: value for name, value in own.items() if value is not None} if own else own,  # type: ignore[arg-type]
+    )
+    return question, _wanted(asked.id or "", own, outputs)
+
+
+def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output]) -> Wanted:
+    by_output = {}
+    for place, output in enumerate(outputs):
+        if output.parameters:
+            _no_shared_memory(output.parameters, f"outputs[{place}]")
+            if "classification" in output.parameters:
+                what, where = "classification is not done here", f"outputs[{place}].parameters.classification"
+                raise ContractError(what, where=where, remedy="Sort the scores yourself")
+            if "binary_data" in output.parameters:
+                by_output[output.name] = output.parameters["binary_data"] is True
+    return Wanted(id, own.get("binary_data_output") is True, by_output)
+
+
+def _read(text: bytes) -> _Body | _LooseBody:
+    try:
+        return _body_of(text)
+    except msgspec.ValidationError as error:
+        raise _unfit(error) from None
+    except NOT_JSON as error:
+        if b"NaN" in text or b"Infinity" in text:
+            return _read_loosely(text)
+        what = malformed(text[:64], error)
+        raise ContractError(what, where="$", remedy="Send valid JSON", status=400) from None
+
+
+def _read_loosely(text: bytes) -> _LooseBody:
+    try:
+        return msgspec.convert(json.loads(text), _LooseBody)
+    except msgspec.ValidationError as error:
+        raise _unfit(error) from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too, is a ValueError
+        raise ContractError(f"malformed JSON: {error}", where="$", remedy="Send valid JSON", status=400) from None
+
+
+def _unfit(error: msgspec.ValidationError) -> ContractError:
+    reason, path = split_message(str(error))
+    remedy = 'Send {"inputs": [{"name", "shape", "datatype", "data"}, ...]}'
+    return ContractError(reason, where=path.removeprefix("$.") if path != "$" else path, remedy=remedy)
+
+
+def _tensors(asked: _Body | _LooseBody, rest: memoryview) -> list[Tensor]:
+    tensors, place = [], 0
+    inputs: Sequence[_Input | _LooseInput] = asked.inputs
+    for number, one in enumerate(inputs):
+        where = f"inputs[{number}]"
+        size = one.parameters.get("binary_data_size") if one.parameters else None
+        if size is None:
+            array = _from_text(one, where)
+        else:
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - place:
+                what = f"{size!r} bytes of binary data, where {len(rest) - place} are left"
+                remedy = "Send the JSON's length in Inference-Header-Content-Length, and then all binary data"
+                raise ContractError(what, where=f"{where}.parameters.binary_data_size", remedy=remedy)
+            if one.data is not _ABSENT:
+                raise ContractError("data both in JSON and binary", where=f"{where}.data", remedy="Send one of them")
+            array = from_bytes(rest[place : place + size], one.datatype, one.shape, where)
+            place += size
+        tensors.append(Tensor(one.name, one.datatype, array))
+    if place != len(rest):
+        what = f"{len(rest) - place} bytes after the binary data of all inputs"
+        raise ContractError(what, where="body", remedy="Send no more than the inputs announce by binary_data_size")
+    return tensors
+
+
+def _from_text(one: _Input | _LooseInput, where: str) -> Array:
+    if one.parameters:
+        _no_shared_memory(one.parameters, where)
+    if one.data is _ABSENT:
+        raise ContractError("there is no data", where=f"{where}.data", remedy="Send data, or binary_data_size and it")
+    if isinstance(one, _Input):
+        return from_json(one.data, one.datatype, one.shape, where)
+    return from_values(one.data, one.datatype, one.shape, where)
+
+
+def _no_shared_memory(parameters: Mapping[str, _Scalar], where: str) -> None:
+    if _SHARED_MEMORY in parameters:
+        raise ContractError(
+            "tensors in shared memory are not taken",
+            where=f"{where}.parameters.{_SHARED_MEMORY}",
+            remedy="Send the tensor itself",
+        )
+
+
+def _raw_input(body: bytes, specs: Sequence[TensorSpec]) -> Tensor:
+    """The one input of a model, of as many rows as the bytes make."""
+    where = "inputs[0]"
+    if len(specs) != 1:
+        what, remedy = f"raw bytes for a model of {len(specs)} inputs", "Send the JSON of the inputs before the bytes"
+        raise ContractError(what, where="inference-header-content-length", remedy=remedy)
+    (spec,) = specs
+    if spec.datatype == "BYTES":
+        whole = len(body).to_bytes(4, "little") + body
+        return Tensor(spec.name, "BYTES", from_bytes(memoryview(whole), "BYTES", [1] * len(spec.shape), where))
+    free = [axis for axis, length in enumerate(spec.shape) if length < 0]
+    row = math.prod(length for length in spec.shape if length > 0) * DATATYPES[spec.datatype].itemsize
+    if len(free) > 1 or not row:
+        what, remedy = f"the shape {list(spec.shape)} does not follow from raw bytes", "Send the JSON with a shape"
+        raise ContractError(what, where=where, remedy=remedy)
+    shape = [len(body) // row if length < 0 else length for length in spec.shape]
+    return Tensor(spec.name, spec.datatype, from_bytes(memoryview(body), spec.datatype, shape, where))
+
+
+def patience_of(parameters: Mapping[str, _Scalar]) -> float:
+    """Seconds that a caller will wait, by the parameter `timeout` in microseconds. Raises ContractError."""
+    timeout = parameters.get("timeout")
+    if timeout is None or timeout == 0:
+        return math.inf
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        what = f"{timeout!r} is no time to wait"
+        raise ContractError(what, where="parameters.timeout", remedy="Send whole microseconds, 1 or more")
+    return timeout / 1e6
+
+
+def priority_of(parameters: Mapping[str, _Scalar]) -> int:
+    """The parameter `priority`, 0 if there is none. Raises ContractError."""
+    priority = parameters.get("priority", 0)
+    if priority is None or isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 2**63:
+        what = f"{priority!r} is no priority"
+        raise ContractError(what, where="parameters.priority", remedy="Send a whole number from 0; 1 is the highest")
+    return priority
+
+
+def encode(answer: Inference, wanted: Wanted) -> tuple[bytes, int | None]:
+    """The body of an answer, and the length of its JSON if binary parts follow it."""
+    outputs: list[bytes] = []
+    parts: list[bytes] = []
+    for tensor in answer.outputs:
+        head = b'{"name":%b,"datatype":"%b","shape":%b,' % (
+            _encode(tensor.name),
+            tensor.datatype.encode(),
+            _encode(tensor.array.shape),
+        )
+        if wanted.by_output.get(tensor.name, wanted.binary):
+            part = to_bytes(tensor.array, tensor.datatype)
+            parts.append(part)
+            outputs.append(b'%b"parameters":{"binary_data_size":%d}}' % (head, len(part)))
+        else:
+            outputs.append(b'%b"data":%b}' % (head, to_json(tensor.array, tensor.datatype)))
+    text = b'{"model_name":%b,"model_version":%b,%b%b"outputs":[%b]}' % (
+        _encode(answer.model),
+        _encode(answer.version),
+        b'"id":%b,' % _encode(wanted.id) if wanted.id else b"",
+        b'"parameters":%b,' % _encode(answer.parameters) if answer.parameters else b"",
+        b",".join(outputs),
+    )
+    return (b"".join((text, *parts)), len(text)) if parts else (text, None)

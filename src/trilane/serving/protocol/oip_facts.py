@@ -1,0 +1,112 @@
+"""What the Open Inference Protocol tells of servers and models: metadata, configuration, statistics and the index.
+
+Law: facts are plain, in the words of the protocol's messages, so that REST writes them as JSON and gRPC as messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from trilane.models.tensor import TensorSpec
+from trilane.serving.inference import About, State, Statistics
+
+__all__ = ["EXTENSIONS", "configuration", "index", "metadata", "statistics"]
+
+Facts: TypeAlias = dict[str, object]
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+
+
+def metadata(about: About) -> Facts:
+    """The metadata of a model."""
+    return {
+        "name": about.name,
+        "versions": list(about.versions),
+        "platform": about.platform,
+        "inputs": [_tensor(spec) for spec in about.inputs],
+        "outputs": [_tensor(spec) for spec in about.outputs],
+    }
+
+
+def _tensor(spec: TensorSpec) -> Facts:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def configuration(about: About, settings: Mapping[str, object]) -> Facts:
+    """The configuration of a model, in Triton's words; what it has no word for is among the parameters."""
+    rows = about.max_rows > 0
+    return {
+        "name": about.name,
+        "platform": about.platform,
+        "backend": str(settings.get("runtime", "trilane")),
+        "max_batch_size": about.max_rows,
+        "input": [_dimensions(spec, rows=rows) for spec in about.inputs],
+        "output": [_dimensions(spec, rows=rows) for spec in about.outputs],
+        **({"dynamic_batching": {}} if rows else {}),
+        "parameters": {name: {"string_value": str(value)} for name, value in sorted(settings.items())},
+    }
+
+
+def _dimensions(spec: TensorSpec, *, rows: bool) -> Facts:
+    """A tensor without the axis of rows, which Triton's configuration leaves out; a number a row is one of length 1."""
+    kind = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    dims = list(spec.shape[1:] if rows else spec.shape)
+    if dims:
+        return {"name": spec.name, "data_type": kind, "dims": dims}
+    return {"name": spec.name, "data_type": kind, "dims": [1], "reshape": {"shape": []}}
+
+
+def statistics(found: Iterable[Statistics]) -> Facts:
+    """What models did."""
+    return {"model_stats": [_statistics(one) for one in found]}
+
+
+def _statistics(one: Statistics) -> Facts:
+    nothing = _duration(0, 0)
+    return {
+        "name": one.name,
+        "version": one.version,
+        "last_inference": one.last_inference_ms,
+        "inference_count": one.inferences,
+        "execution_count": one.executions,
+        "inference_stats": {
+            "success": _duration(one.succeeded, one.success_ns),
+            "fail": _duration(one.failed, one.fail_ns),
+            "queue": _duration(one.succeeded, one.queue_ns),
+            "compute_input": nothing,  # reading the inputs is part of the answer's time, and not measured alone
+            "compute_infer": _duration(one.succeeded, one.compute_ns),
+            "compute_output": nothing,
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": nothing,
+                "compute_infer": _duration(times, took),
+                "compute_output": nothing,
+            }
+            for rows, (times, took) in one.by_batch.items()
+        ],
+    }
+
+
+def _duration(count: int, ns: int) -> Facts:
+    return {"count": count, "ns": ns}
+
+
+def index(states: Iterable[State], *, ready: bool = False) -> list[Facts]:
+    """Every model there is; with `ready`, only those that would answer."""
+    return [
+        {"name": one.name, "version": one.version, "state": one.state, "reason": one.reason}
+        for one in states
+        if one.state == "READY" or not ready
+    ]

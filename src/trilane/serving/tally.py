@@ -1,0 +1,77 @@
+"""What one model did since the process began, counted as the Open Inference Protocol tells it.
+
+Law: a batch counts once, whoever of its requests is heard first; a refusal or a failure counts as failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from trilane.serving.inference import Statistics
+from trilane.serving.share import Account, Share
+
+__all__ = ["Tally"]
+
+Result = TypeVar("Result")
+_REMEMBERED = 64  # batches whose requests may still be heard of, at most
+
+
+class Tally:
+    """Counts for one version of a model; `now` tells the wall's microseconds."""
+
+    def __init__(self, name: str, version: str, *, now: Callable[[], int]) -> None:
+        self._name, self._version, self._now = name, version, now
+        self._last = 0
+        self._rows = self._succeeded = self._failed = self._batches = 0
+        self._success, self._fail, self._queue, self._compute = 0.0, 0.0, 0.0, 0.0
+        self._by_batch: dict[int, tuple[int, float]] = {}
+        self._heard: dict[int, Account] = {}
+
+    def succeeded(self, share: Share[Result], seconds: float) -> None:
+        """Counts a request that was answered after `seconds`."""
+        self._succeeded += 1
+        self._success += seconds
+        self._rows += share.stop - share.start
+        self._last = self._now()
+        account = share.account
+        if account is None:
+            return
+        self._queue += max(account.began - share.arrived, 0.0)
+        self._compute += account.actual
+        if id(account) not in self._heard:
+            self._count_batch(account)
+
+    def failed(self, seconds: float) -> None:
+        """Counts a request that was refused, or that the model failed, after `seconds`."""
+        self._failed += 1
+        self._fail += seconds
+
+    def _count_batch(self, account: Account) -> None:
+        self._heard[id(account)] = account  # kept, so that no other account takes its identity
+        if len(self._heard) > _REMEMBERED:
+            del self._heard[next(iter(self._heard))]
+        self._batches += 1
+        times, seconds = self._by_batch.get(account.rows, (0, 0.0))
+        self._by_batch[account.rows] = times + 1, seconds + account.actual
+
+    def statistics(self) -> Statistics:
+        """The counts so far."""
+        return Statistics(
+            self._name,
+            self._version,
+            last_inference_ms=self._last // 1_000,
+            inferences=self._rows,
+            executions=self._batches,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            success_ns=_nanoseconds(self._success),
+            fail_ns=_nanoseconds(self._fail),
+            queue_ns=_nanoseconds(self._queue),
+            compute_ns=_nanoseconds(self._compute),
+            by_batch={rows: (times, _nanoseconds(took)) for rows, (times, took) in sorted(self._by_batch.items())},
+        )
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
