@@ -277,7 +277,7 @@ def test_an_answer_is_compressed_for_who_asks_for_it_or_where_it_saves_much(up: 
         said = {"name": "features", "shape": [rows, WIDTH], "datatype": "FP32", "data": _features(rows).tolist()}
         answer = up.client.post("/v2/models/big/infer", json={"inputs": [said]}, headers={"accept-encoding": accept})
         assert len(answer.json()["outputs"][0]["data"]) == rows
-        return answer.headers.get("content-encoding", "")
+        return str(answer.headers.get("content-encoding", ""))
 
     assert asked(1, "gzip") == "gzip"
     assert asked(1, "gzip, deflate") == ""
