@@ -6,6 +6,7 @@ are drawn anew for each call: a processor that sees the same few rows again lear
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,10 @@ from trilane.models.artifact import Artifact, machine
 from trilane.models.runtime.protocol import Runtime
 from trilane.models.signature import Matrix
 
-__all__ = ["Profile", "measure", "read_profile", "write_profile"]
+__all__ = ["Profile", "measure", "profile_here", "read_profile", "sweep", "write_profile"]
 
 BATCHES = (1, 8, 64, 256)
+SHORT = (1, 4, 16, 64, 256)  # at the moment a model is loaded
 _FILE = "profile.json"
 
 
@@ -37,6 +39,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: dict[int, float]
     alpha_us: float
     beta_us: float
+
+    def seconds(self) -> dict[int, float]:
+        """The median by number of rows, in seconds."""
+        return {rows: time * 1e-6 for rows, time in self.latency_us.items()}
 
 
 def measure(
@@ -65,6 +71,42 @@ def measure(
         alpha_us=alpha,
         beta_us=beta,
     )
+
+
+def sweep(
+    runtime: Runtime, rows: Matrix, *, timer: Callable[[], float], calls: int = 5, budget: float = 0.5
+) -> dict[int, float]:
+    """Seconds by number of rows, each the median of a few calls: short enough for the moment a model is loaded.
+
+    No call of a larger size begins when it would have to end after `budget` seconds; sizes of which that is true are
+    left out, but for the first.
+    """
+    random, began, found = np.random.default_rng(0), timer(), dict[int, float]()
+    runtime.predict(rows[:1])  # the first call of a model sets things up that later ones find
+    for size in SHORT:
+        if found and timer() - began + calls * size * found[max(found)] / max(found) > budget:
+            break
+        found[size] = _median_us(runtime, rows, size, calls, timer, random) * 1e-6
+    return found
+
+
+def profile_here(artifact: Artifact, runtime: Runtime, *, timer: Callable[[], float]) -> dict[int, float]:
+    """Seconds by number of rows on this machine: as they were measured on it, or else by a short sweep with `runtime`,
+    the artifact opened, which is put beside the artifact if that can be written to.
+    """
+    known, here = read_profile(artifact), machine()
+    if known is not None and known.machine == here:
+        return known.seconds()
+    found = sweep(runtime, artifact.golden().matrix(), timer=timer)
+    latency = {size: seconds * 1e6 for size, seconds in found.items()}
+    alpha, beta = _line(latency)
+    size = artifact.model_path.stat().st_size
+    with contextlib.suppress(SetupError):  # a folder that is only read is none the worse: the next load sweeps again
+        write_profile(
+            artifact,
+            Profile(machine=here, model_bytes=size, load_s=0.0, latency_us=latency, alpha_us=alpha, beta_us=beta),
+        )
+    return found
 
 
 def write_profile(artifact: Artifact, profile: Profile) -> Path:

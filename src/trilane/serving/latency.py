@@ -16,6 +16,7 @@ _SHORTEST, _LONGEST = 1e-9, 86_400.0  # seconds that a clock can mean
 _SIZES = 24  # classes of batch sizes: powers of two
 _STEP = 0.05  # how far one observation moves a quantile, as a part of the spread
 _APART = math.log(2)
+_SURPRISED = 0.9  # the weight that is kept while batches take twice or half of what the line says
 _OUTLIER = 8.0  # an observation counts as at most so many times what was predicted
 
 
@@ -34,6 +35,7 @@ class LatencyModel:
         self._middle = [0.0] * _SIZES  # logarithm of the typical ratio to the line, by class of size
         self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
         self._seen = [0] * _SIZES
+        self._drift = 0.0  # running mean of the logarithm of the ratio to the line
 
     @staticmethod
     def of(latency: Mapping[int, float], *, forget: float = 0.995, quantile: float = 0.95) -> LatencyModel:
@@ -51,9 +53,14 @@ class LatencyModel:
         seconds = min(max(seconds, _SHORTEST), _LONGEST)
         if sum(self._seen) >= 8:  # the first ones say what an outlier is
             seconds = min(seconds, _OUTLIER * self.expected(rows))
-        # Relative errors: else the largest batches alone would decide.
+        # Relative errors: else the largest batches alone would decide. What was much quicker before would outweigh what
+        # is seen by the square of the ratio, so while all is far from the line it forgets sooner.
         weight = 1 / (seconds * seconds)
+        self._drift += (math.log(seconds / self._line(rows)) - self._drift) / 8
         keep = self._forget
+        if abs(self._drift) > _APART:
+            keep = min(keep, _SURPRISED)
+            self._seen = [min(seen, 4) for seen in self._seen]
         self._weight = keep * self._weight + weight
         self._rows = keep * self._rows + weight * rows
         self._squares = keep * self._squares + weight * rows * rows
@@ -97,6 +104,11 @@ class LatencyModel:
         """The time that a batch of `rows` exceeds rarely only, in seconds."""
         size = self._nearest(rows)
         return self._line(rows) * math.exp(self._middle[size] + self._upper[size])
+
+    def table(self) -> dict[int, tuple[float, float]]:
+        """What was learnt: by the sizes that were seen, the typical time and the upper one, in seconds."""
+        sizes = [1 << size for size in range(_SIZES) if self._seen[size]]
+        return {rows: (self.expected(rows), self.upper(rows)) for rows in sizes}
 
     def rows_within(self, seconds: float, most: int) -> int:
         """How many rows, at most `most`, take no more than `seconds`; 0 if not even one does."""

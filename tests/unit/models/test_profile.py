@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from trilane.models.artifact import Artifact, load, pack
-from trilane.models.profile import measure, read_profile, write_profile
+from trilane.models.profile import measure, profile_here, read_profile, sweep, write_profile
 from trilane.models.runtime.onnx import open_onnx
 from trilane.models.signature import Matrix, Scores, Signature
 
@@ -60,3 +61,41 @@ def test_a_damaged_profile_is_no_profile(root: Path, parts: dict[str, Any]) -> N
     artifact = pack(root, **parts)
     (artifact.path / "profile.json").write_text("{")
     assert read_profile(artifact) is None
+
+
+def test_a_sweep_at_load_takes_no_longer_than_it_may(root: Path, parts: dict[str, Any]) -> None:
+    rows = pack(root, **parts).golden().matrix()
+    quick = Clocked()
+    found = sweep(quick, rows, timer=lambda: quick.now)
+    assert found == pytest.approx({1: 12e-6, 4: 18e-6, 16: 42e-6, 64: 138e-6, 256: 522e-6})
+    slow = Clocked()
+    assert set(sweep(slow, rows, timer=lambda: slow.now, budget=400e-6)) == {1, 4}
+    assert slow.now <= 400e-6
+    slower = Clocked()
+    assert set(sweep(slower, rows, timer=lambda: slower.now, budget=0.0)) == {1}
+
+
+def test_what_was_measured_on_this_machine_is_used_and_what_was_not_is_measured_and_kept(
+    root: Path, parts: dict[str, Any]
+) -> None:
+    artifact, runtime = pack(root, **parts), Clocked()
+    found = profile_here(artifact, runtime, timer=lambda: runtime.now)
+    assert set(found) == {1, 4, 16, 64, 256}
+    kept = read_profile(artifact)
+    assert kept is not None
+    assert kept.seconds() == pytest.approx(found)
+    before = runtime.now
+    assert profile_here(artifact, runtime, timer=lambda: runtime.now) == pytest.approx(found)
+    assert runtime.now == before
+    write_profile(artifact, msgspec.structs.replace(kept, machine="another"))
+    profile_here(artifact, runtime, timer=lambda: runtime.now)
+    assert runtime.now > before
+    anew = read_profile(artifact)
+    assert anew is not None
+    assert anew.machine == kept.machine
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_reason_not_to_load(root: Path, parts: dict[str, Any]) -> None:
+    artifact, runtime = pack(root, **parts), Clocked()
+    (artifact.path / "profile.json").mkdir()  # what nobody can write to, whoever runs the test
+    assert set(profile_here(artifact, runtime, timer=lambda: runtime.now)) == {1, 4, 16, 64, 256}

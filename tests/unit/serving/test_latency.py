@@ -35,6 +35,24 @@ def test_a_sweep_is_a_prior_that_traffic_corrects() -> None:
     assert model.expected(64) == pytest.approx(_line(64), rel=0.1)
 
 
+def test_a_sweep_of_the_model_alone_is_soon_outweighed_by_what_reads_add_to_it() -> None:
+    model = LatencyModel.of({rows: 0.1 * _line(rows) for rows in (1, 8, 64, 256)})
+    sizes = np.random.default_rng(3).choice([1, 2, 5, 20, 60], 400).tolist()
+    for rows in sizes:
+        model.observe(rows, _line(rows))
+    assert model.alpha == pytest.approx(_line(0), rel=0.1)
+    for rows in (1, 20, 60):
+        assert model.expected(rows) == pytest.approx(_line(rows), rel=0.25)
+
+
+def test_what_was_learnt_can_be_told_by_size() -> None:
+    model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64)})
+    assert list(model.table()) == [1, 8, 64]
+    for rows, (typical, upper) in model.table().items():
+        assert typical == pytest.approx(_line(rows), rel=0.05)
+        assert upper >= typical
+
+
 def test_traffic_of_one_size_does_not_bend_the_line() -> None:
     model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64, 256)})
     before = model.beta

@@ -13,11 +13,12 @@ import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.deployments import Deployed, Deployments, Portion
-from trilane.apps.server.http import patience, read_body, send
+from trilane.apps.server.http import patience, read_body, send, wants_batch
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
 from trilane.serving.engine import Answers
 from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.decisions import with_batch
 from trilane.serving.share import Share
 
 __all__ = ["Decisions"]
@@ -34,11 +35,14 @@ class Decisions:
         began = time.perf_counter()
         deployed = self.find(name)
         form = wire(scope, tables=False)
-        waits = patience(scope)
+        waits, told = patience(scope), wants_batch(scope)
         rows = deployed.row_format.rows(await read_body(scope, protocol), packed=form.asked == MSGPACK)
         share = await self.submit(deployed, rows, deadline=began + waits, began=began)
         encode = deployed.format.msgpack if form.answered == MSGPACK else deployed.format.encode
-        code = send(protocol, 200, encode(share.result, share.start, share.stop), form.headers)
+        body = encode(share.result, share.start, share.stop)
+        if told:
+            body = with_batch(body, share.explained(), packed=form.answered == MSGPACK)
+        code = send(protocol, 200, body, form.headers)
         self._metrics.time(name, time.perf_counter() - began)
         return code
 

@@ -30,7 +30,7 @@ from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.feedback.record import Recorder
 from trilane.models.artifact import load
-from trilane.models.profile import Profile, read_profile
+from trilane.models.profile import profile_here
 from trilane.models.runtime.onnx import open_onnx
 from trilane.serving.batcher import Batcher
 from trilane.serving.degradation import SmallerModel
@@ -69,6 +69,11 @@ class Deployed:
 
 def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = None) -> Engine:
     """Loads and checks all that a bundle names. Raises ModelError or ConflictError if anything of it has changed."""
+    return _compiled(project, bundle, metrics)[0]
+
+
+def _compiled(project: Project, bundle: Bundle, metrics: Metrics | None) -> tuple[Engine, dict[int, float]]:
+    """The engine, and the seconds that its model takes by number of rows, if a server is to know."""
     definitions = project.snapshot(bundle.definitions)
     endpoint = definitions.endpoints.get(bundle.endpoint)
     if endpoint is None or endpoint.model.plan.versions != bundle.views:
@@ -79,7 +84,6 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
         )
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
     runtime = open_onnx(artifact)
-    profile = read_profile(artifact)
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
     unread = None if metrics is None else metrics.store_failures.labels("online").inc
     cache = project.config.cache_mib << 20
@@ -87,17 +91,20 @@ def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = N
     reader = FeatureReader(
         endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache, priors=priors
     )
-    return Engine(
+    measured = metrics is not None  # a server wants to know; whoever explains a decision does not
+    prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
+    engine = Engine(
         endpoint,
         bundle=bundle.digest,
         reader=reader,
         runtime=runtime,
-        smaller=_smaller(project, bundle, endpoint),
-        latency=_latency(profile),
+        smaller=_smaller(project, bundle, endpoint, measured=measured),
+        latency=LatencyModel.of(prior),
     )
+    return engine, prior
 
 
-def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint) -> Smaller | None:
+def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint, *, measured: bool) -> Smaller | None:
     """The smaller model of the ladder, opened, and warmed by its golden rows."""
     rung = next((rung for rung in endpoint.fallback if isinstance(rung, SmallerModel)), None)
     if rung is None:
@@ -105,16 +112,11 @@ def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint) -> Smaller | 
     name = rung.model.name
     digest = next(str(step["digest"]) for step in bundle.fallback if step["step"] == "smaller")
     artifact = load(project.models_folder / name / digest[:16])
+    runtime = open_onnx(artifact)
+    prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
     names = endpoint.model.feature_names
     columns = np.array([names.index(feature) for feature in rung.model.feature_names])
-    return Smaller(name, open_onnx(artifact), columns, breaker_of(endpoint), _latency(read_profile(artifact)))
-
-
-def _latency(profile: Profile | None) -> LatencyModel:
-    """What is known of a model's time before it is asked: what was measured when it was packed."""
-    if profile is None:
-        return LatencyModel()
-    return LatencyModel.of({rows: us / 1e6 for rows, us in profile.latency_us.items()})
+    return Smaller(name, runtime, columns, breaker_of(endpoint), LatencyModel.of(prior))
 
 
 class Deployments:
@@ -223,7 +225,7 @@ class Deployments:
                 _log.exception("what is deployed cannot be read; the bundles before go on")
 
     def _deployed(self, bundle: Bundle) -> Deployed:
-        engine = compile_bundle(self._project, bundle, self._metrics)
+        engine, prior = _compiled(self._project, bundle, self._metrics)
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
 
@@ -250,7 +252,8 @@ class Deployments:
         return Deployed(
             bundle,
             engine,
-            Batcher(run, expire, loop=self._loop),
+            # What the model takes alone; what the reads add to it is learnt while answering.
+            Batcher(run, expire, loop=self._loop, latency=LatencyModel.of(prior)),
             RowFormat(engine.endpoint.contract),
             DecisionFormat(names, threshold=bundle.threshold),
         )

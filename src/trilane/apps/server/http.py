@@ -8,10 +8,10 @@ import math
 import msgspec
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
-from trilane.apps.server.limits import DEADLINE, LARGEST_BODY
+from trilane.apps.server.limits import DEADLINE, EXPLAIN, LARGEST_BODY
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 
-__all__ = ["JSON", "error_body", "patience", "read_body", "send", "status_of"]
+__all__ = ["JSON", "error_body", "patience", "read_body", "send", "status_of", "wants_batch"]
 
 JSON = [("content-type", "application/json")]
 _RETRY = [*JSON, ("retry-after", "1")]
@@ -50,6 +50,16 @@ def patience(scope: Scope) -> float:
         remedy = "Send whole milliseconds, 1 or more"
         raise ContractError(f"{text!r} is no time to wait", where=DEADLINE, remedy=remedy, status=400)
     return int(text[:12]) / 1e3
+
+
+def wants_batch(scope: Scope) -> bool:
+    """Whether the caller asks of the batch its answer was made in. Raises ContractError (400)."""
+    asked = scope.headers.get(EXPLAIN)
+    if asked is None:
+        return False
+    if asked.strip().lower() != "batch":
+        raise ContractError(f"{asked!r} cannot be explained", where=EXPLAIN, remedy="Send batch", status=400)
+    return True
 
 
 def _too_large(size: int) -> ContractError:

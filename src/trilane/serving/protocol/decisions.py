@@ -6,6 +6,7 @@ Law: encoding never fails on an answer.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import msgspec
 
@@ -13,7 +14,7 @@ from trilane.features.fallback import FRESH, STATUSES
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 
-__all__ = ["DecisionFormat"]
+__all__ = ["DecisionFormat", "with_batch"]
 
 _encode, _pack = msgspec.json.Encoder().encode, msgspec.msgpack.Encoder().encode
 _RUNGS = tuple(word.encode() for word in RUNGS)
@@ -78,3 +79,10 @@ class DecisionFormat:
             if code != FRESH:
                 worse.setdefault(STATUSES[code], []).append(name)
         return worse
+
+
+def with_batch(body: bytes, batch: Mapping[str, int | float | str], *, packed: bool) -> bytes:
+    """A response body of `encode`, or if `packed` of `msgpack`, with what is told of the batch as one more field."""
+    if packed:
+        return bytes([body[0] + 1]) + body[1:] + _pack("batch") + _pack(batch)  # the first byte counts the fields
+    return b'%b,"batch":%b}' % (body[:-1], _encode(batch))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trilane.features.fallback import STATUSES
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
-from trilane.serving.protocol.decisions import DecisionFormat
+from trilane.serving.protocol.decisions import DecisionFormat, with_batch
 from trilane.serving.reading import Fault, Reading
 
 NAMES = ("v.a", "v.b", "w.c")
@@ -67,3 +67,13 @@ def test_a_share_is_encoded_as_if_it_had_been_alone(answers: Answers, data: st.D
     form = DecisionFormat(NAMES, threshold=0.5)
     whole = msgspec.json.decode(form.encode(answers, 0, size))["decisions"]
     assert msgspec.json.decode(form.encode(answers, start, stop))["decisions"] == whole[start:stop]
+
+
+@given(_answers(), st.none() | scores)
+def test_what_is_told_of_the_batch_is_one_more_field_in_either_format(answers: Answers, threshold: float | None) -> None:
+    form = DecisionFormat(NAMES, threshold=threshold)
+    batch: dict[str, int | float | str] = {"rows": 3, "wait_ms": 0.5, "reason": "idle"}
+    text, packed = form.encode(answers, 0, len(answers.scores)), form.msgpack(answers, 0, len(answers.scores))
+    told = {**msgspec.json.decode(text), "batch": batch}
+    assert msgspec.json.decode(with_batch(text, batch, packed=False)) == told
+    assert msgspec.msgpack.decode(with_batch(packed, batch, packed=True)) == told
