@@ -216,7 +216,7 @@ class Dispatcher(Generic[T]):
         if stop <= now:
             return now, "deadline"
         gain = self.latency.alpha * (float(others_busy) + self._price)
-        waited = sum(now - job.arrived for job in jobs)
+        waited = sum(max(now - job.arrived, 0.0) for job in jobs)
         if waited >= gain:
             return now, "waited"
         ahead = self.arrivals.residual(now)

@@ -16,7 +16,7 @@ _SHORTEST, _LONGEST = 1e-9, 86_400.0  # seconds that a clock can mean
 _SIZES = 24  # classes of batch sizes: powers of two
 _STEP = 0.05  # how far one observation moves a quantile, as a part of the spread
 _APART = math.log(2)
-_SURPRISED = 0.9  # the weight that is kept while batches take twice or half of what the line says
+_KEPT = 0.25  # the weight that is kept when the line is moved as a whole
 _OUTLIER = 8.0  # an observation counts as at most so many times what was predicted
 
 
@@ -35,7 +35,7 @@ class LatencyModel:
         self._middle = [0.0] * _SIZES  # logarithm of the typical ratio to the line, by class of size
         self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
         self._seen = [0] * _SIZES
-        self._drift = 0.0  # running mean of the logarithm of the ratio to the line
+        self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
 
     @staticmethod
     def of(latency: Mapping[int, float], *, forget: float = 0.995, quantile: float = 0.95) -> LatencyModel:
@@ -53,14 +53,9 @@ class LatencyModel:
         seconds = min(max(seconds, _SHORTEST), _LONGEST)
         if sum(self._seen) >= 8:  # the first ones say what an outlier is
             seconds = min(seconds, _OUTLIER * self.expected(rows))
-        # Relative errors: else the largest batches alone would decide. What was much quicker before would outweigh what
-        # is seen by the square of the ratio, so while all is far from the line it forgets sooner.
-        weight = 1 / (seconds * seconds)
-        self._drift += (math.log(seconds / self._line(rows)) - self._drift) / 8
+            self._follow(rows, seconds)
+        weight = 1 / (seconds * seconds)  # relative errors: else the largest batches alone would decide
         keep = self._forget
-        if abs(self._drift) > _APART:
-            keep = min(keep, _SURPRISED)
-            self._seen = [min(seen, 4) for seen in self._seen]
         self._weight = keep * self._weight + weight
         self._rows = keep * self._rows + weight * rows
         self._squares = keep * self._squares + weight * rows * rows
@@ -68,6 +63,23 @@ class LatencyModel:
         self._products = keep * self._products + weight * rows * seconds
         self._solve()
         self._stray(rows, seconds)
+
+    def _follow(self, rows: int, seconds: float) -> None:
+        """Moves the whole line to where batches are seen to be, if that is far away: what was much quicker would else
+        outweigh what is seen by the square of the ratio.
+        """
+        self._drift += (math.log(seconds / self._line(rows)) - self._drift) / 8
+        self._drifted *= 7 / 8
+        if abs(self._drift) < _APART:
+            return
+        drift = self._drift / (1 - self._drifted)  # a mean of few begins at 0
+        ratio, self._drift, self._drifted = math.exp(drift), 0.0, 1.0
+        self.alpha, self.beta = self.alpha * ratio, self.beta * ratio
+        self._times, self._products = _KEPT * self._times / ratio, _KEPT * self._products / ratio
+        square = _KEPT / (ratio * ratio)
+        self._weight, self._rows, self._squares = self._weight * square, self._rows * square, self._squares * square
+        self._middle = [0.0] * _SIZES
+        self._seen = [min(seen, 4) for seen in self._seen]
 
     def _solve(self) -> None:
         spread = self._weight * self._squares - self._rows * self._rows

@@ -70,7 +70,9 @@ def test_a_share_is_encoded_as_if_it_had_been_alone(answers: Answers, data: st.D
 
 
 @given(_answers(), st.none() | scores)
-def test_what_is_told_of_the_batch_is_one_more_field_in_either_format(answers: Answers, threshold: float | None) -> None:
+def test_what_is_told_of_the_batch_is_one_more_field_in_either_format(
+    answers: Answers, threshold: float | None
+) -> None:
     form = DecisionFormat(NAMES, threshold=threshold)
     batch: dict[str, int | float | str] = {"rows": 3, "wait_ms": 0.5, "reason": "idle"}
     text, packed = form.encode(answers, 0, len(answers.scores)), form.msgpack(answers, 0, len(answers.scores))
