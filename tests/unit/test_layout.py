@@ -27,6 +27,7 @@ DRIVERS = {
     "google": r"trilane\.sources\.formats\.protobuf",
     "granian": r"trilane\.apps\.server(\.\w+)?",
     "httpx": r"trilane\.(apps\..+|sources\.schema_registry)",
+    "joblib": r"trilane\.models\.runtime\.sklearn",
     "lightgbm": r"trilane\.models\..+",
     "lmdb": r"trilane\.stores\.online\.lmdb(\.\w+)?",
     "onnx": r"trilane\.models\..+",
@@ -44,6 +45,7 @@ DRIVERS = {
     "sqlite3": r"trilane\.\w+\.(.+\.)?sqlite(\.\w+)?",
     "typer": r"trilane\.apps\..+",
     "uvloop": r"trilane\.apps\.server(\.\w+)?",
+    "xgboost": r"trilane\.models\.runtime\.xgboost",
 }
 
 # These cost more to import than all of trilane may (0.2 s), so `import trilane` leaves them alone too.

@@ -1,7 +1,8 @@
 """What every runtime must do, as checks that anybody can run against their own.
 
-Each law takes an open runtime and a float32 matrix of at least 1,000 rows that fits it, and raises AssertionError if it
-is broken; the last law closes the runtime.
+Each law of `LAWS` takes an open runtime and a float32 matrix of at least 1,000 rows that fits it, each of `TENSOR_LAWS`
+arrays of at least 12 rows that fit its inputs; it raises AssertionError if it is broken. The last law of each closes
+the runtime.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 from trilane.errors import ModelError
-from trilane.models.runtime.protocol import Runtime
+from trilane.models.runtime.opening import fit_answer
+from trilane.models.runtime.protocol import Arrays, Runtime, TensorRuntime
 from trilane.models.signature import Matrix
 
-__all__ = ["LAWS", "Law"]
+__all__ = ["LAWS", "Law", "TENSOR_LAWS", "TensorLaw"]
 
 Law = Callable[[Runtime, Matrix], None]
+TensorLaw = Callable[[TensorRuntime, Arrays], None]
 
 
 def the_score_of_a_row_is_the_same_bits_in_every_batch(runtime: Runtime, matrix: Matrix) -> None:
@@ -74,6 +77,63 @@ LAWS: tuple[Law, ...] = (
     the_matrix_is_left_as_it_was,
     a_view_of_other_memory_is_read_right,
     a_matrix_that_does_not_fit_is_refused,
+)
+
+
+def its_answers_are_as_it_declares_them(runtime: TensorRuntime, arrays: Arrays) -> None:
+    """By name, data type and shape, for any number of rows."""
+    for rows in (0, 1, 2, 7):
+        answers = runtime.run([array[:rows] for array in arrays])
+        fit_answer(answers, runtime.outputs, rows=rows, nan=True, where="the runtime")
+    _expect(runtime.platform != "", "it has no platform")
+
+
+def rows_are_answered_alike_alone_and_together(runtime: TensorRuntime, arrays: Arrays) -> None:
+    """To the last bits of a floating number, which may depend on the size of a batch."""
+    rows = 12
+    together = runtime.run([array[:rows] for array in arrays])
+    for size in (1, 5):
+        parts = [runtime.run([array[at : min(at + size, rows)] for array in arrays]) for at in range(0, rows, size)]
+        for place, whole in enumerate(together):
+            found = np.concatenate([part[place] for part in parts])
+            same = np.allclose(found, whole, rtol=1e-5, equal_nan=True) if whole.dtype.kind == "f" else found == whole
+            _expect(bool(np.all(same)), f"output {place} in batches of {size} is another")
+
+
+def what_it_is_given_is_left_as_it_was(runtime: TensorRuntime, arrays: Arrays) -> None:
+    """It may be another caller's memory; nor need it be writable."""
+    given = [array[:5].copy() for array in arrays]
+    for array in given:
+        array.flags.writeable = False
+    runtime.run(given)
+    _expect(all(np.array_equal(a, b[:5]) for a, b in zip(given, arrays, strict=True)), "run changed its input")
+
+
+def an_answer_outlives_the_next_one(runtime: TensorRuntime, arrays: Arrays) -> None:
+    """It is not memory that the runtime writes again."""
+    first = runtime.run([array[:3] for array in arrays])
+    before = [array.tolist() for array in first]
+    runtime.run([array[3:6] for array in arrays])
+    _expect([array.tolist() for array in first] == before, "the second run changed the first one's answer")
+
+
+def a_closed_one_refuses(runtime: TensorRuntime, arrays: Arrays) -> None:
+    """And may be closed twice."""
+    runtime.close()
+    runtime.close()
+    try:
+        runtime.run([array[:1] for array in arrays])
+    except ModelError:
+        return
+    raise AssertionError("a closed runtime answered")
+
+
+TENSOR_LAWS: tuple[TensorLaw, ...] = (
+    its_answers_are_as_it_declares_them,
+    rows_are_answered_alike_alone_and_together,
+    what_it_is_given_is_left_as_it_was,
+    an_answer_outlives_the_next_one,
+    a_closed_one_refuses,
 )
 
 

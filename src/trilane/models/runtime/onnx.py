@@ -2,8 +2,7 @@
 
 Laws: a graph that its exporter marked as row-wise (trees and what is exactly rounded) runs a whole batch at once; any
 other runs row by row, because the kernels of linear algebra and of vectorised functions give other bits to the same row
-at another place or in a batch of another size. One thread, in sequence, without spinning: a server has one process per
-core, and its batches are its parallelism.
+at another place or in a batch of another size.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import onnxruntime as ort
 from trilane.errors import ModelError
 from trilane.models.artifact import Artifact, library_versions, machine
 from trilane.models.export import ROW_WISE
+from trilane.models.runtime.session import open_session
 from trilane.models.signature import Matrix, Scores, Signature
 
 __all__ = ["OnnxRuntime", "open_onnx", "verify_golden"]
@@ -24,9 +24,9 @@ _TOLERANCE = 1e-5
 class OnnxRuntime:
     """An opened ONNX model (the bytes, or the path of the file) that keeps the contract of models.export."""
 
-    def __init__(self, model: bytes | str, signature: Signature) -> None:
+    def __init__(self, model: bytes | str, signature: Signature, *, shared: bool | None = None) -> None:
         self.signature = signature
-        session = _session(model)
+        session = open_session(model, shared=shared)
         try:
             (given,), (answer,) = session.get_inputs(), session.get_outputs()
             fits = given.name == "features" and answer.name == "score" and given.shape[1] == signature.width
@@ -98,23 +98,6 @@ def verify_golden(runtime: OnnxRuntime, artifact: Artifact) -> bool:
             remedy="Train and pack the model again with the installed libraries",
         )
     return False
-
-
-def _session(model: bytes | str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; what it warns of is how others wrote their graphs
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(
-            f"ONNX Runtime cannot open the model: {error}",
-            where=_place(model),
-            remedy="Export it again with trilane.models.export.to_onnx",
-        ) from error
 
 
 def _place(model: bytes | str) -> str:
