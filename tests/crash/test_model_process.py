@@ -209,9 +209,7 @@ def test_what_it_prints_is_logged_under_its_name_and_no_more_than_can_be_read(
 def test_a_model_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> None:
     async def load(code: str, **options: Any) -> None:
         (tmp_path / "model.py").write_text(code)
-        opening = Opening(
-            runtime="python", path=str(tmp_path / "model.py"), inputs=INPUTS, outputs=OUTPUTS, **options
-        )
+        opening = Opening(runtime="python", path=str(tmp_path / "model.py"), inputs=INPUTS, outputs=OUTPUTS, **options)
         with ThreadPoolExecutor(2) as threads:
             await Supervised.start("speller", opening, threads)
 
