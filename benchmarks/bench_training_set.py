@@ -31,6 +31,7 @@ from trilane.training import values_at
 
 START, SPAN = instant("2026-01-01T00:00:00Z"), duration("30d")
 KEYS, LAG, BATCH = 20_000, 2 * SECOND, 10 * SECOND
+MEMORY = "512MiB"  # of the engine: what does not fit is spilled, so that more events need no more memory
 FEAST = "feast[redis]==0.67.*"
 WINDOWS = ("15m", "1h", "1d", "7d")
 FEATURES: dict[str, Aggregation] = {"n_7d": tl.count(window="7d")}
@@ -103,10 +104,11 @@ def _keys(chance: np.random.Generator, size: int) -> pa.Array:
 def trilane(folder: Path, name: str) -> np.ndarray:
     """Our values."""
     plan = FeaturePlan.of([latest if name == "latest" else windowed], where="bench")
-    asks = pq.read_table(folder / "asks.parquet")
+    asks = pq.ParquetFile(folder / "asks.parquet").read()
     training = "as_served" if name == "as_served" else "ideal"
     warehouse = DuckdbWarehouse(folder / "warehouse")
-    return values_at(plan, asks, event_time="t", warehouse=warehouse, root=folder, training=training)
+    place = {"warehouse": warehouse, "root": folder, "memory_limit": MEMORY}
+    return values_at(plan, asks, event_time="t", training=training, **place)  # type: ignore[arg-type]
 
 
 def sql(folder: Path) -> np.ndarray:

@@ -6,6 +6,8 @@ applied that could be read by then.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from trilane.features.algebra import Columns, Floats, Ints
@@ -15,10 +17,47 @@ from trilane.features.unseen import Unseen
 
 __all__ = ["EventWindows", "blended", "windows_of"]
 
+_LONGEST = 1 << 62
+
 
 def windows_of(layout: TileLayout, events: Events, codes: Ints, instants: Ints) -> Floats:
     """Feature values [queries, features] of few queries; `EventWindows` for more."""
     return EventWindows(layout, events).at(codes, instants)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Entities and instants on one line of integers, by entity and then by instant.
+
+    An instant counts from `first`, as far as `span` reaches, which is before and behind all that lie on the line; where
+    a line of all instants would be too long for an integer, by its place among `ranks`.
+    """
+
+    first: int
+    span: int
+    entities: int
+    ranks: Ints | None
+
+    @staticmethod
+    def of(codes: Ints, instants: Ints) -> _Line:
+        """A line that tells all these apart."""
+        entities = int(codes.max(initial=-1)) + 1
+        first, last = (int(instants.min()), int(instants.max())) if len(instants) else (0, 0)
+        if (entities + 1) * (last - first + 2) < _LONGEST:
+            return _Line(first, last - first + 2, entities, None)
+        ranks = np.unique(instants)
+        return _Line(first, len(ranks) + 1, entities, ranks)
+
+    def at(self, codes: Ints, instants: Ints) -> Ints:
+        """Where these lie, or would lie: with what comes next."""
+        base = np.minimum(codes, self.entities) * self.span
+        if self.ranks is not None:
+            return np.asarray(base + np.searchsorted(self.ranks, instants))
+        return np.asarray(base + (np.clip(instants, self.first, self.first + self.span - 1) - self.first))
+
+    def entity_of(self, places: Ints) -> Ints:
+        """Whose places these are."""
+        return places // self.span
 
 
 class EventWindows:
@@ -26,10 +65,13 @@ class EventWindows:
 
     def __init__(self, layout: TileLayout, events: Events) -> None:
         self._layout, self._codes, kept = layout, events.codes, layout._kept
-        self._order = order = np.lexsort((events.times, events.codes))
-        self._ranks, place = np.unique(events.times[order], return_inverse=True)
-        self._span = len(self._ranks) + 1
-        places = events.codes[order] * self._span + place
+        self._line = line = _Line.of(events.codes, events.times)
+        places = line.at(events.codes, events.times)
+        if (places[1:] >= places[:-1]).all():  # as the join sorts them
+            self._order = order = np.arange(len(places))
+        else:
+            self._order = order = np.argsort(places, kind="stable")
+            places = places[order]
         self._fresh = fresh = np.diff(places, prepend=-1) != 0
         starts = np.flatnonzero(fresh)
         self._places = places[starts]
@@ -41,10 +83,11 @@ class EventWindows:
 
     def _bounds(self, codes: Ints, instants: Ints, ends: Ints | None = None) -> tuple[Ints, Ints]:
         """The rows from which each window [windows, queries] begins, and before which the queries end."""
-        base = codes * self._span
-        low = np.searchsorted(self._places, base + np.searchsorted(self._ranks, self._layout.lefts(instants)))
-        ends = instants if ends is None else ends
-        return low, np.searchsorted(self._places, base + np.searchsorted(self._ranks, ends))
+        low = np.searchsorted(self._places, self._line.at(codes, self._layout.lefts(instants)))
+        return low, self._ends(codes, instants if ends is None else ends)
+
+    def _ends(self, codes: Ints, instants: Ints) -> Ints:
+        return np.searchsorted(self._places, self._line.at(codes, instants))
 
     def at(self, codes: Ints, instants: Ints, ends: Ints | None = None) -> Floats:
         """Feature values [queries, features]: what `TileLayout.read` would give at each (code, instant).
@@ -81,7 +124,7 @@ class EventWindows:
     def _seen_parts(self, codes: Ints, instants: Ints, visible: Ints) -> Floats:
         low, high = self._bounds(codes, instants)
         rows, bags = np.cumsum(self._fresh) - 1, [kept.bag for kept in self._layout._kept]
-        of_rows = self._places // self._span
+        of_rows = self._line.entity_of(self._places)
         unseen = Unseen.of(of_rows, rows, self._order, visible, codes, instants, high, self._lifted, bags)
         high = np.broadcast_to(unseen.high, low.shape)
         return self._layout._answering.parts(self._prefix, self._others, low, high, instants, unseen)
@@ -90,11 +133,10 @@ class EventWindows:
         """The queries before which more had happened than could be read."""
         if not len(self._places):
             return np.zeros(0, np.int64)
-        happened = np.append(np.flatnonzero(self._fresh), len(self._order))[self._bounds(codes, instants)[1]]
-        moments = np.unique(instants)
-        span = len(moments) + 1
-        seen_at = np.sort(self._codes * span + np.searchsorted(moments, visible))
-        seen = np.searchsorted(seen_at, codes * span + np.searchsorted(moments, instants), "right")
+        happened = np.append(np.flatnonzero(self._fresh), len(self._order))[self._ends(codes, instants)]
+        line = _Line.of(np.maximum(codes, self._codes.max()), instants)
+        seen_at = np.sort(line.at(self._codes, visible))
+        seen = np.searchsorted(seen_at, line.at(codes, instants), "right")
         return np.flatnonzero(happened > seen)
 
 

@@ -360,8 +360,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _table(path: Path) -> pa.Table:
-    with _readable(path):
-        return pq.read_table(path)
+    with _readable(path), pq.ParquetFile(path) as file:  # `read_table` would bring in pandas for it
+        return file.read()
 
 
 @contextlib.contextmanager
