@@ -29,6 +29,7 @@ from trilane.features.operation import Kept, kept_of
 from trilane.features.ragged import Bag, Ragged
 from trilane.features.retraction import signed
 from trilane.features.row import RowFormat, Tiles
+from trilane.features.singly import FEW, Singly
 from trilane.features.view import View
 from trilane.features.window import Window
 
@@ -108,6 +109,8 @@ class TileLayout:
         self.record = self.format.record
         self._defaults = np.array([np.nan if a.default is None else a.default for a in features])
         self._landed = Landed.of(self._kept, reads, self.format, len(self.windows)) if self.is_batch else None
+        reaches = np.concatenate([self._levels, self._lengths, self.steps], axis=1).tolist()
+        self._singly = None if self.is_batch else Singly.of(self._kept, reads, self.format, reaches, self._defaults)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -254,6 +257,8 @@ class TileLayout:
         Each key has `shards` rows, one after another, whose tiles are merged first. With `past`, the history of the
         keys, windows longer than the tail are put together from it and the tiles since its boundary.
         """
+        if self._singly is not None and shards == 1 and past is None and 0 < len(rows) <= FEW:
+            return self._singly.read(rows, instants)
         if self._landed is None:
             return self._search(rows, instants, shards=shards, past=past)
         there = [row for row in rows if row]
