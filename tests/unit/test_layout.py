@@ -32,6 +32,7 @@ DRIVERS = {
     "lmdb": r"trilane\.stores\.online\.lmdb(\.\w+)?",
     "onnx": r"trilane\.models\..+",
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
+    "opentelemetry": r"trilane\.apps\.server\.traces",
     "orjson": r"trilane\.serving\.protocol\.(features|oip_tensors)",
     "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
     "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",

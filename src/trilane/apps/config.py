@@ -28,6 +28,7 @@ CONFIG_FILE = "trilane.toml"
 _LOCAL = ("duckdb", "lmdb", "spark", "sqlite")
 _ENVIRONMENT = "TRILANE_"
 _Level = Literal["debug", "info", "warning", "error"]
+_Form = Literal["text", "json"]
 
 
 class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -52,6 +53,10 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     retain: str = "1d"
     drain: str = "0s"
     log_level: _Level = "info"
+    log_format: _Form = "text"
+    traces: str = ""
+    trace_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    slow: str = "1s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,9 @@ class Config:
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
     the decoded rows of each view; `retain` (microseconds) is how long what answered before is kept filled;
     `drain` (microseconds) is how long a server that was told to stop goes on answering, so that load balancers may see
-    that it is not ready; `schema_registry` is a URL, or empty.
+    that it is not ready; `traces` is the URL of an OpenTelemetry collector, or empty, and `trace_share` the part of the
+    requests that it gets; requests that take longer than `slow` (microseconds) are logged, none if it is 0;
+    `schema_registry` is a URL, or empty.
     """
 
     root: Path
@@ -86,6 +93,10 @@ class Config:
     retain: int
     drain: int
     log_level: str
+    log_format: str
+    traces: str
+    trace_share: float
+    slow: int
 
     @property
     def url(self) -> str:
@@ -173,6 +184,10 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         retain=_time("retain", keys.retain, example="1d"),
         drain=_time("drain", keys.drain, example="5s"),
         log_level=keys.log_level,
+        log_format=keys.log_format,
+        traces=keys.traces,
+        trace_share=keys.trace_share,
+        slow=_time("slow", keys.slow, example="100ms"),
     )
 
 

@@ -43,7 +43,7 @@ def create() -> Server:
 
     die_with_parent(int(os.environ.get(_SERVER, "0")))
     config = load_config(Path(os.environ[PROJECT]))
-    log_to_stderr(config.log_level)
+    log_to_stderr(config.log_level, config.log_format)
     from trilane.apps.project import Project
     from trilane.apps.server.app import Server
 

@@ -60,7 +60,8 @@ class Batcher(Generic[Portion, Result]):
     and its result holds the rows of all of them in that order. It may answer at once, on the loop, or give an awaitable
     of the answer, and then up to `executors` batches run at a time. `expire` gets portions and the reason.
     `latency`: what is known of the time that `run` takes, in seconds; `max_rows`: the largest batch; `queue_rows`: how
-    many rows may wait; deadlines are instants of `time.perf_counter`.
+    many rows may wait; `worked` is called with the seconds that each batch took; deadlines are instants of
+    `time.perf_counter`.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Batcher(Generic[Portion, Result]):
         executors: int = 1,
         max_rows: int = 1_024,
         queue_rows: int = 16_384,
+        worked: Callable[[float], None] | None = None,
     ) -> None:
+        self._worked = worked
         self._run, self._expire, self._loop = run, expire, loop
         self._executors, self._queue_rows = executors, queue_rows
         self._dispatcher = Dispatcher[_Waiting[Portion, Result]](latency or LatencyModel(), max_rows=max_rows)
@@ -180,7 +183,7 @@ class Batcher(Generic[Portion, Result]):
             future.add_done_callback(lambda _: self._finished(running))
             return False
         actual = time.perf_counter() - now
-        self._dispatcher.done(rows, actual)
+        self._done(rows, actual)
         self._tell(jobs, answer, Account(rows, len(jobs), now, predicted, actual, reason))
         return True
 
@@ -204,9 +207,14 @@ class Batcher(Generic[Portion, Result]):
             self._failed(running.jobs, error)
             return
         actual = time.perf_counter() - running.began
-        self._dispatcher.done(running.rows, actual)
+        self._done(running.rows, actual)
         account = Account(running.rows, len(running.jobs), running.began, running.predicted, actual, running.reason)
         self._tell(running.jobs, running.answer.result(), account)
+
+    def _done(self, rows: int, seconds: float) -> None:
+        self._dispatcher.done(rows, seconds)
+        if self._worked is not None:
+            self._worked(seconds)
 
     def _watch(self, running: _Running[Portion, Result], now: float) -> None:
         """Wakes when the first of those who still wait for a batch need its answer no longer."""

@@ -32,6 +32,7 @@ from trilane.serving.reading import Fault, FeatureReader, Reading, Rows, Throttl
 __all__ = ["Answers", "Engine", "Scored", "rebuild"]
 
 _SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of their batch is given up
+_NO_PARTS: Mapping[str, float] = {}
 _EVERY = 16  # of so many batches the time of one is learnt from
 
 
@@ -40,7 +41,7 @@ class Answers:
     """The answers to `rows`, made together: scores [rows] with what they were made of.
 
     `rungs` [rows]: the positions in `RUNGS` of what made them; `origins`: of those from the cache, by row, the id of
-    the decision that they were made for.
+    the decision that they were made for; `parts`: the seconds that each step took, in order.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Answers:
     faults: tuple[Fault, ...]
     rungs: npt.NDArray[np.uint8]
     origins: Mapping[int, str] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def by_model(self) -> npt.NDArray[np.bool_]:
@@ -117,9 +119,12 @@ class Engine:
             draft = Draft.of(len(rows))
             draft.give(kept)
             return self._of(draft, rows, self._nothing(rows), now, id)
+        began = self._timer()
         reading = self.read(rows, now)
+        read = self._timer()
         scored = self.scored(reading, now=now, deadline=deadline, kept=kept)
-        return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline)
+        parts = {"features": read - began, "model": self._timer() - read}
+        return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline, parts=parts)
 
     def answer_without_model(
         self, rows: Rows, *, now: int, id: str, reason: str, deadline: float = -math.inf
@@ -164,12 +169,20 @@ class Engine:
         return Scored(scores, False, tuple(_moved(fault, rest) for fault in found.faults), kept)
 
     def answered(
-        self, rows: Rows, reading: Reading, scored: Scored, *, now: int, id: str, deadline: float = math.inf
+        self,
+        rows: Rows,
+        reading: Reading,
+        scored: Scored,
+        *,
+        now: int,
+        id: str,
+        deadline: float = math.inf,
+        parts: Mapping[str, float] = _NO_PARTS,
     ) -> Answers:
         """The model's scores where they are good, and the ladder's answers elsewhere."""
         cache, rungs = self.ladder.cache, _own_rungs(reading)
         if scored.whole and cache is None:
-            return Answers(id, self.bundle, now, rows, scored.scores, reading, reading.faults, rungs)
+            return Answers(id, self.bundle, now, rows, scored.scores, reading, reading.faults, rungs, parts=parts)
         finite = np.isfinite(scored.scores)
         draft = Draft(np.where(finite, scored.scores, np.nan), rungs, [*reading.faults, *scored.faults], {})
         draft.give(scored.kept)
@@ -177,7 +190,7 @@ class Engine:
             keys = self.ladder.keys(rows, reading)
             cache.keep(keys, scored.scores, np.flatnonzero(finite).tolist(), now, id)
         self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
-        return self._of(draft, rows, reading, now, id)
+        return self._of(draft, rows, reading, now, id, parts)
 
     def _predicted(self, reading: Reading, matrix: npt.NDArray[np.float32], deadline: float) -> Scored:
         size, start = len(matrix), self._timer()
@@ -239,7 +252,9 @@ class Engine:
         self._throttle.tell(f"endpoint {self.endpoint.name}", ModelError(what, where=where, remedy=remedy))
         return (Fault(f"model: {what}", bad if len(bad) < size else None),)
 
-    def _of(self, draft: Draft, rows: Rows, reading: Reading, now: int, id: str) -> Answers:
+    def _of(
+        self, draft: Draft, rows: Rows, reading: Reading, now: int, id: str, parts: Mapping[str, float] = _NO_PARTS
+    ) -> Answers:
         left = draft.open
         if len(left):
             reason = draft.faults[-1].reason if draft.faults else "no rung has an answer"
@@ -249,7 +264,7 @@ class Engine:
                 remedy="Try again, or declare fallback=[..., tl.constant(...)]",
             )
         return Answers(
-            id, self.bundle, now, rows, draft.scores, reading, tuple(draft.faults), draft.rungs, draft.origins
+            id, self.bundle, now, rows, draft.scores, reading, tuple(draft.faults), draft.rungs, draft.origins, parts
         )
 
     def _nothing(self, rows: Rows) -> Reading:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
 from trilane.serving.engine import Answers
 from trilane.serving.reading import Reading
+from trilane.serving.signals import Told
 
 __all__ = ["Metrics", "ValueCount"]
 
@@ -80,6 +82,7 @@ class Metrics:
 
         self._partitions()
         self._quality(own)
+        self._replica()
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
 
@@ -95,6 +98,24 @@ class Metrics:
         self.expectation = gauge("trilane_source_expectation", "Whether it is met.", "source", "expectation")
         self.batch_failing = gauge("trilane_batch_failing", "Whether the last load failed.", "view")
         self.table_rows = gauge("trilane_table_violations", "Rows of the last load that break a rule.", "view", "rule")
+
+    def _replica(self) -> None:
+        """How busy this process is; of several, the sum."""
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=self._own, multiprocess_mode="livesum")
+
+        self.in_flight = gauge("trilane_in_flight", "Requests that are being answered.")
+        self.queued = gauge("trilane_queued_rows", "Rows that wait for a batch.")
+        self.utilisation = gauge("trilane_utilisation", "Share of the last minute in which batches ran, a process.")
+        self.cpu = gauge("trilane_cpu_utilisation", "Processor time of the last minute over that minute, a process.")
+
+    def tell(self, told: Told) -> None:
+        """Tells how busy this process is."""
+        self.in_flight.set(told.in_flight)
+        self.queued.set(told.queued)
+        self.utilisation.set(told.utilisation)
+        self.cpu.set(told.cpu)
 
     def _partitions(self) -> None:
         """How the nearline workers share the partitions."""
@@ -121,12 +142,12 @@ class Metrics:
         """What is told anew at each scrape, as the workers noted it."""
         return Gauge(name, says, ["source", "partition"], registry=self._own, multiprocess_mode="mostrecent")
 
-    def time(self, endpoint: str, seconds: float) -> None:
-        """Counts how long a decision took."""
+    def time(self, endpoint: str, seconds: float, trace: str = "") -> None:
+        """Counts how long a decision took; `trace`: the id of its trace, if it has one."""
         histogram = self._latencies.get(endpoint)
         if histogram is None:
             histogram = self._latencies[endpoint] = self._latency.labels(endpoint)
-        histogram.observe(seconds)
+        histogram.observe(seconds, {"trace_id": trace} if trace and not self._shared else None)
 
     def count_request(self, route: str, status: int) -> None:
         """Counts a request that was answered."""
@@ -148,13 +169,14 @@ class Metrics:
         """What counts the values of a plan's features under an endpoint's name."""
         return ValueCount(self, endpoint, plan)
 
-    def text(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+    def text(self, *, exemplars: bool = False) -> bytes:
+        """The metrics in Prometheus' text format, or in OpenMetrics, which has `exemplars`."""
+        write = openmetrics.generate_latest if exemplars else generate_latest
         if not self._shared:
-            return bytes(generate_latest(self._own))
+            return bytes(write(self._own))
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return bytes(generate_latest(together))
+        return bytes(write(together))
 
 
 class ValueCount:

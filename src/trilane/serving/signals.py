@@ -85,7 +85,7 @@ class Signals:
         slot.latencies[bucket] = slot.latencies.get(bucket, 0) + 1
 
     def worked(self, now: float, seconds: float) -> None:
-        """A batch ran for `seconds`."""
+        """A batch that ended now ran for `seconds`."""
         self._slot(now).busy += seconds
 
     def tally(self, now: float) -> Tally:

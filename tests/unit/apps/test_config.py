@@ -37,6 +37,10 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         replay=False,
         retain=86_400_000_000,
         drain=0,
+        log_format="text",
+        traces="",
+        trace_share=0.01,
+        slow=1_000_000,
         log_level="info",
     )
 

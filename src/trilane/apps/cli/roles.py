@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, moment, open_project
+from trilane.apps.logs import log_to_stderr
 from trilane.errors import ConflictError, DefinitionError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _configured(
     project: ProjectOption, *, replay: bool = False, workers: int | None = None, port: int | None = None
 ) -> Config:
     config = open_project(project).config
-    logging.getLogger("trilane").setLevel(config.log_level.upper())
+    log_to_stderr(config.log_level, config.log_format)
     return dataclasses.replace(
         config, replay=config.replay or replay, workers=workers or config.workers, port=port or config.port
     )

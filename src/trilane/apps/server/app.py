@@ -26,6 +26,7 @@ from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, read_body, send, status_of
 from trilane.apps.server.inference import EndpointModels, Models
 from trilane.apps.server.inference_http import InferenceHttp, error_text
+from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads
 from trilane.apps.server.routes import Answer, Router
@@ -46,6 +47,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+_OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 
 
 class _Clock(msgspec.Struct, forbid_unknown_fields=True):
@@ -71,15 +73,17 @@ class Server:
             project.config.state / "records.db", told=lambda fate, number: self.metrics.records.labels(fate).inc(number)
         )
         self.records = Records(project.config.state / "records.db")
-        self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop)
-        self.decisions = Decisions(self.deployments, self.metrics)
+        self.measuring = Measuring(project.config, self.metrics, queued=lambda: self.deployments.queued, loop=loop)
+        worked = self.measuring.worked
+        self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop, worked=worked)
+        self.decisions = Decisions(self.deployments, self.metrics, self.measuring)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
         models = Models(
             EndpointModels(self.deployments, self.decisions, self.metrics), TrainedModels(self.deployments, loop)
         )
         self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
-        self._router = Router(self._operations() | self.inference.operations())
+        self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
         own = int(os.environ.get(ROUND, "0"))
         rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
         self.drain = Drain(rounds, own=own, notice=notice, longest=max(notice, LONGEST), loop=loop)
@@ -88,11 +92,12 @@ class Server:
 
     def _operations(self) -> dict[str, Answer]:
         return {
-            "decide": self.decisions.answer,
-            "features": self.features,
+            "decide": self.measuring.around(self.decisions.answer, "decide", tells=True),
+            "features": self.measuring.around(self.features, "features"),
             "events": self.events.take,
             "explain": self.explain,
             "status": self.status,
+            "signals": self.tell_signals,
             "clock": self.clock,
             "live": self.live,
             "ready": self.ready,
@@ -107,6 +112,7 @@ class Server:
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         address.forget(self.project.config.state)
+        self.measuring.close()
         self.deployments.close()
         self.events.close()
         self.recorder.close()
@@ -198,6 +204,9 @@ class Server:
         written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
         return send(protocol, 200, _encode(status(self.project, self.deployments, written)))
 
+    async def tell_signals(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        return send(protocol, 200, _encode(self.measuring.told()))
+
     async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, b'{"live":true}')
 
@@ -242,6 +251,8 @@ class Server:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
         # Not here: it waits for files, and decisions must not.
         await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
+        if "application/openmetrics-text" in (scope.headers.get("accept") or ""):
+            return send(protocol, 200, self.metrics.text(exemplars=True), _OPEN_METRICS)
         return send(protocol, 200, self.metrics.text(), _TEXT)
 
     def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:

@@ -14,12 +14,14 @@ from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.deployments import Deployed, Deployments, Portion
 from trilane.apps.server.http import patience, read_body, send, wants_batch
+from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
 from trilane.serving.engine import Answers
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import with_batch
 from trilane.serving.share import Share
+from trilane.serving.story import Fact, Story, stages_of
 
 __all__ = ["Decisions"]
 
@@ -27,8 +29,8 @@ __all__ = ["Decisions"]
 class Decisions:
     """Finds what answers an endpoint, and asks it."""
 
-    def __init__(self, deployments: Deployments, metrics: Metrics) -> None:
-        self._deployments, self._metrics = deployments, metrics
+    def __init__(self, deployments: Deployments, metrics: Metrics, measuring: Measuring) -> None:
+        self._deployments, self._metrics, self._measuring = deployments, metrics, measuring
 
     async def answer(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         """Answers `POST /v1/decide/{endpoint}`."""
@@ -43,7 +45,10 @@ class Decisions:
         if told:
             body = with_batch(body, share.explained(), packed=form.answered == MSGPACK)
         code = send(protocol, 200, body, form.headers)
-        self._metrics.time(name, time.perf_counter() - began)
+        ended = time.perf_counter()
+        took = ended - began
+        trace = self._measuring.tell(scope, took, lambda parent: _story(name, share, began, ended, code, parent))
+        self._metrics.time(name, took, trace)
         return code
 
     def submit(
@@ -63,3 +68,18 @@ class Decisions:
                 raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
             remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
             raise UnavailableError(reason, where=name, remedy=remedy) from None
+
+
+def _story(name: str, share: Share[Answers], began: float, ended: float, status: int, parent: str) -> Story:
+    answers = share.result
+    why = {reason: None for row in range(share.start, share.stop) for reason in answers.why(row)}
+    facts: dict[str, Fact] = {
+        "decision": f"{answers.id}-{share.start}",
+        "bundle": answers.bundle[:16],
+        "asked_rows": share.stop - share.start,
+        **share.explained(),
+    }
+    if why:
+        facts["why"] = "; ".join(why)
+    stages = () if share.account is None else stages_of(began, share.arrived, share.account, answers.parts, ended)
+    return Story("decide", name, began, ended, status, stages, facts, parent)

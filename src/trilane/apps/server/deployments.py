@@ -14,6 +14,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,7 +121,10 @@ def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint, *, measured: 
 
 
 class Deployments:
-    """The endpoints of one server process. `errors` says, by endpoint, why a deployed bundle does not answer."""
+    """The endpoints of one server process. `errors` says, by endpoint, why a deployed bundle does not answer.
+
+    `worked` is called with the seconds that each batch took.
+    """
 
     def __init__(
         self,
@@ -131,7 +135,9 @@ class Deployments:
         *,
         loop: asyncio.AbstractEventLoop,
         period: float = 0.5,
+        worked: Callable[[float], None] | None = None,
     ) -> None:
+        self._worked = worked
         self._project, self._clock, self._recorder, self._metrics = project, clock, recorder, metrics
         self._loop, self._period = loop, period
         self.router = InProcessRouter()
@@ -164,6 +170,11 @@ class Deployments:
     def all(self) -> dict[str, Deployed]:
         """What answers each endpoint."""
         return {endpoint: self._compiled[digest] for endpoint, digest in self.router.routes().items()}
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait, of all endpoints."""
+        return sum(deployed.batcher.queued for deployed in self._compiled.values())
 
     def refresh(self) -> None:
         """Compiles what was newly deployed, and then swaps all routes in one step."""
@@ -253,7 +264,7 @@ class Deployments:
             bundle,
             engine,
             # What the model takes alone; what the reads add to it is learnt while answering.
-            Batcher(run, expire, loop=self._loop, latency=LatencyModel.of(prior)),
+            Batcher(run, expire, loop=self._loop, worked=self._worked, latency=LatencyModel.of(prior)),
             RowFormat(engine.endpoint.contract),
             DecisionFormat(names, threshold=bundle.threshold),
         )

@@ -44,15 +44,15 @@ class InferenceHttp:
         self._models, self._ready = models, ready
         self._server = _encode({"name": "trilane", "version": version, "extensions": EXTENSIONS})
 
-    def operations(self) -> dict[str, Answer]:
-        """What answers each operation of the routes."""
+    def operations(self, around: Callable[[Answer, str], Answer]) -> dict[str, Answer]:
+        """What answers each operation of the routes; `around` notes each question."""
         return {
             "oip_server": self.server,
             "oip_live": self.live,
             "oip_ready": self.ready,
             "oip_model": self.model,
             "oip_model_ready": self.model_ready,
-            "oip_infer": self.infer,
+            "oip_infer": around(self.infer, "infer"),
             "oip_config": self.config,
             "oip_stats": self.stats,
             "oip_index": self.index,

@@ -33,6 +33,7 @@ ROUTES = (
     Route("POST", "/v1/events/{source}", "events"),
     Route("GET", "/v1/explain/{decision id}", "explain"),
     Route("GET", "/v1/status", "status"),
+    Route("GET", "/v1/signals", "signals"),
     Route("POST", "/v1/clock", "clock"),
     Route("GET", "/health/live", "live"),
     Route("GET", "/health/ready", "ready"),

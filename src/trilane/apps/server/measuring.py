@@ -1,0 +1,121 @@
+"""What is noted of each request that asks for an answer: how long it took, whether it was refused, and its story.
+
+Law: what is noted never changes an answer, nor keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
+
+from trilane.apps.config import Config
+from trilane.apps.server.http import status_of
+from trilane.apps.server.replicas import Replicas
+from trilane.apps.server.routes import Answer
+from trilane.apps.server.stories import PARENT, Stories
+from trilane.errors import SetupError, TrilaneError
+from trilane.serving.metrics import Metrics
+from trilane.serving.signals import Signals, Told
+from trilane.serving.story import Fact, Story
+
+if TYPE_CHECKING:
+    from trilane.apps.server.traces import Traces
+
+__all__ = ["Measuring"]
+
+_OVERLOAD, _DEFECT = 429, 500
+
+
+class Measuring:
+    """Notes the requests of one process. `queued`: the rows that wait in it."""
+
+    def __init__(
+        self, config: Config, metrics: Metrics, *, queued: Callable[[], int], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._signals = Signals(now=time.perf_counter(), cpu=time.process_time, queued=queued)
+        self._stories = Stories(slow=config.slow / 1e6, traces=_traces(config))
+        self._replicas = Replicas(
+            self._signals,
+            state=config.state,
+            port=config.port,
+            alone=config.workers == 1,
+            loop=loop,
+            tell=metrics.tell,
+        )
+
+    def told(self) -> Told:
+        """The signals of all workers of this server."""
+        return self._replicas.told()
+
+    def worked(self, seconds: float) -> None:
+        """A batch that ended now took `seconds`."""
+        self._signals.worked(time.perf_counter(), seconds)
+
+    def close(self) -> None:
+        """Notes no more, and sends what is left to send."""
+        self._replicas.close()
+        self._stories.close()
+
+    def around(self, answer: Answer, route: str, *, tells: bool = False) -> Answer:
+        """`answer`, each call of which is noted; `tells`: whether it tells the stories of its requests itself."""
+        signals = self._signals
+
+        async def measured(scope: Scope, protocol: HTTPProtocol, *parameters: str) -> int:
+            began = time.perf_counter()
+            signals.in_flight += 1
+            refused = False
+            try:
+                code = await answer(scope, protocol, *parameters)
+                if not tells:
+                    self._ended(scope, route, parameters, began, code, {})
+                return code
+            except TrilaneError as error:
+                status = status_of(error)
+                refused = status == _OVERLOAD
+                if status >= _DEFECT:
+                    self._ended(scope, route, parameters, began, status, {"error": error.code, "what": error.what})
+                raise
+            finally:
+                signals.in_flight -= 1
+                now = time.perf_counter()
+                signals.answered(now, now - began, refused=refused)
+
+        return measured
+
+    def tell(self, scope: Scope, seconds: float, story: Callable[[str], Story]) -> str:
+        """Tells the story of a request that took `seconds`, made for its `traceparent`, if anybody wants it.
+
+        Gives the id of its trace, empty if it has none.
+        """
+        traced = self._stories.traces(scope)
+        if not traced and not self._stories.is_slow(seconds):
+            return ""
+        return self._stories.tell(story(scope.headers.get(PARENT) or ""), traced=traced)
+
+    def _ended(
+        self,
+        scope: Scope,
+        route: str,
+        parameters: tuple[str, ...],
+        began: float,
+        status: int,
+        facts: Mapping[str, Fact],
+    ) -> None:
+        """Tells of a request of which no more is known than how it ended."""
+        ended, name = time.perf_counter(), "/".join(parameters)
+        self.tell(scope, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
+
+
+def _traces(config: Config) -> Traces | None:
+    if not config.traces:
+        return None
+    try:
+        from trilane.apps.server.traces import Traces
+    except ImportError as error:
+        remedy = 'Install it with `pip install "trilane[otel]"`, or take `traces` out of trilane.toml'
+        raise SetupError(f"traces need OpenTelemetry: {error}", where="traces", remedy=remedy) from error
+    return Traces(config.traces, share=config.trace_share, service=config.name, timer=time.perf_counter)
