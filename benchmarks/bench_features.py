@@ -73,7 +73,8 @@ def valkey(folder: Path) -> Iterator[int]:
 
 def _say(port: int, *words: str) -> None:
     """Tells Valkey a command, and waits until it is done."""
-    from trilane.stores.online.valkey_wire import Connections, parse_address
+    from trilane.stores.online.valkey_address import parse_address
+    from trilane.stores.online.valkey_wire import Connections
 
     with contextlib.closing(Connections(parse_address(f"valkey://127.0.0.1:{port}?timeout=60s"))) as opened:
         opened.exchange([(0, words)])

@@ -153,7 +153,8 @@ def _join(servers: Sequence[Server], bus: int) -> None:
 
 def talk(server: Server) -> Callable[..., Any]:
     """Sends a command to a Valkey server, and gives its answer."""
-    from trilane.stores.online.valkey_wire import Connections, parse_address
+    from trilane.stores.online.valkey_address import parse_address
+    from trilane.stores.online.valkey_wire import Connections
 
     def call(*command: str | int) -> object:
         with contextlib.closing(Connections(parse_address(f"valkey://127.0.0.1:{server.port}?timeout=5s"))) as opened:

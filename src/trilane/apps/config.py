@@ -50,6 +50,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     replay: bool = False
     feature_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     cache_mib: Annotated[int, msgspec.Meta(ge=0, le=1_048_576)] = 32
+    read_limit: str = "50ms"
     retain: str = "1d"
     drain: str = "0s"
     log_level: _Level = "info"
@@ -66,7 +67,8 @@ class Config:
     `member` is the name of this machine's workers in their group, empty for one of the process;
     `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
-    the decoded rows of each view; `retain` (microseconds) is how long what answered before is kept filled;
+    the decoded rows of each view; `read_limit` (microseconds) is how long a decision waits for a store that can hang,
+    `retain` (microseconds) how long what answered before is kept filled;
     `drain` (microseconds) is how long a server that was told to stop goes on answering, so that load balancers may see
     that it is not ready; `traces` is the URL of an OpenTelemetry collector, or empty, and `trace_share` the part of the
     requests that it gets; requests that take longer than `slow` (microseconds) are logged, none if it is 0;
@@ -90,6 +92,7 @@ class Config:
     replay: bool
     feature_rows: int
     cache_mib: int
+    read_limit: int
     retain: int
     drain: int
     log_level: str
@@ -97,6 +100,11 @@ class Config:
     traces: str
     trace_share: float
     slow: int
+
+    @property
+    def has_remote_store(self) -> bool:
+        """Whether the online store is another process's, and so can hang."""
+        return scheme(self.online) not in _LOCAL
 
     @property
     def url(self) -> str:
@@ -181,6 +189,7 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         replay=keys.replay,
         feature_rows=keys.feature_rows,
         cache_mib=keys.cache_mib,
+        read_limit=_read_limit(keys.read_limit),
         retain=_time("retain", keys.retain, example="1d"),
         drain=_time("drain", keys.drain, example="5s"),
         log_level=keys.log_level,
@@ -189,6 +198,14 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         trace_share=keys.trace_share,
         slow=_time("slow", keys.slow, example="100ms"),
     )
+
+
+def _read_limit(text: str) -> int:
+    limit = _time("read_limit", text, example="50ms")
+    if limit < 1_000:
+        what = f"{text!r} is no time that a store could answer in"
+        raise SetupError(what, where="read_limit", remedy='Write it as `read_limit = "50ms"`')
+    return limit
 
 
 def _time(key: str, text: str, *, example: str) -> int:

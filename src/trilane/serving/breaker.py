@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 
 __all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Breaker"]
 
@@ -22,7 +23,7 @@ class Breaker:
 
     `window`: how many of the last calls count; `failures`, `slowness`: the shares that open it, of failed calls and of
     those that took `slow` or longer; `rest`: how long it then stays open, doubled by each probe that fails up to
-    `longest`; `probes`: how many must go well in a row to close it.
+    `longest`; `probes`: how many must go well in a row to close it; `heard` is called with each new state.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Breaker:
         rest: float = 1.0,
         longest: float = 30.0,
         probes: int = 1,
+        heard: Callable[[str], None] | None = None,
     ) -> None:
+        self.heard = heard
         self.state = CLOSED
         self.reason = ""  # why it is not closed
         self.opened = 0  # how often it opened
@@ -53,6 +56,11 @@ class Breaker:
     def _forget(self) -> None:
         self._calls = self._failed = self._slowed = 0
         self._last: deque[int] = deque()  # kept only while one of the last calls was bad
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls are made as ever."""
+        return self.state is CLOSED
 
     def enter(self, now: float) -> int:
         """A ticket for a call, to be given back to `leave`; 0 if it must not be made."""
@@ -125,6 +133,8 @@ class Breaker:
 
     def _become(self, state: str) -> None:
         self.state = state
+        if self.heard is not None:
+            self.heard(state)
         self._generation += 1
         self._probing, self._passed = False, 0
         self._forget()

@@ -33,6 +33,8 @@ __all__ = ["Answers", "Engine", "Scored", "rebuild"]
 
 _SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of their batch is given up
 _NO_PARTS: Mapping[str, float] = {}
+_FOR_READING = 0.75  # of the time that is left, what a store may take before the answer goes on without it
+_LEAST = 1e-3  # seconds; less would say nothing of a store
 _EVERY = 16  # of so many batches the time of one is learnt from
 
 
@@ -120,7 +122,7 @@ class Engine:
             draft.give(kept)
             return self._of(draft, rows, self._nothing(rows), now, id)
         began = self._timer()
-        reading = self.read(rows, now)
+        reading = self.read(rows, now, deadline)
         read = self._timer()
         scored = self.scored(reading, now=now, deadline=deadline, kept=kept)
         parts = {"features": read - began, "model": self._timer() - read}
@@ -135,19 +137,20 @@ class Engine:
         if smaller is not None:
             needed = self._read_time + smaller.latency.upper(len(rows))
             if deadline - self._timer() >= needed and smaller.breaker.would_enter(self._timer()):
-                reading = self.read(rows, now)
+                reading = self.read(rows, now, deadline)
                 draft.faults[:0] = reading.faults
         self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
         return self._of(draft, rows, reading or self._nothing(rows), now, id)
 
     # -- the steps ----------------------------------------------------------------------------------------------
 
-    def read(self, rows: Rows, now: int) -> Reading:
-        """The features of `rows`."""
-        if self._latency is None:
-            return self.reader.read(rows, now)
+    def read(self, rows: Rows, now: int, deadline: float = math.inf) -> Reading:
+        """The features of `rows`; for a store that can hang no longer than is left for it of the time to `deadline`."""
         start = self._timer()
-        reading = self.reader.read(rows, now)
+        within = max(_FOR_READING * (deadline - start), _LEAST)
+        reading = self.reader.read(rows, now, within=within)
+        if self._latency is None:
+            return reading
         self._read_time = max(self._timer() - start, 0.9 * self._read_time)
         return reading
 

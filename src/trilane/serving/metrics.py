@@ -12,6 +12,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
+from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 from trilane.serving.reading import Reading
 from trilane.serving.signals import Told
@@ -81,6 +82,25 @@ class Metrics:
         )
 
         self._partitions()
+        self.breaker_open = Gauge(
+            "trilane_breaker_open",
+            "Whether a dependency is left alone: 1 or 0.",
+            ["dependency"],
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.breaker_opened = Counter(
+            "trilane_breaker_opened_total", "How often a breaker opened.", ["dependency"], registry=own
+        )
+        self.hedged = Counter(
+            "trilane_hedged_reads_total", "Reads that were asked twice, by which was first.", ["first"], registry=own
+        )
+        self.rungs = Counter(
+            "trilane_rungs_total",
+            "Decisions by the rung that made them.",
+            ["endpoint", "rung"],
+            registry=own,
+        )
         self._quality(own)
         self._replica()
         self._routes: dict[tuple[str, int], Counter] = {}
@@ -164,6 +184,16 @@ class Metrics:
         self.decisions.labels(endpoint, "false").inc(size - worse)
         if worse:
             self.decisions.labels(endpoint, "true").inc(worse)
+        if worse or answers.origins:
+            self._count_rungs(endpoint, answers)
+        elif size:
+            self.rungs.labels(endpoint, RUNGS[0]).inc(size)
+
+    def _count_rungs(self, endpoint: str, answers: Answers) -> None:
+        numbers = np.bincount(answers.rungs, minlength=len(RUNGS)).tolist()
+        for rung, number in zip(RUNGS, numbers, strict=True):
+            if number:
+                self.rungs.labels(endpoint, rung).inc(number)
 
     def values_of(self, endpoint: str, plan: FeaturePlan) -> ValueCount:
         """What counts the values of a plan's features under an endpoint's name."""

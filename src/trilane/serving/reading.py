@@ -188,11 +188,13 @@ class FeatureReader:
         }
         self._throttle = Throttle(__name__)
 
-    def read(self, rows: Rows | Asked, now: int) -> Reading:
-        """The features of `rows` as known at instant `now`. No lane, store or author's function makes it raise."""
+    def read(self, rows: Rows | Asked, now: int, *, within: float = math.inf) -> Reading:
+        """The features of `rows` as known at instant `now`; the store is waited for no longer than `within` seconds. No
+        lane, store or author's function makes it raise.
+        """
         faults: list[Fault] = []
         answers: dict[str, Answer] = {}
-        stored = self._read_stored(rows, now, faults)
+        stored = self._read_stored(rows, now, within, faults)
         for view in self.plan.views:
             if view.lane == "request":
                 answers[view.name] = self._compute(view, rows, answers, faults)
@@ -239,12 +241,12 @@ class FeatureReader:
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
-    def _read_stored(self, rows: Rows | Asked, now: int, faults: list[Fault]) -> dict[str, Own]:
+    def _read_stored(self, rows: Rows | Asked, now: int, within: float, faults: list[Fault]) -> dict[str, Own]:
         """The answer of each stored view that can answer at all."""
         if not self._stored:
             return {}
         try:
-            return self._fetch(rows, now)
+            return self._fetch(rows, now, within)
         except Exception as error:  # noqa: BLE001 - a driver's own error, or bytes that are no rows of ours
             self._throttle.tell("online store", error)
             if self._unread is not None:
@@ -283,17 +285,17 @@ class FeatureReader:
     def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
         return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
 
-    def _fetch(self, rows: Rows | Asked, now: int) -> dict[str, Own]:
+    def _fetch(self, rows: Rows | Asked, now: int, within: float) -> dict[str, Own]:
         """The lanes and the rows in one round trip, if the lanes still are where they were; else in two."""
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
         number = len(self._lane_reads)
         wish = self._wish(self._last, keys, now)
-        told = self._store.read([*self._lane_reads, *wish.reads])
+        told = self._store.read([*self._lane_reads, *wish.reads], within=within)
         lanes = self._lanes(now, told[:number])
         found = told[number:]
         if wish.places != _places(wanted := self._wanted(lanes), lanes):
             wish = self._wish(lanes, keys, now, wanted)
-            found = self._store.read(wish.reads)
+            found = self._store.read(wish.reads, within=within)
         self._last = lanes
         past = [(view.name, h) for view in wish.views if (h := lanes[view.name].history) is not None]
         landed = {n: Past(h.boundary, rows) for (n, h), rows in zip(past, found[len(wish.views) :], strict=True)}

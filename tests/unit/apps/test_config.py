@@ -35,6 +35,7 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         nearline_workers=1,
         member="",
         replay=False,
+        read_limit=50_000,
         retain=86_400_000_000,
         drain=0,
         log_format="text",
@@ -43,6 +44,12 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         slow=1_000_000,
         log_level="info",
     )
+
+
+@pytest.mark.parametrize("limit", ["0s", "10us", "soon"])
+def test_a_store_is_given_some_time(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(SetupError, match=r"read_limit|soon"):
+        _load(tmp_path, TRILANE_READ_LIMIT=limit)
 
 
 def test_the_nearest_file_upwards_counts(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_without_capacity_every_row_is_read_and_with_it_landed_rows_are_read_onc
         scan, writer, close = shop.store.scan, shop.store.writer, shop.store.close
         lease, holders = shop.store.lease, shop.store.holders
 
-        def read(self, requests):  # type: ignore[no-untyped-def]
+        def read(self, requests, *, within=0.0):  # type: ignore[no-untyped-def]
             counts.append(sum(len(keys) for space, keys in requests if space.startswith("batch/") and space != SPACE))
             return shop.store.read(requests)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -37,7 +38,9 @@ class OutOfOrder:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
         raise self._error
 
     def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
@@ -74,7 +77,9 @@ class Counted:
     def __init__(self, store: Any) -> None:
         self._store, self.reads = store, 0
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
         self.reads += 1
         found: list[list[bytes | None]] = self._store.read(requests)
         return found

@@ -213,6 +213,7 @@ class Server:
     async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
         serving, errors, reason = sorted(self.deployments.router.routes()), self.deployments.errors, self._not_ready()
         body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": dict(errors)}
+        body["breakers"] = self.deployments.breakers.open()  # as information: the ladders answer meanwhile
         return send(protocol, 503 if reason else 200, _encode({**body, **self._lanes()}))
 
     def _not_ready(self) -> str | None:

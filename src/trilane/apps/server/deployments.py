@@ -23,6 +23,7 @@ import numpy as np
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
+from trilane.apps.server.breakers import Breakers
 from trilane.apps.watch import Watch
 from trilane.clock import Clock, SteadyClock, WallClock
 from trilane.decisions.bundle import Bundle
@@ -140,6 +141,8 @@ class Deployments:
         self._worked = worked
         self._project, self._clock, self._recorder, self._metrics = project, clock, recorder, metrics
         self._loop, self._period = loop, period
+        self.breakers = Breakers(metrics)
+        self.breakers.guard(project)
         self.router = InProcessRouter()
         self.errors: dict[str, str] = {}
         self.definitions: Definitions | None = None
@@ -239,6 +242,7 @@ class Deployments:
         engine, prior = _compiled(self._project, bundle, self._metrics)
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
+        self.breakers.watch(name, engine)
 
         def run(portions: list[Portion]) -> Answers:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])

@@ -114,6 +114,7 @@ def status(project: Project, deployments: Deployments, records: dict[str, int]) 
         "partitions": shares(project, found, now),
         "batch": {view.name: _batch(project, view, now) for view in views if view.is_landed},
         "dead_letters": {f"{source}/{code}": number for (source, code), number in project.dead_letters.count().items()},
+        "breakers": deployments.breakers.facts(),
         "records": records,
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import re
 import subprocess
@@ -64,7 +65,9 @@ class LmdbStore:
         self._opening = threading.Lock()
         self._closed = False
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
         snapshots: dict[str, lmdb.Transaction[bytes] | None] = {}
         places = self._places
         answers: list[list[bytes | None]] = []

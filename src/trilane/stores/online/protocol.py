@@ -10,6 +10,7 @@ makes a replay harmless.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -112,10 +113,14 @@ class OnlineStore(Protocol):
         """The longest key that can be put."""
         ...
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
         """For each (space, keys), the value of each key, in order; None for a key without one.
 
-        All that lies in one region comes from one snapshot. A region that nobody has written yet is empty.
+        All that lies in one region comes from one snapshot. A region that nobody has written yet is empty. `within`:
+        seconds after which the answer is worth nothing; a store that can wait waits no longer and raises
+        UnavailableError, and no answer that comes later is ever taken for that of another read.
         """
         ...
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from zlib import crc32
 
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError
+from trilane.stores.online.hedging import Hedging
 from trilane.stores.online.protocol import Holder
+from trilane.stores.online.valkey_address import parse_address
 from trilane.stores.online.valkey_lease import Renewals, ValkeyLease, holders
 from trilane.stores.online.valkey_rows import BUCKETS, COMMIT, WIPE, ValkeyRows, region_of
-from trilane.stores.online.valkey_wire import Connections, parse_address
+from trilane.stores.online.valkey_wire import Connections
 
 __all__ = ["ValkeyStore", "open_store"]
 
@@ -31,8 +34,9 @@ _MAX_KEY = 4_096
 def open_store(url: str) -> ValkeyStore:
     """The store at `valkey://[user:password@]host[:port][/database]`, over TLS with `valkeys://`.
 
-    `?timeout=250ms` of a read, `write_timeout=10s` of a commit, `lease=10s` after which the region of a dead writer is
-    free, `cluster=true` (hosts separated by commas), `prefix=trilane`, `ca=`, `cert=`, `key=`, `verify=false`.
+    `?timeout=250ms` of a read, `write_timeout=10s` of a commit, `hedge=0.05` the share of reads that may be asked
+    twice, `replica=host:port` where, `lease=10s` after which the region of a dead writer is free, `cluster=true` (hosts
+    separated by commas), `prefix=trilane`, `ca=`, `cert=`, `key=`, `verify=false`.
     """
     return ValkeyStore(Connections(parse_address(url)))
 
@@ -51,8 +55,15 @@ class ValkeyStore:
     def atomic(self) -> bool:
         return self._rows.atomic
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        return self._rows.read(requests)
+    @property
+    def hedging(self) -> Hedging | None:
+        """What is known of second questions; None if none are asked."""
+        return self._rows.hedge.hedging if self._rows.hedge else None
+
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
+        return self._rows.read(requests, within=within)
 
     def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
         yield from self._rows.scan(space)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 from zlib import crc32
 
 from trilane.errors import DefinitionError
+from trilane.stores.online.valkey_hedge import Hedge
 from trilane.stores.online.valkey_wire import Command, Connections, Reply, ReplyError, slot_of, translate
 
 __all__ = ["BUCKETS", "COMMIT", "LEASES", "SCAN", "SWAP", "WIPE", "Script", "ValkeyKeys", "ValkeyRows", "region_of"]
@@ -167,9 +169,12 @@ class ValkeyRows:
         self._connections = connections
         self._cluster = connections.address.cluster
         self.atomic = not self._cluster
+        self.hedge = Hedge(connections) if connections.address.hedge else None
         self.keys = ValkeyKeys(connections.address.prefix, cluster=self._cluster)
 
-    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+    def read(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
+    ) -> list[list[bytes | None]]:
         wanted: list[bytes] = []
         buckets: dict[int, list[int]] = {}  # of each list of keys, which is often asked for in several spaces
         for space, keys in requests:
@@ -180,7 +185,7 @@ class ValkeyRows:
             wanted += [heads[bucket] + key for bucket, key in zip(found, keys, strict=True)]
         if not wanted:
             return [[] for _ in requests]
-        values = self._get(requests, wanted)
+        values = self._get(requests, wanted, within)
         answers = []
         start = 0
         for _, keys in requests:
@@ -188,9 +193,12 @@ class ValkeyRows:
             start += len(keys)
         return answers
 
-    def _get(self, requests: Sequence[tuple[str, Sequence[bytes]]], wanted: list[bytes]) -> list[bytes | None]:
+    def _get(
+        self, requests: Sequence[tuple[str, Sequence[bytes]]], wanted: list[bytes], within: float
+    ) -> list[bytes | None]:
         if not self._cluster:
-            [found] = self._connections.exchange([(0, ("MGET", *wanted))])
+            ask = self._connections.exchange if self.hedge is None else self.hedge.exchange
+            [found] = ask([(0, ("MGET", *wanted))], within=within)
             return cast(list[bytes | None], found)
         buckets: dict[int, list[int]] = {}
         position = 0
@@ -202,7 +210,7 @@ class ValkeyRows:
             (self.keys.slots[bucket], ("MGET", *[wanted[i] for i in places])) for bucket, places in buckets.items()
         ]
         values: list[bytes | None] = [None] * len(wanted)
-        for places, found in zip(buckets.values(), self._connections.exchange(commands), strict=True):
+        for places, found in zip(buckets.values(), self._connections.exchange(commands, within=within), strict=True):
             for place, value in zip(places, cast(list[bytes | None], found), strict=True):
                 values[place] = value
         return values

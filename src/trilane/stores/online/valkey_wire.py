@@ -7,32 +7,28 @@ could not be reached is not tried again before `_REST` seconds, so that a dead o
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias, cast
-from urllib.parse import unquote
 
 import hiredis
 
-from trilane.clock import duration
 from trilane.errors import SetupError, TrilaneError, UnavailableError
-from trilane.plugins import options, scheme
+from trilane.stores.online.valkey_address import Address
 
-__all__ = ["Address", "Command", "Connections", "Reply", "ReplyError", "parse_address", "slot_of", "translate"]
+__all__ = ["Command", "Connection", "Connections", "Reply", "ReplyError", "readable", "slot_of", "translate"]
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 Reply: TypeAlias = object
 
 _REST = 0.2
-_PORT = 6379
 _SLOTS = 16_384
 _AT_ONCE = 1 << 16  # bytes; a larger buffer would be mapped and given back for every answer
-_OPTIONS = ("ca", "cert", "cluster", "key", "lease", "prefix", "timeout", "verify", "write_timeout")
 _BROKEN = (
     "OOM",
     "LOADING",
@@ -50,89 +46,6 @@ _REFUSED = ("NOAUTH", "WRONGPASS", "NOPERM", "CROSSSLOT")
 ReplyError = hiredis.ReplyError
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """What a URL says. Times in seconds; `where` is the URL without its password."""
-
-    where: str
-    hosts: tuple[tuple[str, int], ...]
-    user: str
-    password: str = field(repr=False)
-    database: int
-    tls: ssl.SSLContext | None
-    cluster: bool
-    prefix: bytes
-    lease: float
-    timeout: float
-    write_timeout: float
-
-
-def parse_address(url: str) -> Address:
-    """The address in `valkey://[user:password@]host[:port][,host...][/database][?options]`. Raises SetupError."""
-    found = options(url, known=_OPTIONS)
-    rest = url[len(scheme(url)) + 1 :].removeprefix("//").partition("?")[0]
-    place, _, database = rest.partition("/")
-    login, _, hosts = place.rpartition("@")
-    user, _, password = login.partition(":")
-    where = f"{scheme(url)}://{hosts}" + (f"/{database}" if database else "")
-    cluster = _flag(found, "cluster", where, default=False)
-    if not database.isdigit() and database:
-        raise SetupError(f"{database!r} is not a database number", where=where, remedy="Write `valkey://host:6379/0`")
-    return Address(
-        where,
-        tuple(_host(host, where) for host in hosts.split(",")),
-        unquote(user),
-        unquote(password),
-        int(database or 0),
-        _tls(found, where) if scheme(url) in ("valkeys", "rediss") else None,
-        cluster,
-        found.get("prefix", "trilane").encode(),
-        _seconds(found, "lease", "10s", where),
-        _seconds(found, "timeout", "250ms", where),
-        _seconds(found, "write_timeout", "10s", where),
-    )
-
-
-def _host(text: str, where: str) -> tuple[str, int]:
-    name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not colon:
-        name, port = text, str(_PORT)
-    if not name or not port.isdigit():
-        raise SetupError(f"{text!r} is not a host", where=where, remedy="Write `valkey://host:6379`")
-    return name.strip("[]"), int(port)
-
-
-def _seconds(found: dict[str, str], name: str, default: str, where: str) -> float:
-    try:
-        seconds = duration(found.get(name, default)) / 1e6
-    except TrilaneError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise SetupError(f"{name}={found[name]!r} is not a duration", where=where, remedy=f"Write `{name}={default}`")
-    return seconds
-
-
-def _flag(found: dict[str, str], name: str, where: str, *, default: bool) -> bool:
-    text = found.get(name, str(default).lower())
-    if text not in ("true", "false"):
-        raise SetupError(f"{name}={text!r} is neither true nor false", where=where, remedy=f"Write `{name}=true`")
-    return text == "true"
-
-
-def _tls(found: dict[str, str], where: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=found.get("ca"))
-        if "cert" in found:
-            context.load_cert_chain(found["cert"], found.get("key"))
-    except (OSError, ssl.SSLError) as error:
-        remedy = "Give readable PEM files as `ca=`, `cert=` and `key=`"
-        raise SetupError(f"the certificates cannot be used: {error}", where=where, remedy=remedy) from error
-    if not _flag(found, "verify", where, default=True):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 class Connection:
     """One connection to one node, in one thread."""
 
@@ -140,15 +53,18 @@ class Connection:
         self._address, self._node, self._timeout = address, node, timeout
         self._socket: socket.socket | None = None
         self._reader = hiredis.Reader(replyError=ReplyError)
-        self._awaited = 0
-        self._until = 0.0
+        self._awaited = self._owed = 0
+        self._limit = self._until = 0.0
         self._rest_until = 0.0
 
-    def send(self, commands: Sequence[Command]) -> None:
-        """Sends commands; `receive` must follow. Raises UnavailableError."""
-        self._until = time.monotonic() + self._timeout
+    def send(self, commands: Sequence[Command], within: float = math.inf) -> None:
+        """Sends commands, to be answered `within` seconds; `receive` or `leave` follows. Raises UnavailableError."""
+        self._limit = min(self._timeout, within)
+        self._until = time.monotonic() + self._limit
         packed = _packed(commands)
         try:
+            if self._owed:
+                self._settle()
             if self._socket is None:
                 self._connect()
             self._write(packed)
@@ -171,16 +87,35 @@ class Connection:
             raise self._fault(error) from error
         return replies
 
-    def call(self, commands: Sequence[Command]) -> list[Reply]:
+    def call(self, commands: Sequence[Command], within: float = math.inf) -> list[Reply]:
         """Sends commands and takes their answers."""
-        self.send(commands)
+        self.send(commands, within)
         return self.receive()
+
+    def fileno(self) -> int:
+        """The socket while there is one, else -1."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def leave(self) -> None:
+        """Nobody needs the answers of what was sent: they are read away before the connection is used again."""
+        self._owed = self._awaited
+
+    def _settle(self) -> None:
+        """Reads away what is owed, if all of it has come; else the connection is closed."""
+        while self._owed and self._socket is not None:
+            if self._reader.gets() is not False:
+                self._owed -= 1
+            elif readable([self._socket.fileno()], 0.0):
+                self._reader.feed(self._received())
+            else:
+                self.close()
 
     def close(self) -> None:
         """Closes; the next command connects anew."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._owed = 0
         self._reader = hiredis.Reader(replyError=ReplyError)
 
     def _received(self) -> bytes:
@@ -195,7 +130,7 @@ class Connection:
     def _left(self) -> float:
         left = self._until - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"no answer within {self._timeout:g} s")
+            raise TimeoutError(f"no answer within {self._limit:.3g} s")
         return left
 
     def _write(self, packed: bytes) -> None:
@@ -266,24 +201,30 @@ class Connections:
         self._closed = False
 
     def exchange(
-        self, groups: Sequence[tuple[int, Command]], *, writes: bool = False, again: bool = True
+        self,
+        groups: Sequence[tuple[int, Command]],
+        *,
+        writes: bool = False,
+        again: bool = True,
+        within: float = math.inf,
     ) -> list[Reply]:
         """One round trip to all nodes concerned: for each (slot, command) its answer. Raises our errors.
 
-        `writes` chooses the longer timeout; with `again` a server that closed an idle connection is asked once more.
+        `writes` chooses the longer timeout, `within` a shorter one; with `again` a server that closed an idle
+        connection is asked once more.
         """
         if self._closed:
             raise SetupError("the online store is closed", where=self.address.where, remedy="Open it again")
         replies: list[Reply] = []
         for attempt in range(3):
-            replies = self._once(groups, writes=writes, again=again and attempt == 0)
+            replies = self._once(groups, writes=writes, again=again and attempt == 0, within=within)
             moved = [i for i, reply in enumerate(replies) if _is_moved(reply)]
             if not moved:
                 break
             # The slots have moved to other nodes. What was refused was not done, so it is sent once more.
             self._nodes = []
             if len(moved) < len(replies):
-                later = self.exchange([groups[i] for i in moved], writes=writes, again=again)
+                later = self.exchange([groups[i] for i in moved], writes=writes, again=again, within=within)
                 for i, reply in zip(moved, later, strict=True):
                     replies[i] = reply
                 break
@@ -292,19 +233,19 @@ class Connections:
                 raise translate(reply, self.address.where)
         return replies
 
-    def _once(self, groups: Sequence[tuple[int, Command]], *, writes: bool, again: bool) -> list[Reply]:
+    def _once(self, groups: Sequence[tuple[int, Command]], *, writes: bool, again: bool, within: float) -> list[Reply]:
         try:
-            return self._round(groups, writes=writes)
+            return self._round(groups, writes=writes, within=within)
         except UnavailableError as error:
             self._nodes = []
             # A connection that lay idle may have been closed by the server; a commit must not be sent twice.
             if not again or isinstance(error.__cause__, TimeoutError):
                 raise
-            return self._round(groups, writes=writes)
+            return self._round(groups, writes=writes, within=within)
 
-    def _round(self, groups: Sequence[tuple[int, Command]], *, writes: bool) -> list[Reply]:
+    def _round(self, groups: Sequence[tuple[int, Command]], *, writes: bool, within: float) -> list[Reply]:
         if not self.address.cluster:
-            return self._to(self.address.hosts[0], writes=writes).call([command for _, command in groups])
+            return self.to(self.address.hosts[0], writes=writes).call([command for _, command in groups], within)
         nodes = self._nodes or self._discover()
         places: dict[tuple[str, int], list[int]] = {}
         for position, (slot, _) in enumerate(groups):
@@ -313,8 +254,8 @@ class Connections:
         asked = []
         try:
             for node, positions in places.items():
-                connection = self._to(node, writes=writes)
-                connection.send([groups[position][1] for position in positions])
+                connection = self.to(node, writes=writes)
+                connection.send([groups[position][1] for position in positions], within)
                 asked.append((connection, positions))
             while asked:
                 connection, positions = asked[0]
@@ -330,7 +271,7 @@ class Connections:
         fault: TrilaneError | None = None
         for host in self.address.hosts:
             try:
-                [reply] = self._to(host, writes=False).call([("CLUSTER", "SLOTS")])
+                [reply] = self.to(host, writes=False).call([("CLUSTER", "SLOTS")])
             except UnavailableError as error:
                 fault = error
                 continue
@@ -345,9 +286,10 @@ class Connections:
             return nodes
         raise fault or SetupError("no host", where=self.address.where)
 
-    def _to(self, node: tuple[str, int], *, writes: bool) -> Connection:
+    def to(self, node: tuple[str, int], *, writes: bool, second: bool = False) -> Connection:
+        """The connection of this thread to a node; or its `second` one."""
         own: dict[object, Connection] = self._own.__dict__.setdefault("connections", {})
-        key = (os.getpid(), node, writes)
+        key = (os.getpid(), node, writes, second)
         connection = own.get(key)
         if connection is None:
             timeout = self.address.write_timeout if writes else self.address.timeout
@@ -371,6 +313,14 @@ class Connections:
 def _packed(commands: Sequence[Command]) -> bytes:
     pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # the stub promises one element only
     return b"".join([pack(command) for command in commands])
+
+
+def readable(sockets: Sequence[int], seconds: float) -> list[int]:
+    """Those of `sockets` of which something can be read within `seconds`."""
+    poll = select.poll()
+    for one in sockets:
+        poll.register(one, select.POLLIN)
+    return [found for found, _ in poll.poll(math.ceil(seconds * 1e3))]
 
 
 def _is_moved(reply: Reply) -> bool:

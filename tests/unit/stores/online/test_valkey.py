@@ -18,7 +18,8 @@ from trilane.errors import ConflictError, SetupError, UnavailableError
 
 pytest.importorskip("hiredis", reason="the package hiredis is not installed")
 from trilane.stores.online.valkey import ValkeyStore, open_store
-from trilane.stores.online.valkey_wire import parse_address, slot_of
+from trilane.stores.online.valkey_address import parse_address
+from trilane.stores.online.valkey_wire import slot_of
 
 SPACE = "nearline/pressure@1"
 
