@@ -82,6 +82,14 @@ class Metrics:
         )
 
         self._partitions()
+        self._ladder(own)
+        self._quality(own)
+        self._replica()
+        self._routes: dict[tuple[str, int], Counter] = {}
+        self._latencies: dict[str, Histogram] = {}
+
+    def _ladder(self, own: CollectorRegistry) -> None:
+        """Which rungs answer, and what is left alone or asked twice."""
         self.breaker_open = Gauge(
             "trilane_breaker_open",
             "Whether a dependency is left alone: 1 or 0.",
@@ -101,10 +109,6 @@ class Metrics:
             ["endpoint", "rung"],
             registry=own,
         )
-        self._quality(own)
-        self._replica()
-        self._routes: dict[tuple[str, int], Counter] = {}
-        self._latencies: dict[str, Histogram] = {}
 
     def _quality(self, own: CollectorRegistry) -> None:
         """What is on record of events and loads, whoever counted it."""
