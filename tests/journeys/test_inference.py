@@ -83,7 +83,7 @@ def test_tritons_client_reads_what_models_take_and_give(client: triton.Inference
         "basket": ("FP64", [-1]),
         "shop": ("BYTES", [-1]),
     }
-    assert [one["name"] for one in told["outputs"]] == ["score", "positive", "degraded", "id"]
+    assert [one["name"] for one in told["outputs"]] == ["score", "positive", "degraded", "rung", "id"]
     (version,) = told["versions"]
     assert client.get_model_metadata("is_big", version) == told
     told = client.get_model_metadata("big")
@@ -181,6 +181,7 @@ def test_time_and_priority_are_taken_from_the_parameters(up: Running, client: tr
     late = client.infer("is_big", _rows(), timeout=1)
     assert late.as_numpy("degraded").tolist() == [True] * 3
     assert late.as_numpy("score").tolist() == [0.25] * 3
+    assert late.as_numpy("rung").tolist() == [b"constant"] * 3
     with pytest.raises(InferenceServerException, match="deadline"):
         client.infer("big", [_matrix(_features(1))], timeout=1)
     for name, value in (("timeout", -1), ("timeout", "soon"), ("priority", -1), ("priority", 2**70)):

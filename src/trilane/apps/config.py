@@ -44,6 +44,7 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     schema_registry: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 8321
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     nearline_workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     member: str = ""
@@ -65,7 +66,8 @@ class Config:
     """A project's settings; all paths, also those in URLs, are absolute.
 
     `member` is the name of this machine's workers in their group, empty for one of the process;
-    `definitions` is the author's file; `state` the folder of what Trilane itself keeps; `replay` says that the
+    `definitions` is the author's file; `grpc_port` is where the server speaks gRPC, 0 for nowhere;
+    `state` the folder of what Trilane itself keeps; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
     the decoded rows of each view; `read_limit` (microseconds) is how long a decision waits for a store that can hang,
     `retain` (microseconds) how long what answered before is kept filled;
@@ -86,6 +88,7 @@ class Config:
     schema_registry: str
     host: str
     port: int
+    grpc_port: int
     workers: int
     nearline_workers: int
     member: str
@@ -111,6 +114,11 @@ class Config:
         """Where the server answers; a wildcard address is reached through the loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"http://{host}:{self.port}"
+
+    @property
+    def grpc_address(self) -> str:
+        """Where the server speaks gRPC, as `host:port`; empty if nowhere."""
+        return f"{self.url.removeprefix('http://').rpartition(':')[0]}:{self.grpc_port}" if self.grpc_port else ""
 
 
 def load_config(start: Path | None = None, *, environment: Mapping[str, str] | None = None) -> Config:
@@ -183,6 +191,7 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         schema_registry=keys.schema_registry,
         host=keys.host,
         port=keys.port,
+        grpc_port=keys.grpc_port,
         workers=keys.workers,
         nearline_workers=keys.nearline_workers,
         member=keys.member,

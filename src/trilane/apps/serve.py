@@ -6,6 +6,7 @@ for exactly as long as it lives.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trilane.apps.config import Config
 from trilane.apps.processes import check_port, die_with_parent, hold_port
+from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
 if TYPE_CHECKING:
     from trilane.apps.server.app import Server
 
-__all__ = ["PROJECT", "create", "serve"]
+__all__ = ["PROJECT", "check_grpc", "create", "serve"]
 
 PROJECT = "TRILANE_PROJECT"  # the variable that tells a server worker its project's folder
 _SERVER = "TRILANE_SERVER"  # the variable that tells it the process that it must not outlive
@@ -30,10 +32,23 @@ def serve(config: Config) -> NoReturn:
     """Becomes the server. Raises SetupError if its port is taken."""
     hold_port(config.state, config.port)
     check_port(config.host, config.port)
+    check_grpc(config)
     if config.workers > 1:
         shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone
         make_folder(_metrics(config))
     os.execve(sys.executable, _command(), {**os.environ, **_environment(config)})
+
+
+def check_grpc(config: Config) -> None:
+    """Raises SetupError if gRPC is asked for and cannot be spoken."""
+    if not config.grpc_port:
+        return
+    if importlib.util.find_spec("grpc") is None:
+        remedy = "Install it: `pip install 'trilane[grpc]'`, or leave `grpc_port` out"
+        raise SetupError("gRPC needs the package grpcio", where="grpc_port", remedy=remedy)
+    if config.grpc_port == config.port:
+        raise SetupError("gRPC and HTTP have one port", where="grpc_port", remedy="Give each a port of its own")
+    check_port(config.host, config.grpc_port)
 
 
 def create() -> Server:
@@ -61,6 +76,7 @@ def _environment(config: Config) -> Mapping[str, str]:
         "TRILANE_REPLAY": "true" if config.replay else "false",
         "TRILANE_HOST": config.host,
         "TRILANE_PORT": str(config.port),
+        "TRILANE_GRPC_PORT": str(config.grpc_port),
         "TRILANE_WORKERS": str(config.workers),
         "PYTHONUNBUFFERED": "1",
         # Without it each worker would tell only its own counts, whichever answers a scrape.

@@ -29,6 +29,7 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         schema_registry="",
         host="127.0.0.1",
         port=8321,
+        grpc_port=0,
         workers=1,
         feature_rows=10_000,
         cache_mib=32,

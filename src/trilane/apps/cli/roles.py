@@ -42,6 +42,7 @@ def up(
 ) -> None:
     """Run everything this machine needs, and bring back what dies."""
     from trilane.apps.processes import check_port, hold_port
+    from trilane.apps.serve import check_grpc
     from trilane.apps.supervisor import supervise
 
     if replay_start is not None and not replay:
@@ -57,8 +58,10 @@ def up(
     def prepare() -> None:
         os.close(hold_port(config.state, config.port))  # the server will hold it; a starting one is told here already
         check_port(config.host, config.port)
+        check_grpc(config)
         _set_clock(config, start)
-        terminal.tell(f"[bold]{config.name}[/] comes up at {config.url}; stop it with Ctrl-C.")
+        spoken = f"{config.url}, gRPC at {config.grpc_address}" if config.grpc_port else config.url
+        terminal.tell(f"[bold]{config.name}[/] comes up at {spoken}; stop it with Ctrl-C.")
 
     environment = {"TRILANE_REPLAY": str(config.replay).lower(), "PYTHONUNBUFFERED": "1"}
     supervise(

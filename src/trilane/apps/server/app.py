@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
+_GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 
@@ -88,6 +89,8 @@ class Server:
         rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
         self.drain = Drain(rounds, own=own, notice=notice, longest=max(notice, LONGEST), loop=loop)
         self.drain.watch()
+        if project.config.grpc_port:
+            loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
 
     def _operations(self) -> dict[str, Answer]:
@@ -103,6 +106,18 @@ class Server:
             "ready": self.ready,
             "metrics": self.scrape,
         }
+
+    async def _listen_to_grpc(self, models: Models) -> None:
+        from trilane.apps.server.grpc import GrpcServer
+
+        config = self.project.config
+        server = GrpcServer(models, self.metrics, version=__version__, ready=self._not_ready)
+        try:
+            await server.start(config.host, config.grpc_port)
+        except SetupError as error:
+            _log.error("no gRPC: %s", error)
+            return
+        self.drain.before_the_end(lambda: server.stop(_GRACE))
 
     def _tell_address(self) -> None:
         try:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from trilane.apps.rounds import Rounds
@@ -31,6 +32,12 @@ class Drain:
         self.began = False
         self._since = 0.0
         self._replaced = False
+        self._farewell: Callable[[], Awaitable[None]] | None = None
+        self._parting: asyncio.Future[None] | None = None
+
+    def before_the_end(self, farewell: Callable[[], Awaitable[None]]) -> None:
+        """What else takes requests ends by `farewell`, before the worker does."""
+        self._farewell = farewell
 
     def watch(self) -> None:
         """Takes SIGTERM over, and tells, once the loop runs and so the worker listens, that it does."""
@@ -59,6 +66,13 @@ class Drain:
             self._loop.call_later(_LOOK, self._look)
 
     def _end(self) -> None:
+        if self._farewell is not None and self._parting is None:
+            self._parting = asyncio.ensure_future(self._farewell())
+            self._parting.add_done_callback(lambda _: self._leave())
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
         # The server's own handler of this signal stops listening, waits for what is under way, and ends the loop.
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -17,6 +17,7 @@ from trilane.apps.server.limits import DECISIONS
 from trilane.clock import WallClock
 from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
 from trilane.models.tensor import Tensor, TensorSpec
+from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics
 from trilane.serving.metrics import Metrics
@@ -28,6 +29,7 @@ from trilane.serving.tally import Tally
 __all__ = ["EndpointModels", "Models", "chosen"]
 
 _PLATFORM = "trilane_endpoint"
+_RUNGS = tuple(rung.encode() for rung in RUNGS)
 
 
 class EndpointModels:
@@ -149,7 +151,7 @@ def chosen(outputs: Sequence[str], specs: Sequence[TensorSpec], model: str) -> S
 
 def _outputs(deployed: Deployed) -> tuple[TensorSpec, ...]:
     positive = () if deployed.bundle.threshold is None else (TensorSpec("positive", "BOOL", (-1,)),)
-    rest = TensorSpec("degraded", "BOOL", (-1,)), TensorSpec("id", "BYTES", (-1,))
+    rest = (TensorSpec(name, kind, (-1,)) for name, kind in (("degraded", "BOOL"), ("rung", "BYTES"), ("id", "BYTES")))
     return TensorSpec("score", "FP64", (-1,)), *positive, *rest
 
 
@@ -164,6 +166,9 @@ def _answer(question: Question, deployed: Deployed, share: Share[Answers]) -> In
         elif name == "degraded":
             worse = [bool(answers.why(row)) for row in range(start, stop)] if answers.faults else [False] * len(scores)
             outputs.append(Tensor(name, "BOOL", np.array(worse, bool)))
+        elif name == "rung":
+            rungs = [_RUNGS[rung] for rung in answers.rungs[start:stop].tolist()]
+            outputs.append(Tensor(name, "BYTES", objects(rungs, (len(rungs),))))
         else:
             ids = [f"{answers.id}-{row}".encode() for row in range(start, stop)]
             outputs.append(Tensor(name, "BYTES", objects(ids, (len(ids),))))

@@ -23,7 +23,7 @@ from trilane.serving.inference import Inferences
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
-__all__ = ["InferenceHttp", "error_text"]
+__all__ = ["InferenceHttp", "error_text", "sentence"]
 
 _HEADER = "inference-header-content-length"
 _BINARY = ("content-type", "application/octet-stream")
@@ -133,9 +133,13 @@ class InferenceHttp:
 
 def error_text(error: TrilaneError) -> bytes:
     """The body that tells an error in the protocol's form: one sentence, and beside it the parts that we tell."""
+    return _encode({"error": sentence(error), "code": error.code, "where": error.where})
+
+
+def sentence(error: TrilaneError) -> str:
+    """An error as one text; the author's line, which other errors name, is none of a caller's business."""
     said = f"{error.where}: {error.what}" if error.where else error.what
-    sentence = f"{said}. {error.remedy}" if error.remedy else said
-    return _encode({"error": sentence, "code": error.code, "where": error.where})
+    return f"{said}. {error.remedy}" if error.remedy else said
 
 
 def _tell(protocol: HTTPProtocol, facts: object, status: int = 200) -> int:

@@ -1,0 +1,193 @@
+"""`inference.GRPCInferenceService` on a port of its own, in the event loop of the server's worker.
+
+Laws: what it answers is what `Inferences` answers; a fault of a request costs that request alone, and is told by its
+status; a call that has no time left is refused before it is computed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from trilane.apps.server.http import status_of
+from trilane.apps.server.inference_http import sentence
+from trilane.apps.server.limits import LARGEST_BODY
+from trilane.errors import SetupError, TrilaneError, UnavailableError
+from trilane.serving.inference import Inferences
+from trilane.serving.metrics import Metrics
+from trilane.serving.protocol import oip_facts
+from trilane.serving.protocol.oip import patience_of
+from trilane.serving.protocol.oip_grpc import answered, filled, parameters_of, question_of
+from trilane.serving.protocol.oip_messages import METHODS, SERVICE, STREAMED, message
+
+__all__ = ["GrpcServer"]
+
+_log = logging.getLogger(__name__)
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Operation: TypeAlias = Callable[[Any, _Context], Awaitable[Any]]
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_OPTIONS = (
+    ("grpc.so_reuseport", 1),  # each worker of a server listens, and the kernel shares connections out
+    ("grpc.max_receive_message_length", LARGEST_BODY),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+class GrpcServer:
+    """Speaks the protocol for `models`. `ready`: why this server is not ready, None if it is."""
+
+    def __init__(self, models: Inferences, metrics: Metrics, *, version: str, ready: Callable[[], str | None]) -> None:
+        self._models, self._metrics, self._version, self._ready = models, metrics, version, ready
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens at `host`:`port` (0: any free one), and says where. Raises SetupError."""
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound: int = server.add_insecure_port(address)
+            await server.start()
+        except RuntimeError as error:
+            remedy = "Give another `grpc_port`, or 0 for none"
+            raise SetupError(f"nothing can listen there: {error}", where=address, remedy=remedy) from None
+        self._server = server
+        return bound
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls, and waits `grace` seconds for those under way."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        operations: dict[str, _Operation] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+            "ModelConfig": self._config,
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+        found = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._guarded(name, operations[name]),
+                request_deserializer=message(f"{name}Request").FromString,
+                response_serializer=message(f"{name}Response").SerializeToString,
+            )
+            for name in METHODS
+        }
+        found[STREAMED] = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=message("ModelInferRequest").FromString,
+            response_serializer=message("ModelStreamInferResponse").SerializeToString,
+        )
+        return found
+
+    def _guarded(self, name: str, operation: _Operation) -> _Operation:
+        """The operation, its faults told by their status, and counted."""
+        label, count = f"grpc/{name}", self._metrics.count_request
+
+        async def answer(request: Any, context: _Context) -> Any:  # noqa: ANN401 - messages of protobuf's
+            try:
+                response = await operation(request, context)
+            except TrilaneError as error:
+                status, code, told = status_of(error), _code(error), sentence(error)
+            except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
+                _log.exception("call %s", name)
+                status, code, told = 500, grpc.StatusCode.INTERNAL, "a defect of the server; it is in its log"
+            else:
+                count(label, 200)
+                return response
+            count(label, status)
+            return await context.abort(code, told)
+
+        return answer
+
+    async def _infer(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        began = time.perf_counter()
+        left = context.time_remaining()
+        parameters = parameters_of(request.parameters) if request.parameters else {}
+        allowed = min(math.inf if left is None else left, patience_of(parameters) if parameters else math.inf)
+        deadline = began + allowed if allowed < math.inf else math.inf
+        return answered(await self._models.infer(question_of(request, parameters, deadline=deadline)), request)
+
+    async def _stream(self, requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
+        """The answers to a stream of questions, in their order; one that fails is told in its place."""
+        made: Any = message("ModelStreamInferResponse")
+        async for request in requests:
+            try:
+                found = await self._infer(request, context)
+            except TrilaneError as error:
+                self._metrics.count_request(f"grpc/{STREAMED}", status_of(error))
+                response = made(error_message=sentence(error))
+                response.infer_response.id = request.id
+                yield response
+            else:
+                self._metrics.count_request(f"grpc/{STREAMED}", 200)
+                yield made(infer_response=found)
+
+    async def _server_live(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        return filled("ServerLiveResponse", {"live": True})
+
+    async def _server_ready(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        return filled("ServerReadyResponse", {"ready": self._ready() is None})
+
+    async def _model_ready(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        state = self._models.ready(request.name, request.version)
+        return filled("ModelReadyResponse", {"ready": state.state == "READY"})
+
+    async def _server_metadata(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        facts = {"name": "trilane", "version": self._version, "extensions": list(oip_facts.EXTENSIONS)}
+        return filled("ServerMetadataResponse", facts)
+
+    async def _model_metadata(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        about = await self._models.about(request.name, request.version)
+        return filled("ModelMetadataResponse", oip_facts.metadata(about))
+
+    async def _config(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        about = await self._models.about(request.name, request.version)
+        facts = oip_facts.configuration(about, self._models.settings(request.name, request.version))
+        return filled("ModelConfigResponse", {"config": facts})
+
+    async def _statistics(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        found = self._models.statistics(request.name, request.version)
+        return filled("ModelStatisticsResponse", oip_facts.statistics(found))
+
+    async def _index(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        found = oip_facts.index(self._models.index(), ready=request.ready)
+        return filled("RepositoryIndexResponse", {"models": found})
+
+    async def _load(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        name = request.model_name or request.repository_name
+        await self._models.load(name)
+        return filled("RepositoryModelLoadResponse", {"model_name": name, "isLoaded": True})
+
+    async def _unload(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        name = request.model_name or request.repository_name
+        await self._models.unload(name)
+        return filled("RepositoryModelUnloadResponse", {"model_name": name, "isUnloaded": True})
+
+
+def _code(error: TrilaneError) -> grpc.StatusCode:
+    if isinstance(error, UnavailableError) and error.facts.get("deadline"):
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return _CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
