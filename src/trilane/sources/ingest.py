@@ -5,6 +5,7 @@ Law: every payload of a body is either accepted or told back with its index, pat
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,14 +16,27 @@ from trilane.contract import NOT_JSON, Rejection, malformed
 from trilane.errors import ContractError
 from trilane.sources.dead_letters import DeadLetter
 from trilane.sources.event import EventSource
-from trilane.sources.formats.opening import open_transcriber
+from trilane.sources.formats.opening import open_transcriber, records, stream_rows
 from trilane.sources.formats.protocol import Schemas, Transcriber
 from trilane.sources.hot_keys import HotKeys
 from trilane.sources.rule import RELEASED, is_released
 
-__all__ = ["Sorted", "letters_of", "sort_body", "sort_events", "sort_texts", "split_body", "transcribed"]
+__all__ = [
+    "LARGEST_UNPACKED",
+    "Sorted",
+    "is_packed",
+    "letters_of",
+    "sort_body",
+    "sort_events",
+    "sort_texts",
+    "split_body",
+    "transcribed",
+]
 
 _RELEASE = "only `trilane dead-letters release` may say that an event was released from quarantine"
+LARGEST_UNPACKED = 32 << 20  # bytes of a body of Avro or Arrow: unpacked, and again as JSON
+_OF_EACH = 64  # bytes that an event costs besides its own
+_encode = msgspec.json.Encoder().encode
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(msgspec.Raw)
 
@@ -75,16 +89,46 @@ def sort_body(
 ) -> tuple[Sorted, list[bytes]]:
     """The events of a body, sorted, and each as it would stand in the log.
 
-    Values of Protobuf (`application/x-protobuf`), each after its length as a varint, stand there as they came; all else
-    is JSON. Raises ContractError for a body that cannot be taken apart.
+    Values of Protobuf (`application/x-protobuf`), each after its length as a varint, stand there as they came; records
+    of an Avro container or of an Arrow stream are taken as JSON, and all else is JSON. Raises ContractError for a body
+    that cannot be taken apart.
     """
     if "protobuf" not in content_type:
-        return sort_texts(source, split_body(body, ndjson="ndjson" in content_type), hot, now=now, schemas=schemas)
+        return sort_texts(source, _texts(body, content_type), hot, now=now, schemas=schemas)
     if source.format.kind != "protobuf":
         what = f"the events of {source.name!r} are {source.format.kind}"
         raise ContractError(what, where="content-type", remedy="Send JSON, which every source takes", status=415)
     values = _delimited(body)
     return sort_events(source, values, hot, now=now, schemas=schemas), values
+
+
+def is_packed(content_type: str) -> bool:
+    """Whether it takes long to take a body of this type apart."""
+    return "avro" in content_type or "arrow" in content_type
+
+
+def _texts(body: bytes, content_type: str) -> list[bytes]:
+    if not is_packed(content_type):
+        return split_body(body, ndjson="ndjson" in content_type)
+    found: list[bytes] = []
+    left = LARGEST_UNPACKED
+    try:
+        if "avro" in content_type:
+            rows = records(io.BytesIO(body), where="body", whole=LARGEST_UNPACKED)
+        else:
+            rows = stream_rows(body, where="body")
+        for row in rows:
+            found.append(_encode(row))
+            left -= len(found[-1]) + _OF_EACH
+            if left < 0:
+                what = f"its events are longer than {LARGEST_UNPACKED} bytes as JSON"
+                raise ContractError(what, where="body", remedy="Send fewer in a request", status=413)
+    except ContractError as error:
+        status = error.facts.get("status", 400)
+        raise ContractError(error.what, where=error.where, remedy=error.remedy, status=status) from error
+    if not found:
+        raise ContractError("the body has no events", where="body", remedy="Send one at least", status=400)
+    return found
 
 
 def _delimited(body: bytes) -> list[bytes]:

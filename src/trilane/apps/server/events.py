@@ -21,7 +21,7 @@ from trilane.apps.server.http import read_body, send
 from trilane.errors import DefinitionError, TrilaneError
 from trilane.serving.metrics import Metrics
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import letters_of, sort_body
+from trilane.sources.ingest import is_packed, letters_of, sort_body
 
 __all__ = ["Events"]
 
@@ -62,9 +62,9 @@ class Events:
             self._metrics.hot_keys.labels(name).set(len(hot.splits))
         now = self._project.clock.now()
         sort = functools.partial(sort_body, source, body, kind, hot, now=now, schemas=self._schemas)
-        if source.format.kind == "json":
+        if source.format.kind == "json" and not is_packed(kind):
             found, texts = sort()
-        else:  # not here: it may ask a schema registry
+        else:  # not here: it may ask a schema registry, or has much to take apart
             found, texts = await asyncio.get_running_loop().run_in_executor(None, sort)
         if found.rejected:
             # Not here: it waits for the disk, and decisions must not.

@@ -11,7 +11,6 @@ import decimal
 import io
 import json
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -22,7 +21,7 @@ import pyarrow as pa
 from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
 
 from trilane.errors import ContractError
-from trilane.sources.formats import framing
+from trilane.sources.formats import container, framing
 from trilane.sources.formats.avro_leaves import Schema
 from trilane.sources.formats.avro_steps import Plan, plan, skip_one
 from trilane.sources.formats.columns import Columns
@@ -180,7 +179,7 @@ class AvroTranscriber:
         one, at = self._schema(value)
         try:
             # Only what is known to end may be given to a reader that believes what lengths say.
-            if skip_one(value, at, len(value), one.schema, one.names) != len(value):
+            if skip_one(value, at, len(value), one.schema, one.names, made=True) != len(value):
                 raise ValueError("bytes follow the value")
             found: Any = fastavro.schemaless_reader(io.BytesIO(value[at:]), one.schema, None)
         except _FAULTS as error:
@@ -213,14 +212,29 @@ class AvroTranscriber:
             raise ContractError(error.reason, where=error.path, remedy="Register the schema") from None
 
 
-def contained(file: BinaryIO, *, where: str) -> Iterator[dict[str, Any]]:
-    """The records of an object container file, one after the other. Raises ContractError for what is none."""
+def contained(file: BinaryIO, *, where: str, whole: int | None = None) -> Iterator[dict[str, Any]]:
+    """The records of an object container file, one after the other. Raises ContractError for what is none.
+
+    `whole`: how many bytes its blocks may have, unpacked.
+    """
     try:
-        for record in fastavro.reader(file):
-            if not isinstance(record, dict):
-                raise ValueError("its schema is no record")
-            yield _simple(record)
-    except (*_FAULTS, SchemaParseException, UnknownType, zlib.error) as error:
+        said, mark = container.header(file)
+        one = parsed(said.get("avro.schema", b""))
+        if not isinstance(one.schema, dict) or one.schema.get("type") != "record":
+            raise ValueError("its schema is no record")
+        plan(one.schema, (), {}, names=one.names, reader=None)  # refuses a schema whose values have endless parts
+        for count, block in container.blocks(file, said.get("avro.codec", b"null").decode(), mark, whole=whole):
+            at = 0
+            for _ in range(count):
+                at = skip_one(block, at, len(block), one.schema, one.names, made=True)
+            if at != len(block):
+                raise ValueError("bytes follow the last record of a block")
+            records = io.BytesIO(block)
+            for _ in range(count):
+                yield _simple(fastavro.schemaless_reader(records, one.schema, None))
+    except Unfit as error:
+        raise ContractError(f"this is no sound Avro file: {error.reason}", where=where) from error
+    except (*_FAULTS, SchemaParseException, UnknownType) as error:
         raise ContractError(f"this is no sound Avro file: {error}", where=where) from error
 
 

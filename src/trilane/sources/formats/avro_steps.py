@@ -23,6 +23,7 @@ __all__ = ["Plan", "plan", "skip_one"]
 _Wanted: TypeAlias = Mapping[str, "Field | _Wanted"]
 
 _MOST_STEPS, _DEEPEST = 10_000, 64
+_OF_NOTHING = 8  # items that take no byte: a reader would make as many as it is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +251,13 @@ def _refusing(fault: Fault, skip: Step) -> Step:
     return read
 
 
-def skip_one(plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str, Schema], depth: int = 0) -> int:
-    """Where one value of `schema` that begins at `at` ends. Raises ValueError if it does not end by `end`."""
+def skip_one(
+    plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str, Schema], depth: int = 0, *, made: bool = False
+) -> int:
+    """Where one value of `schema` that begins at `at` ends. Raises ValueError if it does not end by `end`.
+
+    `made`: it will be given to a reader that believes what lengths say, and so may not claim more than its bytes hold.
+    """
     if depth > _DEEPEST:
         raise ValueError("too deep")
     if isinstance(schema, str) and schema in names:
@@ -260,16 +266,16 @@ def skip_one(plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str
         branch, at = _long(plain, at, end)
         if not 0 <= branch < len(schema):
             raise ValueError("no such branch")
-        return skip_one(plain, at, end, schema[branch], names, depth + 1)
+        return skip_one(plain, at, end, schema[branch], names, depth + 1, made=made)
     kind = schema["type"] if isinstance(schema, dict) else schema
     if isinstance(kind, dict | list):
-        return skip_one(plain, at, end, kind, names, depth + 1)
+        return skip_one(plain, at, end, kind, names, depth + 1, made=made)
     if kind == "record":
         for field in schema["fields"]:
-            at = skip_one(plain, at, end, field["type"], names, depth + 1)
+            at = skip_one(plain, at, end, field["type"], names, depth + 1, made=made)
         return at
     if kind in ("array", "map"):
-        return _skip_blocks(plain, at, end, schema, names, depth)
+        return _skip_blocks(plain, at, end, schema, names, depth, made=made)
     if kind in ("int", "long", "enum"):
         return _long(plain, at, end)[1]
     if kind in ("bytes", "string"):
@@ -281,25 +287,35 @@ def skip_one(plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str
     return at + length
 
 
-def _skip_blocks(plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str, Schema], depth: int) -> int:
+def _skip_blocks(
+    plain: bytes, at: int, end: int, schema: Schema, names: Mapping[str, Schema], depth: int, *, made: bool
+) -> int:
     items = schema["items"] if schema["type"] == "array" else ["string", schema["values"]]
     parts = [items] if schema["type"] == "array" else items
     while True:
         count, at = _long(plain, at, end)
         if count == 0:
             return at
+        said = None
         if count < 0:
             size, at = _long(plain, at, end)
             if not 0 <= size <= end - at:
                 raise ValueError("too long")
-            at += size
-            continue
+            said = at + size
+            if not made:
+                at = said
+                continue
+            count = -count  # readers do not look at the size
         for done in range(count):
             began = at
             for part in parts:
-                at = skip_one(plain, at, end, part, names, depth + 1)
+                at = skip_one(plain, at, end, part, names, depth + 1, made=made)
             if at == began and not done:
+                if made and count > _OF_NOTHING:
+                    raise ValueError("too many items without a byte")
                 break  # items without bytes: as many as it likes
+        if said not in (None, at):
+            raise ValueError("the items have another size")
 
 
 def _long(plain: bytes, at: int, end: int) -> tuple[int, int]:

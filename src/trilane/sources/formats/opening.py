@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trilane.sources.formats.protocol import Decoder, Schemas, Transcriber
     from trilane.types import Field
 
-__all__ = ["check", "open_decoder", "open_transcriber", "records"]
+__all__ = ["check", "open_decoder", "open_transcriber", "records", "stream_rows"]
 
 
 def open_decoder(fields: Sequence[Field], format_: Format, schemas: Schemas | None, *, where: str) -> Decoder:
@@ -57,13 +57,23 @@ def check(fields: Sequence[Field], format_: Format, *, where: str) -> None:
         open_decoder(fields, format_, None, where=where)
 
 
-def records(file: BinaryIO, *, where: str) -> Iterator[dict[str, Any]]:
-    """The records of an Avro object container file, in what JSON has. Raises ContractError for what is none."""
+def records(file: BinaryIO, *, where: str, whole: int | None = None) -> Iterator[dict[str, Any]]:
+    """The records of an Avro object container file, in what JSON has. Raises ContractError for what is none.
+
+    `whole`: how many bytes its blocks may have, unpacked.
+    """
     try:
         from trilane.sources.formats.avro import contained
     except ImportError as error:
         raise _missing(error, Format(kind="avro")) from error
-    return contained(file, where=where)
+    return contained(file, where=where, whole=whole)
+
+
+def stream_rows(body: bytes, *, where: str) -> Iterator[dict[str, Any]]:
+    """The rows of an Arrow IPC stream. Raises ContractError for what is none."""
+    from trilane.sources.formats import arrow_stream
+
+    return arrow_stream.stream_rows(body, where=where)
 
 
 def _missing(error: ImportError, format_: Format) -> SetupError:
