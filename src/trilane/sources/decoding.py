@@ -9,7 +9,8 @@ does not depend on those beside it. Of a source with changes a value gives one r
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -17,15 +18,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from trilane.constraint import broken_bound
 from trilane.contract import NOT_JSON, Contract, Rejection
 from trilane.sources.change import CHANGED_AT, SIGN, Changes
 from trilane.sources.change_decoding import EnvelopeReader, refused_rows, signed_rows
 from trilane.sources.event import EventSource
 from trilane.sources.formats.opening import open_decoder
-from trilane.sources.formats.protocol import Decoded, Decoder, Schemas
+from trilane.sources.formats.protocol import Decoded, Decoder, Schemas, joined
+from trilane.sources.formats.shape import Shapes, breaks
 from trilane.sources.instants import parse_instants
 from trilane.types import Field, arrow_type
 
@@ -33,6 +33,7 @@ __all__ = ["Decoded", "Decoder", "JsonDecoder", "decoder_of"]
 
 # A portion fits the processor's cache, and bounds what one unsound value costs its neighbours.
 _PORTION = 8_192
+_FEW = 256  # so many are read faster as objects
 _Bools: TypeAlias = npt.NDArray[np.bool_]
 _Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -52,27 +53,44 @@ class JsonDecoder:
     def __init__(self, source: EventSource) -> None:
         self._source = source
         self._schema = pa.schema([pa.field(f.name, arrow_type(f), f.nullable) for f in source.fields])
+        self._shapes = Shapes(source.fields)
 
     def decode(self, values: pa.Array) -> Decoded:
         starts = range(0, max(len(values), 1), _PORTION)
-        parts = [self._portion(values.slice(start, _PORTION).to_pylist(), start) for start in starts]
+        return joined([(start, self._portion(values.slice(start, _PORTION))) for start in starts])
+
+    def _portion(self, values: pa.Array) -> Decoded:
+        """What is of a shape is read together, and the rest as objects."""
+        if len(values) < _FEW:
+            return self._as_objects(values.to_pylist())
+        left = np.ones(len(values), bool)
+        parts = []
+        for rows, table in self._shapes.read(values):
+            parts.append(Decoded(table, rows, []))
+            left[rows] = False
+        if not parts:
+            return self._as_objects(values.to_pylist())
+        if left.any():
+            rest = np.flatnonzero(left)
+            found = self._as_objects(values.take(pa.array(rest)).to_pylist())
+            rejections = [replace(one, index=int(rest[one.index])) for one in found.rejections]
+            parts.append(Decoded(found.table, rest[found.indexes], rejections))
         if len(parts) == 1:
             return parts[0]
-        return Decoded(
-            pa.concat_tables([part.table for part in parts]).combine_chunks(),
-            np.concatenate([part.indexes for part in parts]),
-            [rejection for part in parts for rejection in part.rejections],
-        )
+        indexes = np.concatenate([part.indexes for part in parts])
+        order = np.argsort(indexes)
+        table = pa.concat_tables([part.table for part in parts]).take(pa.array(order))
+        return Decoded(table, indexes[order], parts[-1].rejections)
 
-    def _portion(self, values: list[bytes], start: int) -> Decoded:
+    def _as_objects(self, values: list[bytes]) -> Decoded:
         try:
             payloads = list(map(self._loose.decode, values))
         except NOT_JSON:  # which includes what msgspec calls a ValidationError
-            return self._value_by_value(values, start)
+            return self._value_by_value(values)
         columns = list(self._columns(payloads))
         if len(columns) < len(self._schema):
-            return self._value_by_value(values, start)
-        return Decoded(pa.table(columns, schema=self._schema), np.arange(start, start + len(values)), [])
+            return self._value_by_value(values)
+        return Decoded(pa.table(columns, schema=self._schema), np.arange(len(values)), [])
 
     def _columns(self, payloads: list[Any]) -> Iterator[pa.Array]:
         """The columns up to the first with an instant that is to be looked at alone."""
@@ -82,14 +100,13 @@ class JsonDecoder:
                 [*map(attrgetter(field.name), payloads)], pa.string() if is_instant else arrow_type(field)
             )
             parsed = parse_instants(column) if is_instant else column
-            if parsed is None or (field.instants and _breaks(parsed, field.instants)):
+            if parsed is None or (is_instant and breaks(field, parsed)):
                 return
             yield parsed
 
-    def _value_by_value(self, values: list[bytes], start: int) -> Decoded:
+    def _value_by_value(self, values: list[bytes]) -> Decoded:
         payloads, indexes, rejections = self._source.contract.decode_many(values)
-        moved = [Rejection(r.index + start, r.code, r.path, r.reason) for r in rejections]
-        return Decoded(self._source.as_table(payloads), np.asarray(indexes, np.int64) + start, moved)
+        return Decoded(self._source.as_table(payloads), np.asarray(indexes, np.int64), rejections)
 
     @functools.cached_property
     def _loose(self) -> msgspec.json.Decoder[Any]:
@@ -151,10 +168,3 @@ class _ChangeDecoder:
             rejections += [Rejection(owner, "change", where, reason) for owner in np.unique(owners[ancient]).tolist()]
             table, owners = table.filter(pa.array(~ancient)), owners[~ancient]
         return Decoded(table, owners, rejections)
-
-
-def _breaks(column: pa.Array, bounds: Sequence[tuple[str, int]]) -> bool:
-    """Whether an instant lies outside its field's bounds."""
-    spread = pc.min_max(column.cast(pa.int64())).as_py()
-    ends = [end for end in spread.values() if end is not None]
-    return any(broken_bound(name, bound, end) for name, bound in bounds for end in ends)

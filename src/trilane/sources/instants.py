@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trilane.sources.words import is_spelled
+
 __all__ = ["parse_instants"]
 
 _SECONDS, _UTC = "0000-00-00T00:00:00", "+00:00"
@@ -46,7 +48,4 @@ def _is_usual(rows: npt.NDArray[np.uint8], length: int) -> bool:
     digits = length - len(_SECONDS) - len(zone)
     if not (digits == 0 or 2 <= digits <= 7):
         return False
-    pattern = np.frombuffer((_SECONDS + "." * (digits > 0) + "0" * (digits - 1) + zone).encode(), np.uint8)
-    free = np.where(pattern == ord("0"), 9, 0).astype(np.uint8)
-    free[length - len(zone) :] = 0
-    return bool((rows - pattern <= free).all())  # a byte below the pattern wraps to more than nine
+    return is_spelled(rows, (_SECONDS + "." * (digits > 0) + "0" * (digits - 1) + zone).encode())

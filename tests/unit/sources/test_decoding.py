@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import trilane as tl
 from trilane.contract import Rejection
 from trilane.sources import decoding
-from trilane.sources.decoding import decoder_of
+from trilane.sources.decoding import Decoded, decoder_of
 from trilane.sources.event import EventSource
 from trilane.sources.instants import parse_instants
 
@@ -40,7 +40,15 @@ def _one_by_one(values: list[bytes]) -> tuple[pa.Table, list[int], list[Rejectio
 
 
 def _agrees(values: list[bytes]) -> None:
-    found = decoder_of(SOURCE).decode(pa.array(values, pa.binary()))
+    _equal(decoder_of(SOURCE).decode(pa.array(values, pa.binary())), values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "_FEW", 0)  # so that few are read as many would be
+        decoder = decoder_of(SOURCE)
+        for _ in range(2):  # with nothing learnt of their shapes, and with something
+            _equal(decoder.decode(pa.array(values, pa.binary())), values)
+
+
+def _equal(found: Decoded, values: list[bytes]) -> None:
     table, indexes, rejections = _one_by_one(values)
     assert found.table.schema.equals(table.schema)
     assert found.table.to_pylist() == table.to_pylist()
@@ -98,6 +106,61 @@ TEXTS = st.one_of(
 
 @given(st.lists(TEXTS, max_size=8))
 def test_a_batch_of_any_values_is_decoded_as_each_of_them_alone(values: list[bytes]) -> None:
+    _agrees(values)
+
+
+SPELLED = f"""
+-0 0 -0.0 0.0 00 01 -01 1. .5 - -.5 --1 1.2.3 1e5 1E-3 +1 0x1 1:2 1/2 1; Infinity NaN "1" [1] {{}}
+nul null true false nullnull truefalse 12345678 123456789 -12345678 1234567. 99999999.99999999
+{"9" * 18} {"9" * 19} {"1" * 24} {"1" * 25} 0.{"1" * 22} -0.{"1" * 22} 9223372036854775807 -9223372036854775808
+"""
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70).map(str),
+    st.floats(allow_nan=False).map(str),
+    st.decimals(-(10**9), 10**9, places=3).map(str),
+    st.sampled_from(SPELLED.split()),
+)
+
+
+GOOD = {"id": '"a"', "x": "1.5", "n": "7", "at": '"2026-03-02T00:00:00Z"', "other": "0", "b": "true"}
+ODD = st.one_of(
+    st.tuples(st.sampled_from(["x", "n", "other", "b"]), NUMBERS),
+    st.tuples(st.just("at"), MOMENTS.map(json.dumps)),
+    st.tuples(st.just("id"), st.builds(json.dumps, st.text(max_size=9), ensure_ascii=st.booleans())),
+)
+
+
+@given(st.lists(ODD, min_size=1, max_size=30), st.sampled_from([", ", ",", "  ,   "]), st.sampled_from(["", " "]))
+def test_values_of_one_shape_are_decoded_as_each_of_them_alone(
+    odd: list[tuple[str, str]], comma: str, space: str
+) -> None:
+    facts = [GOOD, *(GOOD | {name: text} for name, text in odd)]
+    texts = ["{" + comma.join(f'"{name}":{space}{text}' for name, text in fact.items()) + "}" for fact in facts]
+    _agrees([text.encode(errors="surrogatepass") for text in texts])
+
+
+def test_every_odd_spelling_of_a_number_is_decoded_as_alone() -> None:
+    for name in ("x", "n", "other", "b"):
+        for text in SPELLED.split():
+            facts = [GOOD, GOOD | {name: text}, GOOD]
+            _agrees([b"{" + ",".join(f'"{n}":{t}' for n, t in fact.items()).encode() + b"}" for fact in facts])
+
+
+@given(st.lists(st.binary(max_size=3).map(lambda raw: b'{"id": "' + raw + b'", "at": "2026-03-02T00:00:00Z"}')))
+def test_bytes_of_any_kind_within_a_text_are_decoded_as_each_of_them_alone(values: list[bytes]) -> None:
+    _agrees(values)
+
+
+def test_many_values_of_a_few_shapes_keep_their_order_and_lose_none() -> None:
+    values = [
+        json.dumps(
+            {"id": f"o{i}", "at": f"2026-03-02T00:00:{i % 60:02d}Z"}
+            | ({"seen": None} if i % 3 else {"x": i / 8})
+            | ({"n": -i} if i % 500 == 499 else {})
+            | ({"id": 'a "quoted" one'} if i % 700 == 1 else {})
+        ).encode()
+        for i in range(20_000)
+    ]
     _agrees(values)
 
 
