@@ -42,6 +42,7 @@ from trilane.features.view import View
 from trilane.models.model import Model
 from trilane.serving.degradation import cached, constant, smaller
 from trilane.serving.endpoint import Endpoint
+from trilane.serving.policy import Caller, Policy, Tier
 from trilane.sources.change import Changes
 from trilane.sources.event import EventSource
 from trilane.sources.expectation import volume
@@ -57,6 +58,7 @@ if _typing.TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Bool",
+    "Caller",
     "Changes",
     "Client",
     "ConflictError",
@@ -69,10 +71,12 @@ __all__ = [
     "Int64",
     "Model",
     "ModelError",
+    "Policy",
     "SetupError",
     "SimulatedClock",
     "String",
     "TableSource",
+    "Tier",
     "Timestamp",
     "TrilaneError",
     "UnavailableError",

@@ -25,6 +25,7 @@ from trilane.features.view import View, stand_ins
 from trilane.models.model import Model
 from trilane.plugins import make_folder
 from trilane.serving.endpoint import Endpoint
+from trilane.serving.policy import Policy
 from trilane.sources.event import EventSource
 from trilane.sources.table import TableSource
 
@@ -32,7 +33,7 @@ __all__ = ["Definitions", "load_definitions", "load_snapshot", "snapshot"]
 
 MANIFEST = "manifest.json"
 
-_Thing = EventSource | TableSource | Entity | View | Model | Endpoint
+_Thing = EventSource | TableSource | Entity | View | Model | Endpoint | Policy
 _KINDS: dict[type, str] = {
     EventSource: "sources",
     TableSource: "tables",
@@ -40,6 +41,7 @@ _KINDS: dict[type, str] = {
     View: "views",
     Model: "models",
     Endpoint: "endpoints",
+    Policy: "policies",
 }
 
 
@@ -56,9 +58,15 @@ class Definitions:
     views: dict[str, View] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
     entry: str = ""
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     digest: str = ""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What a server does with more than it can answer, if that is declared."""
+        return next(iter(self.policies.values()), None)
 
     def specs(self) -> list[dict[str, object]]:
         """Everything as plain facts, in order of kind and name."""
@@ -176,6 +184,9 @@ def _referred(thing: object) -> Iterator[object]:
 def _clash(one: _Thing, other: _Thing, path: Path) -> DefinitionError:
     places = [str(getattr(thing, "place", "")) for thing in (one, other)]
     kind = "source" if isinstance(one, EventSource | TableSource) else type(one).__name__.lower()
+    if isinstance(one, Policy):
+        what, remedy = "there are two different policies, and a server goes by one", "Keep one of them"
+        return DefinitionError(what, where=f"policy {one.name!r}", remedy=remedy, file=str(path))
     return DefinitionError(
         f"two different things are called {one.name!r}",
         where=f"{kind} {one.name!r}" + (f" ({' and '.join(places)})" if all(places) else ""),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from trilane.errors import ContractError, UnavailableError
+from trilane.serving.admission import Admission
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Account, Share, check_rows, too_many
@@ -60,8 +61,8 @@ class Batcher(Generic[Portion, Result]):
     and its result holds the rows of all of them in that order. It may answer at once, on the loop, or give an awaitable
     of the answer, and then up to `executors` batches run at a time. `expire` gets portions and the reason.
     `latency`: what is known of the time that `run` takes, in seconds; `max_rows`: the largest batch; `queue_rows`: how
-    many rows may wait; `worked` is called with the seconds that each batch took; deadlines are instants of
-    `time.perf_counter`.
+    many rows may wait; `admission`: what let the requests in; `worked` is called with the seconds that each batch took;
+    deadlines are instants of `time.perf_counter`.
     """
 
     def __init__(
@@ -75,11 +76,15 @@ class Batcher(Generic[Portion, Result]):
         max_rows: int = 1_024,
         queue_rows: int = 16_384,
         worked: Callable[[float], None] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._worked = worked
         self._run, self._expire, self._loop = run, expire, loop
         self._executors, self._queue_rows = executors, queue_rows
-        self._dispatcher = Dispatcher[_Waiting[Portion, Result]](latency or LatencyModel(), max_rows=max_rows)
+        self._admission = admission or Admission(executors=executors)
+        self._dispatcher = Dispatcher[_Waiting[Portion, Result]](
+            latency or LatencyModel(), max_rows=max_rows, shares=self._admission.shares
+        )
         self._alone: deque[Job[_Waiting[Portion, Result]]] = deque()  # whose batch failed: each is asked for alone
         self._running: set[_Running[Portion, Result]] = set()
         self._due = False
@@ -106,7 +111,7 @@ class Batcher(Generic[Portion, Result]):
         """
         if self._dispatcher.rows + rows > self._queue_rows or rows < 1:
             check_rows(rows, queue=self._queue_rows)
-            raise too_many(self.queued)
+            self._make_room(tier, rows)
         if math.isnan(deadline):
             raise ContractError("a deadline that is no number", where="deadline", remedy="Give an instant, or none")
         future: asyncio.Future[Share[Result]] = self._loop.create_future()
@@ -114,6 +119,40 @@ class Batcher(Generic[Portion, Result]):
         self._dispatcher.add(Job(rows, now, deadline, _Waiting(portion, future), tier), now)
         self._soon()
         return future
+
+    def wait(self, tier: int, rows: int, now: float) -> float:
+        """Seconds until a request of `rows` that came now would be answered, rarely more."""
+        busy = 0.0
+        if len(self._running) >= self._executors:
+            busy = max(0.0, min(running.began + running.predicted for running in self._running) - now)
+        return self._dispatcher.wait(tier, rows, now, busy, self._executors)
+
+    def unloaded(self, requests: int) -> float:
+        """Seconds that an answer takes if `requests` are in and none waits for more than it must."""
+        return self._dispatcher.unloaded(requests)
+
+    def waiting(self, tier: int) -> int:
+        """How many requests of a tier wait."""
+        return self._dispatcher.waiting.requests_of(tier)
+
+    def put_out(self, tier: int) -> bool:
+        """Refuses (429) the request of a tier that waits with the latest deadline; False if none waits."""
+        waiting, now = self._dispatcher.waiting, time.perf_counter()
+        while waiting.requests_of(tier):
+            future = waiting.put_out(tier).payload.future
+            if not future.done():
+                future.set_exception(self._admission.put_out(tier, self.wait(tier, 1, now)))
+                return True
+        return False
+
+    def _make_room(self, tier: int, rows: int) -> None:
+        """Puts out lower requests for one of `tier`. Raises UnavailableError (429) if there are not enough of them."""
+        lower = self._dispatcher.waiting.rows - self._dispatcher.waiting.rows_before(tier)
+        if self._dispatcher.rows - lower + rows > self._queue_rows:
+            raise too_many(self.queued)
+        for other in reversed(self._dispatcher.waiting.filled()):
+            while self._dispatcher.rows + rows > self._queue_rows and self.put_out(other):
+                pass
 
     def _soon(self) -> None:
         if not self._due:
@@ -234,6 +273,9 @@ class Batcher(Generic[Portion, Result]):
         jobs = [job for job in jobs if not job.payload.future.done()]
         if not jobs:
             return
+        for job in jobs:
+            if job.deadline > -math.inf:  # else it was let in without hope
+                self._admission.missed(job.tier, self.unloaded(1))
         try:
             result = self._expire([job.payload.portion for job in jobs], reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it

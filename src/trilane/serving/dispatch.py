@@ -14,31 +14,20 @@ never expected to miss a deadline of its own.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.latency import LatencyModel
+from trilane.serving.tiers import Job, Shares, Waiting
 
 __all__ = ["Batch", "Decision", "Dispatcher", "Job", "Late", "Wait"]
 
 T = TypeVar("T")
 
+_CHEAP = 9.0  # a batch of so many times alpha / beta rows spends a tenth of its time on alpha
 _SCAN = 512  # how many waiting requests are looked at to find a better batch than the first
-
-
-@dataclass(frozen=True, slots=True)
-class Job(Generic[T]):
-    """A request that waits: `rows` of work, instants in seconds, a `tier` (0 goes first), and whose it is."""
-
-    rows: int
-    arrived: float
-    deadline: float
-    payload: T
-    tier: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +61,8 @@ class Dispatcher(Generic[T]):
     """The waiting requests of one model.
 
     `max_rows`: the largest batch; `price`: what a second of the executor is worth, in seconds of waiting (0: latency
-    alone counts); `margin`: seconds that pass between an answer and its arrival at the caller.
+    alone counts); `margin`: seconds that pass between an answer and its arrival at the caller; `shares`: how the time
+    of the executors is shared among the tiers, by all dispatchers that have it.
     """
 
     def __init__(
@@ -83,48 +73,59 @@ class Dispatcher(Generic[T]):
         max_rows: int = 1_024,
         price: float = 0.0,
         margin: float = 0.0,
-        aging: float = math.inf,
+        shares: Shares | None = None,
     ) -> None:
         self.latency = latency
         self.arrivals = arrivals or Arrivals()
-        self._max_rows, self._price, self._margin, self._aging = max_rows, price, margin, aging
-        self._tiers: dict[int, list[tuple[float, int, Job[T]]]] = {}
-        self._numbers = itertools.count()
-        self.requests = self.rows = 0
+        self._max_rows, self._price, self._margin = max_rows, price, margin
+        self.shares = shares or Shares()
+        self.waiting = Waiting[T]()
+        self._note(1)
+
+    @property
+    def requests(self) -> int:
+        """Requests that wait."""
+        return self.waiting.requests
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return self.waiting.rows
 
     def add(self, job: Job[T], now: float) -> None:
         """A request came."""
         self.arrivals.seen(now, job.rows)
-        self._push(job)
-
-    def _push(self, job: Job[T]) -> None:
-        heapq.heappush(self._tiers.setdefault(job.tier, []), (job.deadline, next(self._numbers), job))
-        self.requests += 1
-        self.rows += job.rows
+        self.waiting.add(job)
 
     def done(self, rows: int, seconds: float) -> None:
         """A batch of `rows` took `seconds`."""
         self.latency.observe(rows, seconds)
+        self._note(rows)
+
+    def _note(self, rows: int) -> None:
+        """Keeps by what factor a batch like the last may exceed the line, as each request that comes asks for it."""
+        line = self.latency.alpha + self.latency.beta * rows
+        self._rarely = self.latency.upper(rows) / max(line, 1e-9)
 
     def next(self, now: float, *, others_busy: bool = True) -> Decision[T] | None:
         """What a free executor should do; None if nothing waits. `others_busy`: whether no other executor is free.
 
         Ask again after a `Late`, and at the instant of a `Wait`, or when a request comes.
         """
-        if not self.requests:
+        if not self.waiting.requests:
             return None
         late = self.late(now)
         if late is not None:
             return late
-        jobs = self._first(now)
-        if len(jobs) < self.requests:
-            return self._backlog(jobs, now)
+        jobs, aged = self._first(now)
+        if self.waiting.requests:
+            return self._backlog(jobs, aged, now)
         until, reason = self._worth_waiting(jobs, now, others_busy)
         if until > now:
             for job in jobs:
-                self._push(job)
+                self.waiting.add(job)
             return Wait(until)
-        return self._batch(jobs, reason)
+        return self._batch(jobs, reason, now, aged)
 
     def _room(self, deadline: float, now: float) -> float:
         return deadline - self._margin - now
@@ -132,79 +133,105 @@ class Dispatcher(Generic[T]):
     def late(self, now: float) -> Late[T] | None:
         """Takes out those that even alone and at once would come too late, also while no executor is free."""
         late: list[Job[T]] = []
-        for tier in self._tiers.values():
-            while tier and self._room(tier[0][0], now) < self.latency.upper(tier[0][2].rows):
-                late.append(self._pop(tier))
+        for tier in self.waiting.filled():
+            while self.waiting.requests_of(tier) and self._is_late(self.waiting.first(tier), now):
+                late.append(self.waiting.take(tier))
         return Late(tuple(late)) if late else None
+
+    def _is_late(self, job: Job[T], now: float) -> bool:
+        return self._room(job.deadline, now) < self.latency.upper(job.rows)
 
     @property
     def late_from(self) -> float:
         """The instant after which the next of those that wait are late, if none runs before; inf if none will be."""
-        heads = (tier[0] for tier in self._tiers.values() if tier)
-        return min((self._room(head[0], self.latency.upper(head[2].rows)) for head in heads), default=math.inf)
+        heads = (self._room(job.deadline, self.latency.upper(job.rows)) for job in self.waiting.heads())
+        return min(heads, default=math.inf)
 
-    def _pop(self, tier: list[tuple[float, int, Job[T]]]) -> Job[T]:
-        job = heapq.heappop(tier)[2]
-        self.requests -= 1
-        self.rows -= job.rows
-        return job
+    def wait(self, tier: int, rows: int, now: float, busy: float = 0.0, executors: int = 1) -> float:
+        """Seconds until a request of `rows` that came now would be answered, rarely more.
 
-    def _order(self, now: float) -> list[list[tuple[float, int, Job[T]]]]:
-        """The tiers that have requests, those first whose next has waited too long."""
-        filled = [(number, tier) for number, tier in sorted(self._tiers.items()) if tier]
-        aged = [tier for _, tier in filled if now - tier[0][2].arrived > self._aging]
-        return aged + [tier for _, tier in filled if not any(tier is old for old in aged)]
+        `busy`: seconds until the first of the `executors` is free. It is what those of its tier and above it take, or
+        those of its tier at its floor.
+        """
+        seconds, floor = self._lasts(self.waiting.rows_before(tier) + rows, executors), self.shares.floor(tier)
+        if floor and tier:
+            # They run along with others, so that each costs its rows alone.
+            own = self.waiting.rows_of(tier) * self.latency.beta * self._rarely / floor
+            seconds = min(seconds, self._lasts(rows, executors) + own)
+        return busy + seconds
 
-    def _first(self, now: float) -> list[Job[T]]:
-        """The batch by the order of tiers and deadlines, as large as its deadlines allow."""
+    def _lasts(self, rows: int, executors: int) -> float:
+        """Seconds that it takes to work on so many rows, rarely more."""
+        full, rest = divmod(rows, self._max_rows)
+        seconds = (self.latency.alpha + self.latency.beta * rest) * self._rarely if rest else 0.0
+        return seconds + full * self.latency.expected(self._max_rows) / executors if full else seconds
+
+    def unloaded(self, requests: int) -> float:
+        """Seconds that an answer takes if `requests` are in and none of them waits for more than it must.
+
+        That is the batch that runs when it comes, and its own; they are as large as makes them cheap a row, no larger.
+        """
+        cheap = 1 + _CHEAP * self.latency.alpha / max(self.latency.beta, 1e-9)
+        rows = min(max(requests * self.arrivals.rows / 2, 1.0), cheap, self._max_rows)
+        return 2 * self.latency.expected(math.ceil(rows))
+
+    def _first(self, now: float) -> tuple[list[Job[T]], int]:
+        """The batch by the order of tiers and deadlines, as large as its deadlines allow; how many are out of turn."""
         jobs: list[Job[T]] = []
-        rows, nearest = 0, math.inf
-        for tier in self._order(now):
-            while tier:
-                deadline, _, job = tier[0]
-                total, limit = rows + job.rows, min(nearest, deadline)
+        rows, nearest, aged = 0, math.inf, 0
+        for turn in self.shares.turns(self.waiting, now):
+            most = rows + self._worth(turn.seconds, rows)
+            while self.waiting.requests_of(turn.tier) and rows < most:
+                job = self.waiting.first(turn.tier)
+                total, limit = rows + job.rows, min(nearest, job.deadline)
                 if jobs and (total > self._max_rows or self.latency.upper(total) > self._room(limit, now)):
-                    return jobs
-                jobs.append(self._pop(tier))
-                rows, nearest = total, limit
-        return jobs
+                    return jobs, aged
+                jobs.append(self.waiting.take(turn.tier))
+                rows, nearest, aged = total, limit, aged + turn.aged
+        return jobs, aged
 
-    def _backlog(self, jobs: list[Job[T]], now: float) -> Batch[T]:
+    def _worth(self, seconds: float, rows: int) -> float:
+        """How many rows more than `rows` take so many seconds; one at least."""
+        if seconds == math.inf:
+            return math.inf
+        alone = self.latency.alpha if not rows else 0.0  # a batch that runs anyway costs its rows alone
+        return max(1.0, (seconds - alone) / max(self.latency.beta, 1e-9))
+
+    def _backlog(self, jobs: list[Job[T]], aged: int, now: float) -> Batch[T]:
         """More waits than fits: this batch, or a larger one of later deadlines, if it takes that to keep up."""
         rows = sum(job.rows for job in jobs)
         served = rows / self.latency.expected(rows)
         full = rows + self.arrivals.rows > self._max_rows
         if full or served >= self.arrivals.rate * self.arrivals.rows:
-            return self._batch(jobs, "full" if full else "backlog")
+            return self._batch(jobs, "full" if full else "backlog", now, aged)
         better = self._larger(jobs, now, served)
-        return self._batch(better, "overload") if better else self._batch(jobs, "backlog")
+        return self._batch(better, "overload", now) if better else self._batch(jobs, "backlog", now, aged)
 
     def _larger(self, jobs: list[Job[T]], now: float, served: float) -> list[Job[T]] | None:
-        """A batch of later deadlines that answers more rows a second than `served`, if there is one."""
-        tier = next(iter(self._order(now)), None)
-        if tier is None:
-            return None
-        waiting = [*jobs, *(self._pop(tier) for _ in range(min(len(tier), _SCAN)))]
-        waiting.sort(key=lambda job: job.deadline)
+        """A batch of later deadlines that answers more rows a second than `served`, if there is one.
+
+        Only those of the last tier in it make room: what is above them keeps its place.
+        """
+        tier = jobs[-1].tier
+        kept = [job for job in jobs if job.tier != tier]
+        kept_rows, nearest = sum(job.rows for job in kept), min((job.deadline for job in kept), default=math.inf)
+        own = [job for job in jobs if job.tier == tier]
+        more = min(self.waiting.requests_of(tier), _SCAN)
+        own += [self.waiting.take(tier) for _ in range(more)]
         best, start, stop = served, 0, 0
-        for first in range(0, len(waiting), max(1, len(waiting) // 32)):
-            room = self.latency.rows_within(self._room(waiting[first].deadline, now), self._max_rows)
-            last, rows = first, 0
-            while last < len(waiting) and rows + waiting[last].rows <= room:
-                rows += waiting[last].rows
+        for first in range(0, len(own), max(1, len(own) // 32)):
+            room = self.latency.rows_within(self._room(min(nearest, own[first].deadline), now), self._max_rows)
+            last, rows = first, kept_rows
+            while last < len(own) and rows + own[last].rows <= room:
+                rows += own[last].rows
                 last += 1
-            if rows and rows / self.latency.expected(rows) > 1.05 * best:
+            if last > first and rows / self.latency.expected(rows) > 1.05 * best:
                 best, start, stop = rows / self.latency.expected(rows), first, last
-        if stop:
-            jobs = waiting[start:stop]
-            for job in (*waiting[:start], *waiting[stop:]):
-                self._push(job)
-            return jobs
-        for job in waiting[len(jobs) :]:
-            self._push(job)
-        # The first batch must be what it was, whatever the sorting did.
-        jobs[:] = waiting[: len(jobs)]
-        return None
+        if not stop:
+            stop = len(own) - more
+        for job in (*own[:start], *own[stop:]):
+            self.waiting.add(job)
+        return [*kept, *own[start:stop]] if best > served else None
 
     def _worth_waiting(self, jobs: list[Job[T]], now: float, others_busy: bool) -> tuple[float, str]:
         """Until when to wait for company (at most `now`: not at all), and why not longer."""
@@ -224,6 +251,14 @@ class Dispatcher(Generic[T]):
             return now, "idle"
         return min(stop, now + (gain - waited) / count), "waited"
 
-    def _batch(self, jobs: list[Job[T]], reason: str) -> Batch[T]:
+    def _batch(self, jobs: list[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
         rows = sum(job.rows for job in jobs)
-        return Batch(tuple(jobs), rows, self.latency.expected(rows), reason)
+        expected = self.latency.expected(rows)
+        by_tier: dict[int, int] = {}
+        for job in jobs:
+            by_tier[job.tier] = by_tier.get(job.tier, 0) + job.rows
+        for tier, own in by_tier.items():
+            self.shares.spend(now, tier, expected * own / rows)
+        if aged:
+            self.shares.spend_aged(now, expected * aged / len(jobs))
+        return Batch(tuple(jobs), rows, expected, reason)

@@ -12,6 +12,7 @@ from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.models.model import Model
 from trilane.serving.degradation import Rung, SmallerModel, check_ladder
+from trilane.serving.policy import STANDARD, tier_number
 
 __all__ = ["Endpoint"]
 
@@ -22,7 +23,8 @@ class Endpoint:
 
     `deadline`: the time, from the arrival of a request, after which its answer is worthless;
     `fallback`: worse answers, in order, for when the model cannot answer: the degradation ladder;
-    `threshold`: the score from which the answer is positive; without it only the score is told.
+    `threshold`: the score from which the answer is positive; without it only the score is told;
+    `tier`: how critical its requests are, unless they say otherwise.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Endpoint:
     deadline: int
     fallback: tuple[Rung, ...]
     threshold: float | None
+    tier: str
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Endpoint:
         deadline: str | int,
         fallback: Sequence[Rung] = (),
         threshold: float | None = None,
+        tier: str = STANDARD,
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -46,11 +50,13 @@ class Endpoint:
         put(self, "deadline", duration(deadline))
         put(self, "fallback", tuple(fallback))
         put(self, "threshold", threshold)
+        put(self, "tier", tier)
         if not name.isidentifier():
             raise DefinitionError(
                 f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
             )
         check_ladder(f"endpoint {name!r}", model, self.fallback)
+        tier_number(tier, f"endpoint {name!r}")
         if threshold is not None and not math.isfinite(threshold):
             raise DefinitionError(
                 f"{threshold} is no threshold", where=f"endpoint {name!r}", remedy="Give a finite score, such as 0.5"
@@ -86,4 +92,6 @@ class Endpoint:
             "deadline": self.deadline,
             "fallback": [step.spec() for step in self.fallback],
             "threshold": self.threshold,
+            # Left out where it is as ever, so that what was frozen before there were tiers reads the same.
+            **({"tier": self.tier} if self.tier != STANDARD else {}),
         }

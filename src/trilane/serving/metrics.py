@@ -5,6 +5,8 @@ Law: nothing here blocks, and what is counted for each decision is counted once 
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -12,8 +14,10 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan
+from trilane.serving.admission import Admission
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
+from trilane.serving.policy import TIERS
 from trilane.serving.reading import Reading
 from trilane.serving.signals import Told
 
@@ -80,11 +84,11 @@ class Metrics:
             registry=own,
             multiprocess_mode="mostrecent",
         )
-
         self._partitions()
         self._ladder(own)
         self._quality(own)
         self._replica()
+        self._admission(own)
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
 
@@ -140,6 +144,31 @@ class Metrics:
         self.queued.set(told.queued)
         self.utilisation.set(told.utilisation)
         self.cpu.set(told.cpu)
+
+    def _admission(self, own: CollectorRegistry) -> None:
+        """Who was let in, and who not."""
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=own, multiprocess_mode="livesum")
+
+        self._admitted = Counter("trilane_admitted_total", "Requests that were let in.", ["tier"], registry=own)
+        self._refused = Counter("trilane_refused_total", "Requests refused.", ["reason", "tier"], registry=own)
+        self._inside = gauge("trilane_admitted_in_flight", "Requests that were let in and are not out.", "tier")
+        self._waiting = gauge("trilane_waiting_requests", "Requests that wait for a batch.", "tier")
+        self._limit = gauge("trilane_concurrency_limit", "How many requests may be in; 0 without a limit.")
+        self._told: Counts[tuple[str, ...]] = Counts()
+
+    def tell_admission(self, admission: Admission) -> None:
+        """Counts who was let in and who not since this was told the last time: nothing is counted for each request."""
+        now: Counts[tuple[str, ...]] = Counts({(tier,): admission.admitted[i] for i, tier in enumerate(TIERS)})
+        now.update({(reason, TIERS[tier]): number for (reason, tier), number in admission.refused.items()})
+        for labels, number in (now - self._told).items():
+            (self._admitted if len(labels) == 1 else self._refused).labels(*labels).inc(number)
+        self._told = now
+        for number, tier in enumerate(TIERS):
+            self._inside.labels(tier).set(admission.in_flight[number])
+            self._waiting.labels(tier).set(admission.waiting(number))
+        self._limit.set(admission.limit if admission.is_limited else 0)
 
     def _partitions(self) -> None:
         """How the nearline workers share the partitions."""

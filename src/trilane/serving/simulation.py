@@ -5,6 +5,7 @@ Law: the policy's own code decides, and the outcome depends on the requests, the
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections.abc import Callable, Sequence
@@ -14,19 +15,21 @@ from typing import Protocol
 import numpy as np
 
 from trilane.features.algebra import Floats
+from trilane.serving.admission import Admission, Entry
 from trilane.serving.dispatch import Batch, Decision, Dispatcher, Job, Late, Wait
 
-__all__ = ["Outcome", "Policy", "Request", "poisson", "simulate"]
+__all__ = ["Door", "Outcome", "Policy", "Request", "poisson", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: when it comes (seconds), its rows, and how long it may take."""
+    """One request: when it comes (seconds), its rows, how long it may take, its tier, and who asks."""
 
     at: float
     rows: int = 1
     patience: float = math.inf
     tier: int = 0
+    caller: str = ""
 
 
 class Policy(Protocol):
@@ -44,6 +47,19 @@ class Outcome:
     latencies: Floats
     batches: list[int] = field(default_factory=list)
     busy: float = 0.0
+    worked: set[int] = field(default_factory=set)  # numbers of the requests that an executor worked on
+
+    def began(self, batch: Batch[int], lasts: float) -> None:
+        """An executor works on a batch."""
+        self.worked.update(job.payload for job in batch.jobs)
+        self.batches.append(batch.rows)
+        self.busy += lasts
+
+    def ended(self, batch: Batch[int], now: float) -> None:
+        """A batch is answered."""
+        for job in batch.jobs:
+            if now <= job.deadline:
+                self.latencies[job.payload] = now - job.arrived
 
     def quantile(self, q: float) -> float:
         """The latency, in seconds, that a part `q` of all requests stays below; those not answered count as inf."""
@@ -62,10 +78,79 @@ def poisson(rate: float, seconds: float, *, seed: int, rows: int = 1, patience: 
     return [Request(at, rows, patience) for at in np.cumsum(gaps).tolist() if at < seconds]
 
 
+class Door:
+    """The line before a dispatcher as `admission` sees it, whose entries are the numbers of requests."""
+
+    def __init__(self, admission: Admission, dispatcher: Dispatcher[int], *, executors: int = 1) -> None:
+        self._admission, self._dispatcher, self._executors = admission, dispatcher, executors
+        self._entries: dict[int, Entry] = {}
+        self._ends: list[float] = []  # when the batches that run are expected to end
+        admission.watch([self])
+
+    def wait(self, tier: int, rows: int, now: float) -> float:
+        """See `Line`."""
+        busy = max(self._ends[0] - now, 0.0) if len(self._ends) >= self._executors else 0.0
+        return self._dispatcher.wait(tier, rows, now, busy, self._executors)
+
+    def unloaded(self, requests: int) -> float:
+        """See `Line`."""
+        return self._dispatcher.unloaded(requests)
+
+    def waiting(self, tier: int) -> int:
+        """See `Line`."""
+        return self._dispatcher.waiting.requests_of(tier)
+
+    def put_out(self, tier: int) -> bool:
+        """See `Line`."""
+        if not self.waiting(tier):
+            return False
+        job = self._dispatcher.waiting.put_out(tier)
+        self._admission.put_out(tier, 0.0)
+        self.leave(job, None)
+        return True
+
+    def lets_in(self, job: Job[int], caller: str) -> bool:
+        """Whether a request may join those that wait."""
+        entry = self._admission.admit(self, job.tier, job.arrived, job.deadline, caller=caller)
+        if not isinstance(entry, Entry):
+            return False
+        self._entries[job.payload] = entry
+        self._admission.charge(caller, job.rows, job.arrived)
+        return True
+
+    def leave(self, job: Job[int], answered: float | None) -> None:
+        """A request is out."""
+        self._admission.leave(self._entries.pop(job.payload), answered)
+
+    def misses(self, jobs: Sequence[Job[int]]) -> None:
+        """They cannot be in time any more."""
+        for job in jobs:
+            self._admission.missed(job.tier, self.unloaded(self._admission.total))
+            self.leave(job, None)
+
+    def begins(self, batch: Batch[int], now: float) -> None:
+        """An executor works on a batch."""
+        bisect.insort(self._ends, now + batch.expected)
+
+    def ends(self, batch: Batch[int], now: float) -> None:
+        """A batch is answered."""
+        self._ends.pop(0)
+        for job in batch.jobs:
+            self.leave(job, now)
+
+
 def simulate(
-    requests: Sequence[Request], policy: Policy, cost: Callable[[int], float], *, executors: int = 1
+    requests: Sequence[Request],
+    policy: Policy,
+    cost: Callable[[int], float],
+    *,
+    executors: int = 1,
+    door: Door | None = None,
 ) -> Outcome:
-    """Runs `requests`, sorted by time, on `executors`; `cost` gives the seconds that a batch of so many rows takes."""
+    """Runs `requests`, sorted by time, on `executors`; `cost` gives the seconds that a batch of so many rows takes.
+
+    `door`: what lets them in; without it, everybody joins those that wait.
+    """
     outcome = Outcome(np.full(len(requests), np.inf))
     running: list[tuple[float, int, Batch[int], float]] = []  # ends at, number, batch, lasted
     now, coming, alarm, started = 0.0, 0, math.inf, 0
@@ -76,26 +161,31 @@ def simulate(
         while running and running[0][0] <= now:
             ended, _, batch, lasted = heapq.heappop(running)
             policy.done(batch.rows, lasted)
-            for job in batch.jobs:
-                if ended <= job.deadline:
-                    outcome.latencies[job.payload] = ended - job.arrived
+            if door is not None:
+                door.ends(batch, ended)
+            outcome.ended(batch, ended)
         while coming < len(requests) and requests[coming].at <= now:
             one = requests[coming]
-            policy.add(Job(one.rows, one.at, one.at + one.patience, coming, one.tier), now)
+            job = Job(one.rows, one.at, one.at + one.patience, coming, one.tier)
+            if door is None or door.lets_in(job, one.caller):
+                policy.add(job, now)
             coming += 1
         while len(running) < executors:
             decision = policy.next(now, others_busy=len(running) == executors - 1)
             if isinstance(decision, Late):
+                if door is not None:
+                    door.misses(decision.jobs)
                 continue
             if isinstance(decision, Wait):
                 alarm = max(decision.until, math.nextafter(now, math.inf))
             if not isinstance(decision, Batch):
                 break
+            if door is not None:
+                door.begins(decision, now)
             lasted = cost(decision.rows)
             started += 1
             heapq.heappush(running, (now + lasted, started, decision, lasted))
-            outcome.batches.append(decision.rows)
-            outcome.busy += lasted
+            outcome.began(decision, lasted)
     return outcome
 
 

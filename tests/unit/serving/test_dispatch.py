@@ -14,6 +14,7 @@ from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.simulation import Outcome, Request, poisson, simulate
+from trilane.serving.tiers import Shares
 
 ALPHA, BETA = 1e-2, 1e-3
 
@@ -31,7 +32,7 @@ def _dispatcher(*, gap: float | None = None, max_rows: int = 64, aging: float = 
     arrivals = Arrivals()
     for i in range(300 if gap else 0):
         arrivals.seen((i - 300) * (gap or 0))
-    return Dispatcher(_model(), arrivals=arrivals, max_rows=max_rows, aging=aging)
+    return Dispatcher(_model(), arrivals=arrivals, max_rows=max_rows, shares=Shares(agings=[aging] * 4))
 
 
 def _job(number: int, *, at: float = 0.0, deadline: float = math.inf, rows: int = 1, tier: int = 0) -> Job[int]:
@@ -210,7 +211,7 @@ def test_each_request_is_decided_once_and_none_runs_that_is_known_to_be_late(
             return decision
 
     decided: list[int] = []
-    dispatcher = Watched(_model(), max_rows=max_rows, aging=0.05)
+    dispatcher = Watched(_model(), max_rows=max_rows, shares=Shares(agings=[0.05] * 4))
     requests = sorted(requests, key=lambda request: request.at)
     outcome = simulate(requests, dispatcher, _cost, executors=executors)
     assert sorted(decided) == list(range(len(requests)))

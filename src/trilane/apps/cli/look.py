@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.lifecycle.metadata.protocol import RunRecord
 
-__all__ = ["explain_decision", "server_answers", "status"]
+__all__ = ["ask_server", "explain_decision", "server_answers", "status"]
 
 _RUNS = 8
 _BATCH = ("boundary", "visible_from", "newest_landed", "due")
@@ -29,7 +29,7 @@ def status(*, project: ProjectOption = None, json: JsonOption = False) -> None:
     terminal = Terminal(json=json)
     with open_project(project) as opened:
         try:
-            server: dict[str, Any] | None = _get(opened.config, "/v1/status")
+            server: dict[str, Any] | None = ask_server(opened.config, "/v1/status")
         except UnavailableError:
             server = None
         facts = {**_registered(opened), "server": server}
@@ -41,7 +41,7 @@ def explain_decision(terminal: Terminal, decision: str, project: Path | None) ->
     """Rebuilds a decision from its id: its features, their statuses, its score."""
     with open_project(project) as opened:
         try:
-            facts = _get(opened.config, f"/v1/explain/{decision}")
+            facts = ask_server(opened.config, f"/v1/explain/{decision}")
         except UnavailableError:
             facts = _recorded(opened, decision)
     terminal.answer(facts)
@@ -51,13 +51,13 @@ def explain_decision(terminal: Terminal, decision: str, project: Path | None) ->
 def server_answers(config: Config) -> bool:
     """Whether a server of this project runs here."""
     try:
-        _get(config, "/health/live")
+        ask_server(config, "/health/live")
     except (UnavailableError, ContractError):
         return False
     return True
 
 
-def _get(config: Config, path: str) -> dict[str, Any]:
+def ask_server(config: Config, path: str) -> dict[str, Any]:
     """The answer of the running server. Raises UnavailableError if none runs, ContractError for what it refuses."""
     from trilane.apps.server import address
 

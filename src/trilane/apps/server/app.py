@@ -23,7 +23,7 @@ from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
-from trilane.apps.server.http import error_body, read_body, send, status_of
+from trilane.apps.server.http import error_body, read_body, retry_after, send, status_of
 from trilane.apps.server.inference import EndpointModels, Models
 from trilane.apps.server.inference_http import InferenceHttp, error_text
 from trilane.apps.server.measuring import Measuring
@@ -38,6 +38,7 @@ from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
+from trilane.serving.admission import Admission
 from trilane.serving.metrics import Metrics
 
 __all__ = ["Server"]
@@ -47,6 +48,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
+_TELL = 0.25  # seconds between two counts of who was let in
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 
@@ -74,9 +76,17 @@ class Server:
             project.config.state / "records.db", told=lambda fate, number: self.metrics.records.labels(fate).inc(number)
         )
         self.records = Records(project.config.state / "records.db")
+        self.admission = Admission(parts=project.config.workers)
         self.measuring = Measuring(project.config, self.metrics, queued=lambda: self.deployments.queued, loop=loop)
-        worked = self.measuring.worked
-        self.deployments = Deployments(project, project.clock, self.recorder, self.metrics, loop=loop, worked=worked)
+        self.deployments = Deployments(
+            project,
+            project.clock,
+            self.recorder,
+            self.metrics,
+            loop=loop,
+            admission=self.admission,
+            worked=self.measuring.worked,
+        )
         self.decisions = Decisions(self.deployments, self.metrics, self.measuring)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
@@ -92,6 +102,11 @@ class Server:
         if project.config.grpc_port:
             loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
+        self._tell_admission(loop)
+
+    def _tell_admission(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.metrics.tell_admission(self.admission)
+        self._telling = loop.call_later(_TELL, self._tell_admission, loop)
 
     def _operations(self) -> dict[str, Answer]:
         return {
@@ -101,6 +116,7 @@ class Server:
             "explain": self.explain,
             "status": self.status,
             "signals": self.tell_signals,
+            "policy": self.policy,
             "clock": self.clock,
             "live": self.live,
             "ready": self.ready,
@@ -126,6 +142,7 @@ class Server:
             _log.warning("other commands may not find this server: %s", error)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._telling.cancel()
         address.forget(self.project.config.state)
         self.measuring.close()
         self.deployments.close()
@@ -146,9 +163,9 @@ class Server:
         except TrilaneError as error:
             if scope.path.startswith("/v2"):  # whose clients know errors in a form of their own, and 400 for bad input
                 status = status_of(error)
-                code = send(protocol, 400 if status == 422 else status, error_text(error))
+                code = send(protocol, 400 if status == 422 else status, error_text(error), retry_after(error))
             else:
-                code = send(protocol, status_of(error), error_body(error))
+                code = send(protocol, status_of(error), error_body(error), retry_after(error))
         except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
             _log.exception("request %s %s", scope.method, scope.path)
             code = send(protocol, 500, _DEFECT)
@@ -222,6 +239,9 @@ class Server:
     async def tell_signals(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, _encode(self.measuring.told()))
 
+    async def policy(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        return send(protocol, 200, _encode(self.admission.facts()))
+
     async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, b'{"live":true}')
 
@@ -256,6 +276,7 @@ class Server:
         return {"lanes": ages, "waiting_for": waiting}
 
     async def scrape(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        self.metrics.tell_admission(self.admission)
         try:
             found = lanes(self.project, self.deployments.views)
         except TrilaneError as error:

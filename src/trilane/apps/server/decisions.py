@@ -1,6 +1,7 @@
 """Decisions of one server process: asked for by HTTP, or by whatever else speaks for a caller.
 
-Law: every decision goes through the batcher of its endpoint, whatever protocol asked for it.
+Laws: every decision goes through admission and the batcher of its endpoint, whatever protocol asked for it; what comes
+by `/v1/decide` and is refused, is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.deployments import Deployed, Deployments, Portion
-from trilane.apps.server.http import patience, read_body, send, wants_batch
+from trilane.apps.server.http import patience, read_body, refuse, send, wants_batch
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
+from trilane.serving.admission import CALLER, TIER, Entry, Refusal
 from trilane.serving.engine import Answers
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import with_batch
@@ -36,10 +38,21 @@ class Decisions:
         """Answers `POST /v1/decide/{endpoint}`."""
         began = time.perf_counter()
         deployed = self.find(name)
-        form = wire(scope, tables=False)
-        waits, told = patience(scope), wants_batch(scope)
-        rows = deployed.row_format.rows(await read_body(scope, protocol), packed=form.asked == MSGPACK)
-        share = await self.submit(deployed, rows, deadline=began + waits, began=began)
+        headers, admission = scope.headers, self._deployments.admission
+        caller = (headers.get(CALLER) or "") if admission.asks_who else ""
+        tier = admission.tier(deployed.tier, headers.get(TIER), caller)
+        entry = self.enter(deployed, began=began, deadline=began + patience(scope), tier=tier, caller=caller)
+        if isinstance(entry, Refusal):
+            return refuse(protocol, entry)
+        answered = None
+        try:
+            form, told = wire(scope, tables=False), wants_batch(scope)
+            rows = deployed.row_format.rows(await read_body(scope, protocol), packed=form.asked == MSGPACK)
+            admission.charge(caller, len(rows), began)
+            share = await _queued(deployed, rows, entry)
+            answered = time.perf_counter()
+        finally:
+            admission.leave(entry, answered)
         encode = deployed.format.msgpack if form.answered == MSGPACK else deployed.format.encode
         body = encode(share.result, share.start, share.stop)
         if told:
@@ -51,12 +64,44 @@ class Decisions:
         self._metrics.time(name, took, trace)
         return code
 
-    def submit(
-        self, deployed: Deployed, rows: list[msgspec.Struct], *, began: float, deadline: float = math.inf
-    ) -> Awaitable[Share[Answers]]:
-        """The answers to rows that came at `began`, by the endpoint's deadline and the caller's."""
-        nearest = min(began + deployed.bundle.deadline / 1e6, deadline)
-        return deployed.batcher.submit(Portion(rows, nearest), rows=len(rows), deadline=nearest)
+    def enter(
+        self, deployed: Deployed, *, began: float, deadline: float = math.inf, tier: int | None = None, caller: str = ""
+    ) -> Entry | Refusal:
+        """Lets in a request that came at `began`, by the endpoint's deadline and the caller's, or tells why not.
+
+        The entry goes to `admission.leave` once, whatever becomes of the request. `tier` is one that
+        `admission.tier` or `admission.prioritised` gave; None: the endpoint's.
+        """
+        due = min(began + deployed.bundle.deadline / 1e6, deadline)
+        number, ladder = deployed.tier if tier is None else tier, bool(deployed.engine.endpoint.fallback)
+        return self._deployments.admission.admit(deployed.batcher, number, began, due, caller=caller, ladder=ladder)
+
+    async def submit(
+        self,
+        deployed: Deployed,
+        rows: list[msgspec.Struct],
+        *,
+        began: float,
+        deadline: float = math.inf,
+        caller: str = "",
+        priority: int = 0,
+    ) -> Share[Answers]:
+        """The answers to rows that came at `began` and are decoded already, as `enter` lets them in.
+
+        `priority`: 1 for the highest tier, 0 for the endpoint's. Raises UnavailableError (429) if it does not.
+        """
+        tier = self._deployments.admission.prioritised(deployed.tier, priority, caller)
+        entry = self.enter(deployed, began=began, deadline=deadline, tier=tier, caller=caller)
+        if isinstance(entry, Refusal):
+            raise entry.error()
+        answered, admission = None, self._deployments.admission
+        try:
+            admission.charge(caller, len(rows), began)
+            share = await _queued(deployed, rows, entry)
+            answered = time.perf_counter()
+        finally:
+            admission.leave(entry, answered)
+        return share
 
     def find(self, name: str) -> Deployed:
         """What answers an endpoint. Raises DefinitionError (404), or UnavailableError for one that will be there."""
@@ -68,6 +113,12 @@ class Decisions:
                 raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
             remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
             raise UnavailableError(reason, where=name, remedy=remedy) from None
+
+
+def _queued(deployed: Deployed, rows: list[msgspec.Struct], entry: Entry) -> Awaitable[Share[Answers]]:
+    """The answers to the rows of a request that was let in."""
+    portion = Portion(rows, entry.deadline)
+    return deployed.batcher.submit(portion, rows=len(rows), deadline=entry.due, tier=entry.tier)
 
 
 def _story(name: str, share: Share[Answers], began: float, ended: float, status: int, parent: str) -> Story:

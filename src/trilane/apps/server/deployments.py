@@ -34,6 +34,7 @@ from trilane.feedback.record import Recorder
 from trilane.models.artifact import load
 from trilane.models.profile import profile_here
 from trilane.models.runtime.onnx import open_onnx
+from trilane.serving.admission import Admission
 from trilane.serving.batcher import Batcher
 from trilane.serving.degradation import SmallerModel
 from trilane.serving.endpoint import Endpoint
@@ -41,6 +42,7 @@ from trilane.serving.engine import Answers, Engine
 from trilane.serving.ladder import Smaller, breaker_of
 from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
+from trilane.serving.policy import TIERS, Policy
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import FeatureReader
@@ -60,13 +62,14 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A compiled bundle, ready to answer."""
+    """A compiled bundle, ready to answer. `tier`: of requests that name none."""
 
     bundle: Bundle
     engine: Engine
     batcher: Batcher[Portion, Answers]
     row_format: RowFormat
     format: DecisionFormat
+    tier: int
 
 
 def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = None) -> Engine:
@@ -135,6 +138,7 @@ class Deployments:
         metrics: Metrics,
         *,
         loop: asyncio.AbstractEventLoop,
+        admission: Admission | None = None,
         period: float = 0.5,
         worked: Callable[[float], None] | None = None,
     ) -> None:
@@ -143,6 +147,7 @@ class Deployments:
         self._loop, self._period = loop, period
         self.breakers = Breakers(metrics)
         self.breakers.guard(project)
+        self.admission = admission or Admission()
         self.router = InProcessRouter()
         self.errors: dict[str, str] = {}
         self.definitions: Definitions | None = None
@@ -220,6 +225,19 @@ class Deployments:
         # Those of the routes before stay as well: a request may have read the route and not yet what it names.
         used = {*routes.values(), *before.values()}
         self._compiled = {digest: found for digest, found in self._compiled.items() if digest in used}
+        self._limit(first=known is None)
+
+    def _limit(self, *, first: bool) -> None:
+        """Lets requests in by the policy that is applied now."""
+        self.admission.watch([found.batcher for found in self._compiled.values()])
+        policy = (self.definitions.policy if self.definitions else None) or Policy(limit=None)
+        if policy == self.admission.policy:
+            return
+        _log.info("requests are let in by policy %s", policy.version[:16])
+        if first:
+            self.admission.adopt(policy)
+        else:  # between two requests
+            self._loop.call_soon_threadsafe(self.admission.adopt, policy)
 
     def close(self) -> None:
         """Stops watching."""
@@ -252,11 +270,14 @@ class Deployments:
             rows, now = _joined(portions), time.perf_counter()
             ahead = [portion.deadline for portion in portions if portion.deadline > now]
             deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
-            return kept(
-                engine.answer_without_model(
-                    rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
+            try:
+                return kept(
+                    engine.answer_without_model(
+                        rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
+                    )
                 )
-            )
+            except UnavailableError as error:  # there is more to do than time: overload, and no fault of ours
+                raise UnavailableError(error.what, where=error.where, remedy=error.remedy, overload=True) from None
 
         def kept(answers: Answers) -> Answers:
             self._recorder.put(name, names, answers)
@@ -268,9 +289,17 @@ class Deployments:
             bundle,
             engine,
             # What the model takes alone; what the reads add to it is learnt while answering.
-            Batcher(run, expire, loop=self._loop, worked=self._worked, latency=LatencyModel.of(prior)),
+            Batcher(
+                run,
+                expire,
+                loop=self._loop,
+                worked=self._worked,
+                latency=LatencyModel.of(prior),
+                admission=self.admission,
+            ),
             RowFormat(engine.endpoint.contract),
             DecisionFormat(names, threshold=bundle.threshold),
+            TIERS.index(engine.endpoint.tier),
         )
 
     def _new_id(self) -> str:

@@ -8,10 +8,22 @@ import math
 import msgspec
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
-from trilane.apps.server.limits import DEADLINE, EXPLAIN, LARGEST_BODY
+from trilane.apps.server.limits import EXPLAIN, LARGEST_BODY
 from trilane.errors import ContractError, TrilaneError, UnavailableError
+from trilane.serving.admission import Refusal
+from trilane.serving.deadline import of_headers
 
-__all__ = ["JSON", "error_body", "patience", "read_body", "send", "status_of", "wants_batch"]
+__all__ = [
+    "JSON",
+    "error_body",
+    "patience",
+    "read_body",
+    "refuse",
+    "retry_after",
+    "send",
+    "status_of",
+    "wants_batch",
+]
 
 JSON = [("content-type", "application/json")]
 _RETRY = [*JSON, ("retry-after", "1")]
@@ -43,13 +55,23 @@ async def _read(protocol: HTTPProtocol) -> bytes:
 
 def patience(scope: Scope) -> float:
     """Seconds that the caller will wait for an answer; infinite if it does not say. Raises ContractError (400)."""
-    text = scope.headers.get(DEADLINE)
-    if text is None:
-        return math.inf
-    if not (text.isascii() and text.isdecimal() and int(text[:12]) > 0):
-        remedy = "Send whole milliseconds, 1 or more"
-        raise ContractError(f"{text!r} is no time to wait", where=DEADLINE, remedy=remedy, status=400)
-    return int(text[:12]) / 1e3
+    return of_headers(scope.headers)
+
+
+def refuse(protocol: HTTPProtocol, refusal: Refusal) -> int:
+    """Answers one that is not let in, as cheaply as can be: there may be many of them."""
+    headers = [*JSON, ("retry-after", str(refusal.seconds))]
+    with contextlib.suppress(ProtocolClosed):
+        protocol.response_bytes(429, headers, refusal.body())
+    return 429
+
+
+def retry_after(error: TrilaneError) -> list[tuple[str, str]]:
+    """The headers of an error's answer: with when to try again, if the error says."""
+    seconds = error.facts.get("retry_after_s")
+    if isinstance(seconds, float):
+        return [*JSON, ("retry-after", str(max(1, math.ceil(seconds))))]
+    return JSON
 
 
 def wants_batch(scope: Scope) -> bool:
@@ -88,5 +110,5 @@ def error_body(error: TrilaneError) -> bytes:
 def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> int:
     """Answers, and gives back `status`; a caller who has gone away is nobody's fault."""
     with contextlib.suppress(ProtocolClosed):
-        protocol.response_bytes(status, _RETRY if status in (429, 503) else headers, body)
+        protocol.response_bytes(status, _RETRY if status in (429, 503) and headers is JSON else headers, body)
     return status

@@ -70,7 +70,14 @@ class EndpointModels:
         try:
             rows = self._format(deployed).rows(question.inputs)
             deployed.row_format.check_number(len(rows), "inputs[0].shape")
-            share = await self._decisions.submit(deployed, rows, began=began, deadline=question.deadline)
+            share = await self._decisions.submit(
+                deployed,
+                rows,
+                began=began,
+                deadline=question.deadline,
+                caller=question.caller,
+                priority=question.priority,
+            )
             answer = _answer(question, deployed, share)
         except TrilaneError:
             tally.failed(time.perf_counter() - began)

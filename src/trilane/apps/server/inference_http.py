@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,7 +20,9 @@ from trilane.apps.server.http import JSON, patience, read_body, send
 from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError
-from trilane.serving.inference import Inferences
+from trilane.serving.admission import CALLER, TIER, priority_of
+from trilane.serving.deadline import Headers
+from trilane.serving.inference import Inferences, Question
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
@@ -93,7 +96,7 @@ class InferenceHttp:
 
         takes = (await self._models.about(model, version)).inputs if announced == 0 else ()
         question, wanted = oip.decode(body, announced, model=model, version=version, takes=takes, deadline=deadline)
-        answer, header = oip.encode(await self._models.infer(question), wanted)
+        answer, header = oip.encode(await self._models.infer(_asked_by(question, headers)), wanted)
         told = JSON if header is None else [_BINARY, (_HEADER, str(header))]
         accepts = headers.get("accept-encoding")
         if accepts is not None:
@@ -154,6 +157,15 @@ def _header_length(text: str | None) -> int | None:
             f"{text!r} is no length", where=_HEADER, remedy="Send the number of bytes of the JSON", status=400
         )
     return int(text)
+
+
+def _asked_by(question: Question, headers: Headers) -> Question:
+    """The question with who asks, and with the tier that a header names in place of the parameter `priority`."""
+    caller, tier = headers.get(CALLER), headers.get(TIER)
+    if caller is None and tier is None:
+        return question
+    priority = question.priority if tier is None else priority_of(tier)
+    return replace(question, caller=caller or "", priority=priority)
 
 
 async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:

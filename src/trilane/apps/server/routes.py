@@ -34,6 +34,7 @@ ROUTES = (
     Route("GET", "/v1/explain/{decision id}", "explain"),
     Route("GET", "/v1/status", "status"),
     Route("GET", "/v1/signals", "signals"),
+    Route("GET", "/v1/policy", "policy"),
     Route("POST", "/v1/clock", "clock"),
     Route("GET", "/health/live", "live"),
     Route("GET", "/health/ready", "ready"),

@@ -17,6 +17,7 @@ import msgspec
 from trilane.contract import NOT_JSON, malformed, split_message
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
+from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inference, Question
 from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, to_bytes, to_json
 
@@ -219,13 +220,7 @@ def _raw_input(body: bytes, specs: Sequence[TensorSpec]) -> Tensor:
 
 def patience_of(parameters: Mapping[str, _Scalar]) -> float:
     """Seconds that a caller will wait, by the parameter `timeout` in microseconds. Raises ContractError."""
-    timeout = parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        what = f"{timeout!r} is no time to wait"
-        raise ContractError(what, where="parameters.timeout", remedy="Send whole microseconds, 1 or more")
-    return timeout / 1e6
+    return of_parameters(parameters)
 
 
 def priority_of(parameters: Mapping[str, _Scalar]) -> int:

@@ -1,0 +1,324 @@
+"""Who gets into the server: the policy of tiers, quotas, deadlines and the concurrency limit, asked before any work.
+
+A request is refused at the door, before its body is read, if its caller's quota is used up, if it cannot be answered in
+time (what waits before it, what runs, and its own time, at the rate that its tier gets), or if the server is full and
+nobody who waits may be put out for it. It is put out itself only while it waits, never once it is worked on.
+
+Laws: pure logic on the caller's clock, so a server and a simulator run the same code; what is let in is let out; a tier
+holds its floor of the limit against those above it and gives up the rest to them; a refusal is no fault of the server
+(429), and says when to come again. Where nothing is limited, all this is a few comparisons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from trilane.errors import ContractError, UnavailableError
+from trilane.serving.concurrency import ConcurrencyLimit
+from trilane.serving.policy import TIERS, Policy
+from trilane.serving.quota import Quotas
+from trilane.serving.tiers import Shares
+
+__all__ = [
+    "CALLER",
+    "DEADLINE",
+    "FULL",
+    "PUT_OUT",
+    "QUOTA",
+    "TIER",
+    "Admission",
+    "Entry",
+    "Line",
+    "Refusal",
+    "priority_of",
+]
+
+CALLER, TIER = "x-trilane-caller", "x-trilane-tier"  # the headers, and keys of gRPC's metadata
+QUOTA, DEADLINE, FULL, PUT_OUT = "quota", "deadline", "full", "put_out"
+_WHAT = {
+    QUOTA: "the caller asks for more than its quota",
+    DEADLINE: "the answer would come too late",
+    FULL: "the server has as much work as it can do",
+    PUT_OUT: "it made room for a request of a higher tier",
+}
+_REMEDY = "Try again after the time in Retry-After, or elsewhere"
+_BODY = (
+    b'{"error":{"code":"unavailable","what":"%b","where":"admission","remedy":"%b",'
+    b'"reason":"%b","tier":"%b","retry_after_s":%.4f}}'
+)
+_LONGEST = 3_600.0  # seconds that anybody is told to wait
+_UNLIMITED = 1 << 62
+_LATEST = 0.95  # the part of answers that shall come when they were predicted, or earlier
+_STEP = 0.05
+_LATE = 1.0  # seconds, the most that is learnt
+_FADE = 2.0  # seconds in which it is forgotten
+_EVERY = 4  # one of so many answers is learnt from
+
+
+def priority_of(tier: str) -> int:
+    """The number of a tier that a request names, 1 for the highest. Raises ContractError (400)."""
+    if tier not in TIERS:
+        remedy = f"Send one of {', '.join(TIERS)}"
+        raise ContractError(f"{tier!r} is no tier", where=TIER, remedy=remedy, status=400)
+    return TIERS.index(tier) + 1
+
+
+class Line(Protocol):
+    """Requests that wait for the same thing, a batcher's say."""
+
+    def wait(self, tier: int, rows: int, now: float) -> float:
+        """Seconds until a request of `rows` that came now would be answered, rarely more."""
+        ...
+
+    def unloaded(self, requests: int) -> float:
+        """Seconds that an answer takes if `requests` are in and none waits for more than it must."""
+        ...
+
+    def waiting(self, tier: int) -> int:
+        """How many requests of a tier wait."""
+        ...
+
+    def put_out(self, tier: int) -> bool:
+        """Refuses the request of a tier whose deadline is the latest; False if none waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not let in, and after how many seconds one like it may be."""
+
+    reason: str
+    tier: int
+    retry_after: float
+
+    @property
+    def seconds(self) -> int:
+        """`retry_after` as HTTP tells it: whole seconds, 1 or more."""
+        return max(1, math.ceil(min(self.retry_after, _LONGEST)))
+
+    def body(self) -> bytes:
+        """The error as JSON, made without the error."""
+        return _BODY % (
+            _WHAT[self.reason].encode(),
+            _REMEDY.encode(),
+            self.reason.encode(),
+            TIERS[self.tier].encode(),
+            min(self.retry_after, _LONGEST),
+        )
+
+    def error(self) -> UnavailableError:
+        """The refusal as every protocol tells it."""
+        return UnavailableError(
+            _WHAT[self.reason],
+            where="admission",
+            remedy=_REMEDY,
+            overload=True,
+            reason=self.reason,
+            tier=TIERS[self.tier],
+            retry_after_s=round(min(self.retry_after, _LONGEST), 4),
+        )
+
+
+class Entry:
+    """A request that was let in. `deadline`: the instant it has to be answered by; `expected`: seconds it may take.
+
+    `hopeless`: it cannot be in time, and is let in for a worse answer that takes no work.
+    """
+
+    __slots__ = ("began", "deadline", "expected", "hopeless", "line", "tier")
+
+    def __init__(
+        self, line: Line, tier: int, began: float, deadline: float, expected: float, *, hopeless: bool = False
+    ) -> None:
+        self.line, self.tier, self.began, self.deadline = line, tier, began, deadline
+        self.expected, self.hopeless = expected, hopeless
+
+    @property
+    def due(self) -> float:
+        """The instant by which a queue has to answer it: none that a queue could meet, if it is hopeless."""
+        return -math.inf if self.hopeless else self.deadline
+
+
+class Admission:
+    """What lets requests into one process, which is one of `parts` that share the callers' quotas.
+
+    Attributes are for whoever tells them: `in_flight` and `admitted` by tier, `refused` by reason and tier; `late`: the
+    seconds by which the answers of a tier come later than predicted, all but few of them.
+    """
+
+    def __init__(self, policy: Policy | None = None, *, parts: int = 1, executors: int = 1) -> None:
+        self.in_flight = [0] * len(TIERS)
+        self.admitted = [0] * len(TIERS)
+        self.refused: Counter[tuple[str, int]] = Counter()
+        self.total = 0
+        self.late = [0.0] * len(TIERS)
+        self.shares = Shares(executors=executors)
+        self._answers = 0
+        self._faded = 0.0
+        self._parts = parts
+        self._lines: tuple[Line, ...] = ()
+        self.adopt(policy or Policy(limit=None))
+
+    def adopt(self, policy: Policy) -> None:
+        """Goes by another policy from now on; who is in stays in."""
+        self.policy = policy
+        self.quotas = Quotas(policy, parts=self._parts)
+        self.shares.promise(policy.floors(), policy.agings())
+        self.learned = ConcurrencyLimit() if policy.limit == "learned" else None
+        self._fixed = policy.limit if isinstance(policy.limit, int) else _UNLIMITED
+        self._caps = {caller.name: TIERS.index(caller.up_to) for caller in policy.callers if caller.up_to}
+        self._known = {caller.name for caller in policy.callers}
+        self._cap = TIERS.index(policy.others.up_to) if policy.others.up_to else None
+        self.asks_who = self.quotas.limits or bool(self._caps) or self._cap is not None
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in at once."""
+        return self._fixed if self.learned is None else self.learned.limit
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.limit < _UNLIMITED
+
+    def watch(self, lines: Iterable[Line]) -> None:
+        """Names the lines in which requests may wait."""
+        self._lines = tuple(lines)
+
+    def waiting(self, tier: int) -> int:
+        """How many requests of a tier wait."""
+        return sum(line.waiting(tier) for line in self._lines)
+
+    def facts(self) -> dict[str, object]:
+        """What holds now, and what was done since the process began, as plain facts."""
+        policy = self.policy
+        return {
+            "version": policy.version,
+            "policy": policy.spec(),
+            "processes": self._parts,
+            "limit": self.limit if self.is_limited else None,
+            "in_flight": self.total,
+            "tiers": {
+                name: {
+                    "floor": self.shares.floor(number),
+                    "in_flight": self.in_flight[number],
+                    "waiting": self.waiting(number),
+                    "admitted": self.admitted[number],
+                    "refused": {
+                        reason: count for (reason, tier), count in sorted(self.refused.items()) if tier == number
+                    },
+                    "late_ms": round(self.late[number] * 1e3, 3),
+                }
+                for number, name in enumerate(TIERS)
+            },
+        }
+
+    def tier(self, default: int, asked: str | None = None, caller: str = "") -> int:
+        """The tier of a request to what is of tier `default`. Raises ContractError for a tier that is none."""
+        return self._allowed(default if asked is None else priority_of(asked) - 1, default, caller)
+
+    def prioritised(self, default: int, priority: int, caller: str = "") -> int:
+        """The tier of a request by its priority in the Open Inference Protocol: 1 is the highest, 0 the default."""
+        number = default if priority <= 0 else min(priority, len(TIERS)) - 1
+        return self._allowed(number, default, caller)
+
+    def _allowed(self, number: int, default: int, caller: str) -> int:
+        cap = self._caps.get(caller)
+        if cap is None:
+            cap = default if self._cap is None or caller in self._known else self._cap
+        return max(number, cap)
+
+    def admit(
+        self, line: Line, tier: int, began: float, deadline: float, *, caller: str = "", ladder: bool = False
+    ) -> Entry | Refusal:
+        """Lets a request of `line` in, which must be given to `leave` once; or tells why not.
+
+        `began`: now; `deadline`: the instant after which its answer is worthless, infinite for none; `ladder`: whether
+        a worse answer without work is declared for what cannot be in time.
+        """
+        bucket = self.quotas.of(caller, began) if self.quotas.limits else None
+        if bucket is not None and (seconds := bucket.take(began)) > 0:
+            return self._refuse(QUOTA, tier, seconds)
+        wait = line.wait(tier, 1, began)
+        hopeless = began + wait + self.late[tier] > deadline
+        limit = self._fixed if self.learned is None else self.learned.limit
+        if hopeless and not ladder:
+            reason = DEADLINE
+            self._fade(began)
+        elif self.total >= limit and (hopeless or not (self.make_room(tier) or self._has_room(tier))):
+            reason = FULL
+        else:
+            self.total += 1
+            self.in_flight[tier] += 1
+            self.admitted[tier] += 1
+            return Entry(line, tier, began, deadline, wait, hopeless=hopeless)
+        if bucket is not None:
+            bucket.charge(-1)
+        return self._refuse(reason, tier, wait)
+
+    def charge(self, caller: str, rows: int, now: float) -> None:
+        """Counts the rows of a request that was let in, once they are known."""
+        if rows > 1 and self.quotas.limits and (bucket := self.quotas.of(caller, now)) is not None:
+            bucket.charge(rows - 1)
+
+    def leave(self, entry: Entry, answered: float | None = None) -> None:
+        """Lets a request out, `answered` at this instant, or not at all."""
+        self.total -= 1
+        self.in_flight[entry.tier] -= 1
+        if answered is None or entry.hopeless:
+            return
+        self._answers += 1
+        if self._answers % _EVERY:
+            return
+        latency, unloaded = answered - entry.began, entry.line.unloaded(self.total + 1)
+        if self.learned is not None:
+            # A queue that leaves everybody half of the time is none too many: it is what batches are made of.
+            spare = (entry.deadline - entry.began) / 2 if entry.deadline < math.inf else 0.0
+            self.learned.answered(answered, latency, self.total + 1, max(unloaded, spare))
+        # Robbins and Monro (1951): settles where a part `_LATEST` of the answers is in time.
+        self._fade(answered)
+        late = self.late[entry.tier]
+        step = _STEP * unloaded * (_LATEST if latency - entry.expected > late else _LATEST - 1)
+        self.late[entry.tier] = min(max(late + step, 0.0), _LATE)
+
+    def missed(self, tier: int, unloaded: float) -> None:
+        """One of a tier was let in, waited, and cannot be in time any more: it was predicted too early."""
+        self.late[tier] = min(self.late[tier] + _STEP * unloaded, _LATE)
+
+    def _fade(self, now: float) -> None:
+        """Forgets by and by how late answers were: a tier of which nobody is let in has nothing else to learn from."""
+        if now - self._faded > _FADE / 100:
+            keep = math.exp(min(self._faded - now, 0.0) / _FADE)
+            self.late = [late * keep for late in self.late]
+            self._faded = now
+
+    def _refuse(self, reason: str, tier: int, seconds: float) -> Refusal:
+        self.refused[reason, tier] += 1
+        return Refusal(reason, tier, seconds)
+
+    def put_out(self, tier: int, seconds: float) -> UnavailableError:
+        """What one of `tier` hears who was let in and waits no longer."""
+        return self._refuse(PUT_OUT, tier, seconds).error()
+
+    def make_room(self, tier: int) -> bool:
+        """Puts out one who waits, of the lowest tier that may be, for a request of `tier`; False if there is none."""
+        for other in range(len(TIERS) - 1, tier, -1):
+            if self._gives_way(other) and any(line.put_out(other) for line in self._lines if line.waiting(other)):
+                return True
+        return False
+
+    def _has_room(self, tier: int) -> bool:
+        """Whether a tier has less than its part of the limit: then those who have too much are soon out."""
+        limit, floors = self.limit, self.shares.floors
+        if self.in_flight[tier] < self.shares.floor(tier) * limit:
+            return True
+        promised = sum(floors[tier + 1 :])
+        return sum(self.in_flight[: tier + 1]) < (1 - promised) * limit
+
+    def _gives_way(self, other: int) -> bool:
+        """Whether a tier has more than its floor, so that one of it may be put out for a higher."""
+        return self.in_flight[other] > self.shares.floor(other) * min(self.limit, self.total)
