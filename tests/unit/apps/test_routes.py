@@ -69,3 +69,11 @@ def test_a_route_without_its_operation_is_a_defect_that_shows_at_the_start() -> 
 
 def test_no_two_routes_are_the_same() -> None:
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
+
+
+def test_any_number_of_names_is_found_rightly_again_and_again() -> None:
+    for turn in range(2):
+        for number in range(2_000):
+            found = MODELS.find("GET", f"/v2/models/m{number}/ready")
+            assert found is not None
+            assert found.parameters == (f"m{number}",), turn

@@ -1,7 +1,7 @@
 """The routes of the server: which operation answers a method and a path, and what is said of a path that none answers.
 
-Laws: a path without parameters goes before one with them; finding a route costs a look-up a segment, however many
-routes there are.
+Laws: a path without parameters goes before one with them; finding a route costs a look-up a segment at most, however
+many routes there are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TypeAlias
 from trilane.errors import DefinitionError
 
 __all__ = ["ROUTES", "Answer", "Found", "Route", "Router"]
+
+_LATELY = 512  # paths with parameters that are found without a look at their segments
 
 Answer: TypeAlias = Callable[..., Awaitable[int]]
 """What answers a request: takes the scope, the protocol and the path's parameters, and gives the status."""
@@ -82,6 +84,7 @@ class Router:
 
     def __init__(self, operations: Mapping[str, Answer], routes: Iterable[Route] = ROUTES) -> None:
         self._root, self._exact, self._paths = _Node(), dict[tuple[str, str], Found](), set[str]()
+        self._lately: dict[tuple[str, str], Found] = {}
         for route in routes:
             self._add(route, operations[route.operation])
 
@@ -102,12 +105,17 @@ class Router:
 
     def find(self, method: str, path: str) -> Found | None:
         """What answers; None if nothing does."""
-        found = self._exact.get((method, path))
+        found = self._exact.get((method, path)) or self._lately.get((method, path))
         if found is not None:
             return found
         node, parameters = self._node(path)
         end = node.ends.get(method) if node is not None else None
-        return Found(*end, tuple(parameters)) if end is not None else None
+        if end is None:
+            return None
+        if len(self._lately) >= _LATELY:
+            self._lately.clear()
+        found = self._lately[method, path] = Found(*end, tuple(parameters))
+        return found
 
     def _node(self, path: str) -> tuple[_Node | None, list[str]]:
         node, parameters = self._root, list[str]()
