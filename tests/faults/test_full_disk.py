@@ -8,15 +8,19 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.scored import make_scored_shop, write_rows
 from tests.servers import Running, running, until
 from tests.shop import event, make_project
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
+from trilane.apps.scoring.scoring_job import Asking, score
 from trilane.clock import WallClock
+from trilane.errors import SetupError
 
 
 @pytest.fixture
@@ -106,3 +110,21 @@ def _refused(up: Running) -> dict[str, str] | None:
     assert answer.headers["retry-after"]
     found: dict[str, str] = answer.json()["error"]
     return found
+
+
+def test_a_scoring_job_stops_and_goes_on_once_there_is_space(small: Path, tmp_path: Path) -> None:
+    with make_scored_shop(tmp_path / "shop") as project:
+        write_rows(tmp_path / "in" / "a.parquet", 50)
+        write_rows(tmp_path / "in" / "b.parquet", 50, seed=4)
+        asking = Asking(endpoint="is_big", input=str(tmp_path / "in"), output=tmp_path / "whole", workers=1)
+        score(project, asking)
+        filler = small / "filler"
+        output = small / "out"
+        output.mkdir()
+        _fill(filler)
+        with pytest.raises(SetupError, match=r"the output cannot be written: .*No space left"):
+            score(project, replace(asking, output=output))
+        filler.unlink()
+        assert score(project, replace(asking, output=output)).scored == 100
+    scores = [path.read_bytes() for path in sorted(output.glob("*.parquet"))]
+    assert scores == [path.read_bytes() for path in sorted((tmp_path / "whole").glob("*.parquet"))]

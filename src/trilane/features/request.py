@@ -19,11 +19,13 @@ from trilane.types import Field
 __all__ = ["as_column", "compute"]
 
 
-def as_column(field: Field, values: Sequence[object]) -> Array:
+def as_column(field: Field, values: Sequence[object] | Array) -> Array:
     """The NumPy column of a request input: strings as objects, instants as int64 microseconds.
 
-    What may be null is float64 with NaN for null, strings aside.
+    What may be null is float64 with NaN for null, strings aside. What is a NumPy column already is one of these.
     """
+    if isinstance(values, np.ndarray):
+        return values
     if field.dtype.name == "string":
         return np.array(values, dtype=object)
     if field.dtype.name == "timestamp":

@@ -19,10 +19,11 @@ from trilane.models.artifact import Artifact, machine
 from trilane.models.runtime.protocol import Runtime
 from trilane.models.signature import Matrix
 
-__all__ = ["Profile", "measure", "profile_here", "read_profile", "sweep", "write_profile"]
+__all__ = ["Profile", "fastest_batch", "measure", "profile_here", "read_profile", "sweep", "write_profile"]
 
 BATCHES = (1, 8, 64, 256)
 SHORT = (1, 4, 16, 64, 256)  # at the moment a model is loaded
+_USUAL = 64  # rows: beyond it most models gain little, and their matrix leaves the nearest cache
 _FILE = "profile.json"
 
 
@@ -128,6 +129,13 @@ def read_profile(artifact: Artifact) -> Profile | None:
         return msgspec.json.decode((artifact.path / _FILE).read_bytes(), type=Profile)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def fastest_batch(profile: Profile | None) -> int:
+    """The batch, among those that were measured, at which a row costs least; 64 where nothing was measured."""
+    if profile is None or not profile.latency_us:
+        return _USUAL
+    return min(profile.latency_us, key=lambda rows: profile.latency_us[rows] / rows)
 
 
 def _median_us(

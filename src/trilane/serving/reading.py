@@ -44,9 +44,9 @@ Rows: TypeAlias = Sequence[msgspec.Struct]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`size` checked rows as the columns of their inputs, of equal length."""
+    """`size` checked rows as the columns of their inputs, of equal length: lists, or but for keys NumPy columns."""
 
-    columns: Mapping[str, Sequence[object]]
+    columns: Mapping[str, Sequence[Any]]
     size: int
 
     def __len__(self) -> int:

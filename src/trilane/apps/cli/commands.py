@@ -14,6 +14,7 @@ from trilane.apps.cli.letters import COMMANDS, ListByDefault
 from trilane.apps.cli.look import status
 from trilane.apps.cli.policy import policy
 from trilane.apps.cli.roles import control, reload, serve, up, worker
+from trilane.apps.cli.score import score
 from trilane.apps.cli.sensitivity import sensitivity
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _MAKE = (init, plan, apply, ingest, materialize, backfill, train, skew, sensitivity)
-_RUN = (up, reload, status, policy, explain, compare, swap, retire)
+_RUN = (up, reload, score, status, policy, explain, compare, swap, retire)
 for function in (*_MAKE, *_RUN):
     app.command()(command(function))
 app.add_typer(features)

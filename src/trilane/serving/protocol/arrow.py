@@ -23,7 +23,7 @@ from trilane.serving.protocol.rows import RowFormat, checked_columns, checked_fl
 from trilane.serving.reading import Asked, Reading
 from trilane.types import Field
 
-__all__ = ["ArrowFormat", "as_batch", "encode_table", "reasons_in"]
+__all__ = ["ArrowFormat", "as_batch", "encode_table", "fits", "reasons_in"]
 
 _REMEDY = "Send an Arrow IPC stream of one table, with a column for each input"
 
@@ -67,7 +67,7 @@ class ArrowFormat:
         path, expected = f"$.columns.{field.name}", field.dtype.name
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if not (_fits(expected, column.type) or (pa.types.is_null(column.type) and field.nullable)):
+        if not (fits(expected, column.type) or (pa.types.is_null(column.type) and field.nullable)):
             what = f"expected a column of {expected}, got {column.type}"
             raise ContractError(what, where=path, remedy="Cast the column; a timestamp needs a time zone")
         try:
@@ -157,7 +157,8 @@ def _field(message: bytes, table: int, number: int) -> int:
     return table + offset if offset else 0
 
 
-def _fits(expected: str, kind: pa.DataType) -> bool:
+def fits(expected: str, kind: pa.DataType) -> bool:
+    """Whether a column of Arrow type `kind` may stand for values of the type called `expected`."""
     types = pa.types
     if expected == "string":
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

@@ -1,0 +1,149 @@
+"""The processes of a scoring job, if there are several: each with a runtime of its own, each given a part at a time.
+
+Laws: a worker that is killed costs only its part, which another scores; the part at which two have died fails the job.
+When the parent is gone its workers end by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import pyarrow as pa
+
+from trilane.apps.config import Config
+from trilane.apps.logs import log_to_stderr
+from trilane.apps.project import Project
+from trilane.apps.scoring.job import Done, Job, Part
+from trilane.apps.scoring.opening import open_scorer
+from trilane.apps.scoring.output import Output
+from trilane.errors import SetupError, TrilaneError, WorkflowError
+
+__all__ = ["score_parts"]
+
+_PATIENCE = 10.0  # seconds that a worker which was told to end may take
+_Told = int | Done | TrilaneError
+
+
+def score_parts(
+    config: Config, job: Job, output: Output, parts: Sequence[Part], *, workers: int, progress: Callable[[int], None]
+) -> Iterator[Done]:
+    """What became of each of `parts`, as they end; `progress` hears of rows. Raises what a worker raised.
+
+    One worker is this process itself.
+    """
+    if workers == 1 or len(parts) < 2:
+        yield from _alone(config, job, output, parts, progress)
+        return
+    waiting, died = deque(parts), set[int]()
+    crew = [_Worker(config, job, output) for _ in range(min(workers, len(parts)))]
+    try:
+        for worker in crew:
+            worker.give(waiting.popleft())
+        while busy := {worker.connection: worker for worker in crew if worker.part is not None}:
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                told = worker.hear()
+                if isinstance(told, int):
+                    progress(told)
+                elif isinstance(told, Done):
+                    worker.part = None
+                    yield told
+                    if waiting:
+                        worker.give(waiting.popleft())
+                elif isinstance(told, TrilaneError):
+                    raise told
+                else:
+                    crew[crew.index(worker)] = _replaced(worker, died, _Worker(config, job, output))
+    finally:
+        for worker in crew:
+            worker.end()
+
+
+def _alone(
+    config: Config, job: Job, output: Output, parts: Sequence[Part], progress: Callable[[int], None]
+) -> Iterator[Done]:
+    if parts:
+        with Project(config) as project:
+            scorer = open_scorer(project, job, output, progress=progress)
+            yield from map(scorer.score, parts)
+
+
+class _Worker:
+    """The parent's side of one process; `part` is what it is at."""
+
+    def __init__(self, config: Config, job: Job, output: Output) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.part: Part | None = None
+        self.process: BaseProcess = context.Process(target=_work, args=(theirs, config, job, output), daemon=True)
+        self.process.start()
+        theirs.close()  # or its death would not show
+
+    def give(self, part: Part) -> None:
+        self.part = part
+        with contextlib.suppress(OSError):  # it has died already, which is heard next
+            self.connection.send(part)
+
+    def hear(self) -> _Told | None:
+        try:
+            told: _Told = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        return told
+
+    def end(self) -> None:
+        self.connection.close()  # at which it ends by itself, unless it is in the middle of a part
+        if self.part is not None:
+            self.process.terminate()
+        self.process.join(_PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _replaced(worker: _Worker, died: set[int], another: _Worker) -> _Worker:
+    """`another` in the place of one that died, at the same part."""
+    part = worker.part
+    worker.end()
+    if part is None or part.number in died:
+        another.end()
+        number, code = -1 if part is None else part.number, worker.process.exitcode
+        raise SetupError(
+            f"two workers died at part {number}, the last with status {code}",
+            where="score",
+            remedy="If memory ran out, give fewer --workers; then run the same command: what is done stays done",
+        )
+    died.add(part.number)
+    another.give(part)
+    return another
+
+
+def _work(connection: Connection, config: Config, job: Job, output: Output) -> None:
+    """A worker's life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the parent too, which ends us
+    log_to_stderr()
+    pa.set_cpu_count(1)  # the processes are the parallelism
+    pa.set_io_thread_count(1)
+    try:
+        with Project(config) as project:
+            scorer = open_scorer(project, job, output, progress=connection.send)
+            while True:
+                connection.send(scorer.score(connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
+    except TrilaneError as error:
+        _tell(connection, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        what = f"a worker failed: {type(error).__name__}: {error}"
+        _tell(connection, WorkflowError(what, where="score", remedy="Run it with --debug, and report the defect"))
+
+
+def _tell(connection: Connection, error: TrilaneError) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(error)
