@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from trilane.features.algebra import Array, Columns, Floats, Ints, WideSum
 from trilane.features.hashing import coupons
+from trilane.features.ragged import Bag
 
 __all__ = ["Counted", "Distinct", "HopSums", "Instants", "Largest", "Quantiles", "Registers", "keys_of"]
 
@@ -55,7 +56,7 @@ def _taken(of: Ints, parts: Columns, rows: npt.NDArray[Any]) -> tuple[Ints, Colu
 
 
 @dataclass(frozen=True, slots=True)
-class Instants:
+class Instants(Bag):
     """The k events at the earliest or latest times; those of one instant are ordered by value."""
 
     k: int
@@ -70,10 +71,6 @@ class Instants:
     def limit(self) -> int:
         return self.k
 
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
-
     def items(self, times: Ints, values: Array) -> Columns:
         return times, values
 
@@ -84,7 +81,7 @@ class Instants:
 
 
 @dataclass(frozen=True, slots=True)
-class Largest:
+class Largest(Bag):
     """The k largest or smallest values, repeated ones as often as they come."""
 
     k: int
@@ -99,10 +96,6 @@ class Largest:
     def limit(self) -> int:
         return self.k
 
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
-
     def items(self, times: Ints, values: Array) -> Columns:
         return (values,)
 
@@ -113,7 +106,7 @@ class Largest:
 
 
 @dataclass(frozen=True, slots=True)
-class Distinct:
+class Distinct(Bag):
     """The distinct values, of which the smallest `most` are kept: exact below `most`."""
 
     most: int
@@ -125,10 +118,6 @@ class Distinct:
     @property
     def limit(self) -> int:
         return self.most
-
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
 
     def items(self, times: Ints, values: Array) -> Columns:
         return (keys_of(values),)
@@ -148,7 +137,7 @@ def _counted(of: Ints, keys: Ints, number: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(Bag):
     """How often each value comes; of more than `most` distinct values nothing is kept but that they were too many."""
 
     most: int
@@ -160,10 +149,6 @@ class Counted:
     @property
     def limit(self) -> int:
         return self.most
-
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
 
     def items(self, times: Ints, values: Array) -> Columns:
         return keys_of(values), np.ones(len(values), np.int64)
@@ -182,7 +167,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiles:
+class Quantiles(Bag):
     """How often each value comes, exactly for up to `most` distinct values in an octave; beyond, values share buckets.
 
     An octave is all floats of one sign and exponent. A bucket is all floats that agree but for their lowest `level`
@@ -201,10 +186,6 @@ class Quantiles:
     @property
     def limit(self) -> int:
         return self.most * (_OCTAVES + 1)
-
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
 
     def items(self, times: Ints, values: Array) -> Columns:
         size = len(values)
@@ -249,7 +230,7 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Registers:
+class Registers(Bag):
     """The registers of a HyperLogLog sketch of 2**lg_k, those that are not zero."""
 
     lg_k: int
@@ -261,10 +242,6 @@ class Registers:
     @property
     def limit(self) -> int:
         return 1 << self.lg_k
-
-    @property
-    def limit_per_tile(self) -> int:
-        return self.limit
 
     def items(self, times: Ints, values: Array) -> Columns:
         return coupons(keys_of(values), self.lg_k)
@@ -280,7 +257,7 @@ class Registers:
 
 
 @dataclass(frozen=True, slots=True)
-class HopSums:
+class HopSums(Bag):
     """The number and the exact sum of the values of each hop, for at most `most` hops: what a decay weighs."""
 
     hop: int

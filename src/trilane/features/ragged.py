@@ -64,7 +64,7 @@ class Bag(Protocol):
     @property
     def limit_per_tile(self) -> int:
         """The most items of the events of one hop."""
-        ...
+        return self.limit
 
     def items(self, times: Ints, values: Array) -> Columns:
         """The items of single events that have a value, one for each."""

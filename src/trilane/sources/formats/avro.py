@@ -202,14 +202,7 @@ class AvroTranscriber:
         return frame + out.getvalue()
 
     def _schema(self, value: bytes) -> tuple[Parsed, int]:
-        cursor = Cursor.over(pa.array([value], pa.binary()), _BROKEN)
-        [number] = self._framed.strip(cursor).tolist()
-        if cursor.texts.faulty[0] >= 0:
-            raise ContractError(framing.UNFRAMED, where="$", remedy="Give the whole event with --payload FILE")
-        try:
-            return self._framed.schema(number), int(cursor.at[0])
-        except Unfit as error:
-            raise ContractError(error.reason, where=error.path, remedy="Register the schema") from None
+        return framing.of_one(value, _BROKEN, lambda cursor: self._framed.strip(cursor).tolist(), self._framed.schema)
 
 
 def contained(file: BinaryIO, *, where: str, whole: int | None = None) -> Iterator[dict[str, Any]]:

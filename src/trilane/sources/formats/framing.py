@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from trilane.errors import SetupError
+import numpy as np
+import pyarrow as pa
+
+from trilane.errors import ContractError, SetupError
 from trilane.sources.formats.cursor import Cursor, Fault, Ints
 from trilane.sources.formats.declaration import Format
-from trilane.sources.formats.protocol import Registered, Schemas
+from trilane.sources.formats.protocol import Registered, Schemas, Unfit
 
-__all__ = ["UNFRAMED", "newest", "numbers", "registered"]
+__all__ = ["UNFRAMED", "newest", "numbers", "of_one", "registered"]
+
+Name = TypeVar("Name")
+Found = TypeVar("Found")
 
 UNFRAMED = "the value names no schema: it does not begin as its framing says"
 
@@ -26,6 +33,20 @@ def numbers(cursor: Cursor, head: bytes, kind: str) -> Ints:
         cursor.texts.faulty[places] = -1
         cursor.texts.refuse(places, Fault(cursor.broken.code, "$", UNFRAMED))
     return np.ascontiguousarray(found[:, len(head) :]).view(kind)[:, 0].astype(np.int64)
+
+
+def of_one(
+    value: bytes, broken: Fault, strip: Callable[[Cursor], Iterable[Name]], find: Callable[[Name], Found]
+) -> tuple[Found, int]:
+    """The schema that one value names, and where its frame ends. Raises ContractError if none is known by that name."""
+    cursor = Cursor.over(pa.array([value], pa.binary()), broken)
+    [name] = strip(cursor)
+    if cursor.texts.faulty[0] >= 0:
+        raise ContractError(UNFRAMED, where="$", remedy="Give the whole event with --payload FILE")
+    try:
+        return find(name), int(cursor.at[0])
+    except Unfit as error:
+        raise ContractError(error.reason, where=error.path, remedy="Register the schema") from None
 
 
 def registered(schemas: Schemas | None, number: int) -> Registered | None:

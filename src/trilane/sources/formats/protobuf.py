@@ -205,11 +205,4 @@ class ProtobufTranscriber:
         return frame + written
 
     def _find(self, value: bytes) -> tuple[Descriptor, int]:
-        cursor = Cursor.over(pa.array([value], pa.binary()), _BROKEN)
-        [key] = self._messages.strip(cursor)
-        if cursor.texts.faulty[0] >= 0:
-            raise ContractError(framing.UNFRAMED, where="$", remedy="Give the whole event with --payload FILE")
-        try:
-            return self._messages.find(key), int(cursor.at[0])
-        except Unfit as error:
-            raise ContractError(error.reason, where=error.path, remedy="Register the schema") from None
+        return framing.of_one(value, _BROKEN, self._messages.strip, self._messages.find)
