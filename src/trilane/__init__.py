@@ -42,6 +42,7 @@ from trilane.features.view import View
 from trilane.models.model import Model
 from trilane.serving.degradation import cached, constant, smaller
 from trilane.serving.endpoint import Endpoint
+from trilane.serving.objective import objective
 from trilane.serving.policy import Caller, Policy, Tier
 from trilane.sources.change import Changes
 from trilane.sources.event import EventSource
@@ -111,6 +112,7 @@ __all__ = [
     "mean",
     "min",
     "nearline",
+    "objective",
     "open",
     "prior",
     "protobuf",

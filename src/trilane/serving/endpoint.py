@@ -12,6 +12,7 @@ from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.models.model import Model
 from trilane.serving.degradation import Rung, SmallerModel, check_ladder
+from trilane.serving.objective import Objective
 from trilane.serving.policy import STANDARD, tier_number
 
 __all__ = ["Endpoint"]
@@ -24,7 +25,8 @@ class Endpoint:
     `deadline`: the time, from the arrival of a request, after which its answer is worthless;
     `fallback`: worse answers, in order, for when the model cannot answer: the degradation ladder;
     `threshold`: the score from which the answer is positive; without it only the score is told;
-    `tier`: how critical its requests are, unless they say otherwise.
+    `tier`: how critical its requests are, unless they say otherwise;
+    `objectives`: what is promised of the answers over a time, with error budgets.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Endpoint:
     fallback: tuple[Rung, ...]
     threshold: float | None
     tier: str
+    objectives: tuple[Objective, ...]
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Endpoint:
         fallback: Sequence[Rung] = (),
         threshold: float | None = None,
         tier: str = STANDARD,
+        objectives: Sequence[Objective] = (),
     ) -> None:
         put = object.__setattr__
         put(self, "name", name)
@@ -51,6 +55,8 @@ class Endpoint:
         put(self, "fallback", tuple(fallback))
         put(self, "threshold", threshold)
         put(self, "tier", tier)
+        put(self, "objectives", tuple(objectives))
+        self._check_objectives()
         if not name.isidentifier():
             raise DefinitionError(
                 f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
@@ -73,6 +79,15 @@ class Endpoint:
                 "the deadline is not positive", where=f"endpoint {name!r}", remedy="Write deadline='50ms'"
             )
 
+    def _check_objectives(self) -> None:
+        names = [one.key for one in self.objectives]
+        if len(set(names)) < len(names):
+            raise DefinitionError(
+                "two objectives are of the same",
+                where=f"endpoint {self.name!r}",
+                remedy='List each once: objectives=[tl.objective("in_time", at_least=0.999)]',
+            )
+
     @property
     def models(self) -> tuple[Model, ...]:
         """All models that may answer: the first one, and the smaller one of the ladder."""
@@ -85,7 +100,9 @@ class Endpoint:
 
     def spec(self) -> dict[str, object]:
         """The endpoint as plain facts."""
+        promised = {"objectives": [one.spec() for one in self.objectives]} if self.objectives else {}
         return {
+            **promised,
             "kind": "endpoint",
             "name": self.name,
             "model": self.model.name,

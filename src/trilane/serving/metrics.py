@@ -87,6 +87,7 @@ class Metrics:
         self._partitions()
         self._ladder(own)
         self._quality(own)
+        self._objectives(own)
         self._replica()
         self._admission(own)
         self._routes: dict[tuple[str, int], Counter] = {}
@@ -113,6 +114,17 @@ class Metrics:
             ["endpoint", "rung"],
             registry=own,
         )
+
+    def _objectives(self, own: CollectorRegistry) -> None:
+        """How objectives stand, whoever counted."""
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            labels = ("endpoint", "objective", *labels)
+            return Gauge(name, text, labels, registry=own, multiprocess_mode="mostrecent")
+
+        self.objective_compliance = gauge("trilane_slo_compliance", "The share of good answers.")
+        self.objective_left = gauge("trilane_slo_budget_left", "What is left of the error budget; below 0: overdrawn.")
+        self.objective_burn = gauge("trilane_slo_burn_rate", "How fast the budget burns; 1: as allowed.", "window")
 
     def _quality(self, own: CollectorRegistry) -> None:
         """What is on record of events and loads, whoever counted it."""

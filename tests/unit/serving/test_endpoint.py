@@ -70,3 +70,11 @@ def test_a_contract_asks_for_what_the_features_need() -> None:
         "fallback": [{"step": "constant", "score": 1.0}],
         "threshold": 0.5,
     }
+
+
+def test_two_objectives_of_the_same_are_refused_and_one_belongs_to_what_is_declared() -> None:
+    twice = [tl.objective("fresh", at_least=share) for share in (0.9, 0.99)]
+    with pytest.raises(DefinitionError, match="of the same"):
+        tl.Endpoint("e", model=MODEL, deadline="1s", objectives=twice)
+    found = tl.Endpoint("e", model=MODEL, deadline="1s", objectives=twice[:1])
+    assert found.spec()["objectives"] == [{"what": "fresh", "budget": 0.1, "over": 2_592_000_000_000, "within": None}]

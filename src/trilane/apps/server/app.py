@@ -33,6 +33,7 @@ from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
 from trilane.apps.server.trained import TrainedModels
 from trilane.apps.server.wire import wire
+from trilane.apps.slo import slo_facts
 from trilane.clock import SECOND, SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
@@ -115,6 +116,7 @@ class Server:
             "events": self.events.take,
             "explain": self.explain,
             "status": self.status,
+            "slo": self.slo,
             "signals": self.tell_signals,
             "policy": self.policy,
             "clock": self.clock,
@@ -242,6 +244,10 @@ class Server:
     async def policy(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, _encode(self.admission.facts()))
 
+    async def slo(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        facts = await asyncio.get_running_loop().run_in_executor(None, slo_facts, self.project)
+        return send(protocol, 200, _encode({"endpoints": facts}))
+
     async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, b'{"live":true}')
 
@@ -302,3 +308,7 @@ class Server:
                 self.quality.tell_partitions(found)
             except TrilaneError as error:
                 _log.warning("who has the partitions cannot be told: %s", error)
+            try:
+                self.quality.tell_objectives()
+            except TrilaneError as error:
+                _log.warning("how the objectives stand cannot be told: %s", error)

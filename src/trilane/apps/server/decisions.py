@@ -6,6 +6,7 @@ by `/v1/decide` and is refused, is refused before its body is read.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable
@@ -18,7 +19,7 @@ from trilane.apps.server.http import patience, read_body, refuse, send, wants_ba
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
-from trilane.serving.admission import CALLER, TIER, Entry, Refusal
+from trilane.serving.admission import CALLER, QUOTA, TIER, Entry, Refusal
 from trilane.serving.engine import Answers
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import with_batch
@@ -74,7 +75,10 @@ class Decisions:
         """
         due = min(began + deployed.bundle.deadline / 1e6, deadline)
         number, ladder = deployed.tier if tier is None else tier, bool(deployed.engine.endpoint.fallback)
-        return self._deployments.admission.admit(deployed.batcher, number, began, due, caller=caller, ladder=ladder)
+        found = self._deployments.admission.admit(deployed.batcher, number, began, due, caller=caller, ladder=ladder)
+        if deployed.promised is not None and isinstance(found, Refusal) and found.reason != QUOTA:
+            deployed.promised.refused(1)  # how many rows it would have brought is not known yet
+        return found
 
     async def submit(
         self,
@@ -117,8 +121,25 @@ class Decisions:
 
 def _queued(deployed: Deployed, rows: list[msgspec.Struct], entry: Entry) -> Awaitable[Share[Answers]]:
     """The answers to the rows of a request that was let in."""
-    portion = Portion(rows, entry.deadline)
-    return deployed.batcher.submit(portion, rows=len(rows), deadline=entry.due, tier=entry.tier)
+    portion, promised, size = Portion(rows, entry.deadline), deployed.promised, len(rows)
+    if promised is None:
+        return deployed.batcher.submit(portion, rows=size, deadline=entry.due, tier=entry.tier)
+    try:
+        answer = deployed.batcher.submit(portion, rows=size, deadline=entry.due, tier=entry.tier)
+    except UnavailableError:
+        promised.refused(size)
+        raise
+
+    def counted(done: asyncio.Future[Share[Answers]]) -> None:
+        if done.cancelled():
+            return  # whoever asked has gone
+        if done.exception() is None:
+            promised.answered(size, time.perf_counter() - entry.began)
+        else:
+            promised.refused(size)
+
+    answer.add_done_callback(counted)
+    return answer
 
 
 def _story(name: str, share: Share[Answers], began: float, ended: float, status: int, parent: str) -> Story:

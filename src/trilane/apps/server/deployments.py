@@ -24,12 +24,14 @@ import numpy as np
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
 from trilane.apps.server.breakers import Breakers
+from trilane.apps.slo import BUDGETS
 from trilane.apps.watch import Watch
 from trilane.clock import Clock, SteadyClock, WallClock
 from trilane.decisions.bundle import Bundle
 from trilane.decisions.router.in_process import InProcessRouter
 from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
+from trilane.feedback.error_budget import Budgets
 from trilane.feedback.record import Recorder
 from trilane.models.artifact import load
 from trilane.models.profile import profile_here
@@ -42,6 +44,7 @@ from trilane.serving.engine import Answers, Engine
 from trilane.serving.ladder import Smaller, breaker_of
 from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
+from trilane.serving.objective_count import ObjectiveCount
 from trilane.serving.policy import TIERS, Policy
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
@@ -70,6 +73,7 @@ class Deployed:
     row_format: RowFormat
     format: DecisionFormat
     tier: int
+    promised: ObjectiveCount | None = None
 
 
 def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = None) -> Engine:
@@ -148,6 +152,7 @@ class Deployments:
         self.breakers = Breakers(metrics)
         self.breakers.guard(project)
         self.admission = admission or Admission()
+        self.budgets = Budgets(project.config.state / BUDGETS, clock)
         self.router = InProcessRouter()
         self.errors: dict[str, str] = {}
         self.definitions: Definitions | None = None
@@ -243,6 +248,7 @@ class Deployments:
         """Stops watching."""
         self._stop.set()
         self._thread.join(timeout=5)
+        self.budgets.close()
 
     def _watch(self) -> None:
         watch = Watch(self._project.metadata)
@@ -261,6 +267,7 @@ class Deployments:
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
         self.breakers.watch(name, engine)
+        promised = self._promised(engine.endpoint)
 
         def run(portions: list[Portion]) -> Answers:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
@@ -283,6 +290,8 @@ class Deployments:
             self._recorder.put(name, names, answers)
             self._metrics.count(name, answers)
             values.add(answers.reading)
+            if promised is not None:
+                promised.made_by(answers)
             return answers
 
         return Deployed(
@@ -300,7 +309,15 @@ class Deployments:
             RowFormat(engine.endpoint.contract),
             DecisionFormat(names, threshold=bundle.threshold),
             TIERS.index(engine.endpoint.tier),
+            promised,
         )
+
+    def _promised(self, endpoint: Endpoint) -> ObjectiveCount | None:
+        if not endpoint.objectives:
+            return None
+        promised = ObjectiveCount(endpoint.objectives, deadline=endpoint.deadline / 1e6)
+        self.budgets.keep(endpoint.name, promised)
+        return promised
 
     def _new_id(self) -> str:
         # Time makes ids sortable, the process and the count make them unique among workers.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from trilane.apps.expectations import findings
 from trilane.apps.project import Project
 from trilane.apps.server.status import shares
+from trilane.apps.slo import standings
 from trilane.features.view import View
 from trilane.lanes.progress import Progress
 from trilane.lifecycle.metadata.protocol import FAILED
@@ -36,6 +37,18 @@ class Quality:
         for name, labels in self._told | found.keys():
             getattr(self._metrics, name).labels(*labels).set(found.get((name, labels), 0))
         self._told |= found.keys()
+
+    def tell_objectives(self) -> None:
+        """How the objectives of the applied endpoints stand."""
+        if self._project.applied_digest() is None:
+            return
+        for endpoint, ones in standings(self._project).items():
+            for one in ones:
+                labels = endpoint, one.objective.text
+                self._metrics.objective_compliance.labels(*labels).set(one.compliance)
+                self._metrics.objective_left.labels(*labels).set(one.left)
+                for window, rate in one.burn.items():
+                    self._metrics.objective_burn.labels(*labels, window).set(rate)
 
     def tell_partitions(self, lanes: Mapping[str, Mapping[int, Progress]]) -> None:
         """Sets who has each partition now, how far it lags and what hinders it."""

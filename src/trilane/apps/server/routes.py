@@ -35,6 +35,7 @@ ROUTES = (
     Route("POST", "/v1/events/{source}", "events"),
     Route("GET", "/v1/explain/{decision id}", "explain"),
     Route("GET", "/v1/status", "status"),
+    Route("GET", "/v1/slo", "slo"),
     Route("GET", "/v1/signals", "signals"),
     Route("GET", "/v1/policy", "policy"),
     Route("POST", "/v1/clock", "clock"),
