@@ -14,7 +14,7 @@ from trilane.apps import deploy
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 
-pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("journeys")]
+pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("journeys"), pytest.mark.timeout(300)]
 
 PROMISES = """
 tl_big = tl.Endpoint("is_big", model=big, deadline="5s", fallback=[tl.constant(0.25)], objectives=[

@@ -70,6 +70,18 @@ class Metrics:
         self.store_failures = Counter(
             "trilane_store_failures_total", "Reads and writes that a store refused.", ["store"], registry=own
         )
+        self._lanes(own)
+        self._partitions()
+        self._ladder(own)
+        self._quality(own)
+        self._objectives(own)
+        self._replica()
+        self._admission(own)
+        self._routes: dict[tuple[str, int], Counter] = {}
+        self._latencies: dict[str, Histogram] = {}
+
+    def _lanes(self, own: CollectorRegistry) -> None:
+        """How the nearline lanes do."""
         self.lane_age = Gauge(
             "trilane_lane_age_seconds",
             "How far a nearline lane lags behind the clock.",
@@ -84,14 +96,6 @@ class Metrics:
             registry=own,
             multiprocess_mode="mostrecent",
         )
-        self._partitions()
-        self._ladder(own)
-        self._quality(own)
-        self._objectives(own)
-        self._replica()
-        self._admission(own)
-        self._routes: dict[tuple[str, int], Counter] = {}
-        self._latencies: dict[str, Histogram] = {}
 
     def _ladder(self, own: CollectorRegistry) -> None:
         """Which rungs answer, and what is left alone or asked twice."""
