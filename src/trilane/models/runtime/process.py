@@ -45,8 +45,11 @@ class Process:
         process: subprocess.Popen[bytes],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        pipe: asyncio.ReadTransport,
+        lines: _Lines,
         executor: Executor,
     ) -> None:
+        self._pipe, self._lines = pipe, lines
         self.name, self._process, self._writer, self._executor = name, process, writer, executor
         self.on_death: Callable[[Process], None] | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
@@ -69,10 +72,9 @@ class Process:
         except OSError as error:
             raise SetupError(f"no process can be started: {error}", where=f"model {name!r}") from error
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_READ_AHEAD)
-        one = Process(name, process, reader, writer, executor)
         errors: Any = process.stderr
-        await loop.connect_read_pipe(lambda: _Lines(name), errors)
-        return one
+        pipe, lines = await loop.connect_read_pipe(lambda: _Lines(name), errors)
+        return Process(name, process, reader, writer, pipe, lines, executor)
 
     async def open(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Opens the model; the facts of it. Raises Died, or what the model's file is refused with."""
@@ -127,6 +129,9 @@ class Process:
             self._waiting.set_exception(Died(self.last_words))
         if self.on_death is not None:
             self.on_death(self)
+        await asyncio.wait([self._lines.ended], timeout=1.0)  # what it started may hold the pipe
+        self._pipe.close()
+        await asyncio.sleep(0)  # both ends are given back in the next round of the loop
 
     def kill(self, why: str) -> None:
         """Ends it at once."""
@@ -189,6 +194,7 @@ class _Lines(asyncio.Protocol):
     def __init__(self, name: str) -> None:
         self._name, self._rest, self._told, self._left_out = name, b"", 0, 0
         self._second = 0.0
+        self.ended = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")
@@ -200,6 +206,7 @@ class _Lines(asyncio.Protocol):
         if self._rest:
             self._tell(self._rest)
         self._tell_left_out()
+        self.ended.set_result(None)
 
     def _tell(self, line: bytes) -> None:
         now = asyncio.get_running_loop().time()

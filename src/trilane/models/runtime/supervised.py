@@ -96,6 +96,12 @@ class Supervised:
             self._died(process)
             raise self._failed(f"its process died: {death}", "Its log lines say more; it is started anew") from None
 
+    def kill(self) -> None:
+        """Ends the process at once, without waiting for it; nothing follows it."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill("it was closed")
+
     async def close(self) -> None:
         """Ends the process; nothing follows it."""
         self._closed = True

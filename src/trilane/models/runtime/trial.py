@@ -7,6 +7,7 @@ a ModelError that says of what the trial died.
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from trilane.errors import ModelError, TrilaneError
 __all__ = ["try_file"]
 
 _REFUSED = 3
+_MEMORY = 2 << 30
 _PACKAGES = {"lightgbm": ("lightgbm",), "xgboost": ("xgboost-cpu", "xgboost")}
 
 
@@ -49,8 +51,13 @@ def main(kind: str, path: Path) -> int:
     from trilane.models.tensor import DATATYPES
 
     try:
+        # A broken length must not take the machine's memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (limit := _MEMORY + 16 * path.stat().st_size, limit))
         opened = open_runtime(kind, path)
         opened.run([np.zeros((1, opened.inputs[0].shape[1]), DATATYPES[opened.inputs[0].datatype])])
+    except OSError as error:
+        sys.stdout.write(f"the model cannot be read: {error.strerror}\nCopy it again")
+        return _REFUSED
     except TrilaneError as error:
         sys.stdout.write(f"{error.what}\n{error.remedy}")
         return _REFUSED

@@ -1,0 +1,102 @@
+"""What a repository knows of each model: its versions on disk, which is served, what is loaded, and what to tell of it.
+
+Law: a version that nothing is wrong with is READY before it is loaded, for the first question loads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from trilane.errors import TrilaneError, UnavailableError
+from trilane.models.folder import Listed
+from trilane.models.wishes import Wish
+from trilane.serving.inference import State
+from trilane.serving.opened import Opened
+from trilane.serving.tally import Tally
+
+__all__ = ["Entry", "Slot", "facts_of", "known_versions", "number", "state_of", "unloaded"]
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """One version of a model: what answers for it, if it is loaded; why not, if that failed."""
+
+    name: str
+    version: str
+    tally: Tally
+    opened: Opened | None = None
+    opening: asyncio.Task[Opened] | None = None
+    reason: str = ""
+    error: TrilaneError | None = None
+    loads: int = 0
+    tried: tuple[str, float] = ("", 0.0)  # the mark of the files that failed, and when
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A model: what is on disk, the version that is served, and what is loaded of it."""
+
+    listed: Listed
+    served: str
+    wish: Wish
+    slots: dict[str, Slot] = field(default_factory=dict)
+    leaving: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+def number(version: str) -> tuple[int, str]:
+    """By which versions are ordered."""
+    return int(version) if version.isdecimal() else 0, version
+
+
+def known_versions(listed: Listed) -> list[str]:
+    """All versions on disk, the highest first, those that cannot be opened too."""
+    return sorted({*listed.versions, *listed.errors}, key=number, reverse=True)
+
+
+def unloaded(name: str) -> UnavailableError:
+    """The refusal of a question for a model that was unloaded."""
+    remedy = f"Load it with `trilane models load {name}`"
+    return UnavailableError("it was unloaded", where=f"model {name!r}", remedy=remedy)
+
+
+def state_of(entry: Entry, slot: Slot) -> State:
+    """Where a version is in its life."""
+    name, version, loaded = slot.name, slot.version, slot.opened is not None
+    if entry.wish.off:
+        leaving = bool(entry.leaving)
+        return State(name, version, "UNLOADING" if leaving else "UNAVAILABLE", "it was unloaded", loaded=leaving)
+    if loaded:
+        return State(name, version, "READY", slot.reason, loaded=True)
+    if slot.opening is not None:
+        return State(name, version, "LOADING")
+    error = slot.reason or str(entry.listed.errors.get(version, ""))
+    return State(name, version, "UNAVAILABLE" if error else "READY", error)
+
+
+def facts_of(entry: Entry, slot: Slot) -> dict[str, object]:
+    """How a version is run."""
+    opened = slot.opened
+    found = opened.found if opened is not None else entry.listed.versions.get(slot.version)
+    if found is None:
+        return {"loaded": False}
+    options = found.options
+    facts: dict[str, object] = {
+        "runtime": found.runtime,
+        "file": str(found.path),
+        "batching": options.batching if opened is None else opened.rows,
+        "max_rows": options.max_rows,
+        "process": found.isolated,
+        "instances": options.instances,
+        "pinned": options.pinned,
+        "warm": options.warm,
+        "loaded": opened is not None,
+    }
+    if opened is not None:
+        facts |= {
+            "memory_bytes": opened.size,
+            "load_ms": round(opened.load_s * 1e3, 3),
+            "queued_rows": opened.batcher.queued,
+            "processes": opened.processes,
+        }
+    return facts

@@ -1,0 +1,197 @@
+"""One version of a model in memory, wherever it runs: in this process, in a thread of it, or in processes of its own.
+
+Laws: a batch that is expected to be short runs on the loop, a longer one in a thread, so that no model holds up the
+answers of another; an answer that is not what the model promises is a ModelError; an opened model is closed only once
+nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from trilane.errors import ContractError, ModelError, TrilaneError, UnavailableError
+from trilane.models.folder import Found
+from trilane.models.memory import own_bytes
+from trilane.models.runtime.opening import fit_answer
+from trilane.models.runtime.protocol import TensorRuntime
+from trilane.models.runtime.supervised import Supervised
+from trilane.models.tensor import Tensor, TensorSpec, checked
+from trilane.serving.batcher import Batcher
+from trilane.serving.inference import About, Inference, Question
+from trilane.serving.latency import LatencyModel
+from trilane.serving.share import Share
+from trilane.serving.stacking import Answered, Group, Portion, grouped, joined
+
+__all__ = ["Opened"]
+
+_SHORT = 1e-3  # seconds that a batch may hold up the loop; handing it to a thread costs a tenth of that
+_LEAST = 64 << 10  # what any model takes
+
+
+class Opened:
+    """A model that answers. `sizes`: what it took of this process' memory; `sweep`: seconds by number of rows."""
+
+    def __init__(
+        self,
+        found: Found,
+        runtimes: Sequence[TensorRuntime] | Sequence[Supervised],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        threads: Executor,
+        own: int,
+        load_s: float,
+        sweep: dict[int, float],
+    ) -> None:
+        self.found, self.load_s, self._own, self._loop, self._threads = found, load_s, own, loop, threads
+        first = runtimes[0]
+        self.platform, self.inputs, self.outputs = first.platform, first.inputs, first.outputs
+        self._here = [one for one in runtimes if not isinstance(one, Supervised)]
+        self._apart = [one for one in runtimes if isinstance(one, Supervised)]
+        self._free = deque(self._apart)
+        self.rows = found.options.batching and counts_rows((*self.inputs, *self.outputs))
+        self._where = f"model {found.name!r}"
+        self.batcher: Batcher[Portion, Answered] = Batcher(
+            self._run_apart if self._apart else self._run_here,
+            self._too_late,
+            loop=loop,
+            latency=LatencyModel.of(sweep) if sweep else None,
+            executors=len(self._apart) or 1,
+            max_rows=found.options.max_rows if self.rows else 1,
+        )
+        self._names = [spec.name for spec in self.outputs]
+        self._waiting = 0
+        self._left: asyncio.Future[None] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that are its own, here and in its processes."""
+        apart = sum(own_bytes(one.pid) for one in self._apart if one.pid is not None)
+        return max(self._own + apart, _LEAST)
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of its processes."""
+        return [one.pid for one in self._apart if one.pid is not None]
+
+    def about(self, versions: tuple[str, ...]) -> About:
+        """What it takes and gives."""
+        most = self.found.options.max_rows if self.rows else 0
+        return About(self.found.name, self.found.version, versions, self.platform, self.inputs, self.outputs, most)
+
+    async def infer(self, question: Question) -> tuple[Inference, Share[Answered]]:
+        """The answer, and how it came about."""
+        tensors = checked(question.inputs, self.inputs, where=self._where)
+        wanted = self._wanted(question.outputs)
+        portion = [tensor.array for tensor in tensors]
+        self._waiting += 1
+        try:
+            share = await self.batcher.submit(portion, rows=self._count(portion), deadline=question.deadline)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._left is not None and not self._left.done():
+                self._left.set_result(None)
+        arrays = share.result.part(share.start, share.stop)
+        outputs = [Tensor(self._names[at], self.outputs[at].datatype, arrays[at]) for at in wanted]
+        told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
+        return Inference(self.found.name, self.found.version, outputs, told), share
+
+    def _wanted(self, names: Sequence[str]) -> Sequence[int]:
+        if not names:
+            return range(len(self._names))
+        for place, name in enumerate(names):
+            if name not in self._names:
+                what, remedy = f"{self._where} gives no output {name!r}", f"Ask for {', '.join(self._names)}"
+                raise ContractError(what, where=f"outputs[{place}].name", remedy=remedy)
+        return [self._names.index(name) for name in names]
+
+    def _count(self, portion: Portion) -> int:
+        if not self.rows:
+            return 1
+        rows, most = len(portion[0]), self.found.options.max_rows
+        for place, array in enumerate(portion):
+            if len(array) != rows:
+                what = f"the inputs have {rows} and {len(array)} rows"
+                raise ContractError(what, where=f"inputs[{place}].shape", remedy="Send as many rows in each")
+        if rows > most:
+            what, remedy = f"{self._where} takes {most} rows at a time, not {rows}", f"Send at most {most}"
+            raise ContractError(what, where="inputs[0].shape", remedy=remedy, status=413)
+        return rows
+
+    def _run_here(self, portions: list[Portion]) -> Answered | Awaitable[Answered]:
+        rows = sum(len(portion[0]) for portion in portions) if self.rows else 1
+        if self.batcher.latency.expected(rows) <= _SHORT:
+            return self._answered(portions)
+        return self._loop.run_in_executor(self._threads, self._answered, portions)
+
+    def _answered(self, portions: list[Portion]) -> Answered:
+        groups = grouped(portions)
+        return joined(portions, groups, [self._outputs(group) for group in groups], rows=self.rows)
+
+    def _outputs(self, group: Group) -> list[npt.NDArray[Any]]:
+        try:
+            answers = self._here[0].run(group.inputs)
+        except TrilaneError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ModelError(what, where=self._where, remedy="Mend the model and load it again") from error
+        return self._fit(answers, group)
+
+    async def _run_apart(self, portions: list[Portion]) -> Answered:
+        one = self._free.popleft()
+        try:
+            groups = grouped(portions)
+            answers = [self._fit(await one.run(group.inputs), group) for group in groups]
+        finally:
+            self._free.append(one)
+        return joined(portions, groups, answers, rows=self.rows)
+
+    def _fit(self, answers: list[npt.NDArray[Any]], group: Group) -> list[npt.NDArray[Any]]:
+        rows = len(group.inputs[0]) if self.rows else None
+        fit_answer(answers, self.outputs, rows=rows, nan=self.found.options.nan, where=self._where)
+        return answers
+
+    def _too_late(self, _: list[Portion], reason: str) -> NoReturn:
+        raise UnavailableError(
+            f"no answer: {reason}", where=self._where, remedy="Give more time, or ask when less is asked", deadline=True
+        )
+
+    async def leave(self) -> None:
+        """Closes it once those who asked are answered; nobody may ask any more."""
+        while self._waiting:
+            self._left = self._loop.create_future()
+            await self._left
+        for one in self._here:
+            one.close()
+        await asyncio.gather(*(one.close() for one in self._apart))
+
+    def kill(self) -> None:
+        """Ends its processes at once, when the server ends."""
+        for one in self._apart:
+            one.kill()
+
+
+def counts_rows(specs: Sequence[TensorSpec]) -> bool:
+    """Whether the first axis of each is free, and so counts rows."""
+    return all(spec.shape and spec.shape[0] == -1 for spec in specs)
+
+
+def sample(specs: Sequence[TensorSpec], rows: int) -> list[npt.NDArray[Any]]:
+    """Inputs of nothing but zeros, or empty texts, to warm a model up with."""
+    from trilane.models.tensor import DATATYPES
+
+    found = []
+    for spec in specs:
+        shape = tuple((rows if place == 0 else 1) if n == -1 else n for place, n in enumerate(spec.shape))
+        if spec.datatype == "BYTES":
+            found.append(np.full(shape, b"", object))
+        else:
+            found.append(np.zeros(shape, DATATYPES[spec.datatype]))
+    return found

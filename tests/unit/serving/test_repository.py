@@ -1,0 +1,511 @@
+"""Many models in one process: loaded when asked for, kept while there is room, swapped whole, each failing alone."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.graphs import graph, mlp
+from trilane.errors import ContractError, DefinitionError, ModelError, UnavailableError
+from trilane.models.tensor import Tensor
+from trilane.serving.inference import Inference, Question
+from trilane.serving.repository import ModelRepository
+
+WIDTH = 4
+MIB = 1 << 20
+NEGATE, DOUBLE = graph("Neg", "FP32", (-1, WIDTH)), graph("Abs", "FP32", (-1, WIDTH))
+PYTHON = """
+import os, time
+def predict(inputs):
+    if inputs["x"][0, 0] == 13:
+        os._exit(1)
+    return {"y": inputs["x"] + 1}
+"""
+SPECS = """
+[[inputs]]
+name = "x"
+datatype = "FP32"
+shape = [-1, 4]
+[[outputs]]
+name = "y"
+datatype = "FP32"
+shape = [-1, 4]
+"""
+DAMAGES = ("cut", "empty", "text", "gone", "circle", "huge header", "two files", "bad options")
+Test = Callable[[ModelRepository], Awaitable[None]]
+
+
+def put(folder: Path, name: str, content: bytes | str, *, options: str = "", file: str = "model.onnx") -> Path:
+    path = folder / "models" / name / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(".draft")
+    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+    draft.replace(path)
+    if options:
+        (folder / "models" / name / "model.toml").write_text(options)
+    return path
+
+
+def on_loop(folder: Path, test: Test, *, budget: int = 1 << 30) -> None:
+    async def run() -> None:
+        repository = open_repository(folder, budget)
+        try:
+            await test(repository)
+        finally:
+            for name in folder.glob("models/*"):
+                if name.name in repository:
+                    entry = repository._find(name.name)
+                    await repository._leave(entry)
+            repository.close()
+
+    asyncio.run(run())
+
+
+def open_repository(folder: Path, budget: int = 1 << 30) -> ModelRepository:
+    loop = asyncio.get_running_loop()
+    return ModelRepository(folder / "models", state=folder / "state", budget=budget, loop=loop)
+
+
+def question(model: str, *rows: float, version: str = "", deadline: float = math.inf, **more: Any) -> Question:
+    values = np.array([[row] * WIDTH for row in rows], np.float32)
+    return Question(model, [Tensor("x", "FP32", values)], version, deadline=deadline, **more)
+
+
+async def ask(repository: ModelRepository, model: str, *rows: float, version: str = "", **more: Any) -> list[float]:
+    answer = await repository.infer(question(model, *(rows or (1.0,)), version=version, **more))
+    return first_column(answer)
+
+
+def first_column(answer: Inference) -> list[float]:
+    return [float(row[0]) for row in answer.outputs[0].array]
+
+
+def test_the_first_question_loads_a_model_and_the_next_ones_find_it(tmp_path: Path) -> None:
+    put(tmp_path, "negate", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        assert [(one.name, one.state, one.loaded) for one in repository.index()] == [("negate", "READY", False)]
+        assert await ask(repository, "negate", 1, 2) == [-1, -2]
+        assert repository.ready("negate").loaded
+        assert await ask(repository, "negate", 3) == [-3]
+        (told,) = repository.statistics("negate")
+        assert (told.inferences, told.succeeded, told.failed) == (3, 2, 0)
+        about = await repository.about("negate")
+        assert (about.platform, about.versions, about.max_rows) == ("onnxruntime_onnx", ("1",), 4_096)
+        assert repository.settings("negate")["memory_bytes"] != 0
+
+    on_loop(tmp_path, test)
+
+
+def test_questions_that_come_while_a_model_loads_wait_for_one_load_and_are_answered_together(tmp_path: Path) -> None:
+    put(tmp_path, "negate", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        asked = [repository.infer(question("negate", float(at), explain=True)) for at in range(20)]
+        answers = await asyncio.gather(*asked)
+        assert [first_column(answer) for answer in answers] == [[-float(at)] for at in range(20)]
+        assert repository._entries["negate"].slots["1"].loads == 1
+        assert max(int(answer.parameters["batch_requests"]) for answer in answers) > 1
+
+    on_loop(tmp_path, test)
+
+
+def test_a_name_that_is_none_is_told_with_those_there_are(tmp_path: Path) -> None:
+    put(tmp_path, "negate", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        for name in ("nobody", "../negate", "", "negate/1", "a" * 300, "\x00"):
+            with pytest.raises(DefinitionError, match="negate") as refused:
+                await ask(repository, name)
+            assert refused.value.facts["status"] == 404
+        with pytest.raises(DefinitionError, match="no version '7'"):
+            await ask(repository, "negate", version="7")
+
+    on_loop(tmp_path, test)
+
+
+def test_a_model_that_comes_later_is_found_and_one_without_a_folder_is_no_fault(tmp_path: Path) -> None:
+    async def test(repository: ModelRepository) -> None:
+        assert repository.index() == []
+        put(tmp_path, "negate", NEGATE)
+        assert await ask(repository, "negate") == [-1]
+
+    on_loop(tmp_path, test)
+
+
+def test_of_several_versions_the_highest_answers_and_others_can_be_asked_for(tmp_path: Path) -> None:
+    for version, content in (("1", NEGATE), ("2", DOUBLE), ("10", NEGATE)):
+        put(tmp_path, "m", content, file=f"{version}/model.onnx")
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m") == [-1]
+        assert (await repository.infer(question("m", 1.0))).version == "10"
+        assert await ask(repository, "m", -5, version="2") == [5]
+        assert [one.version for one in repository.index()] == ["10", "2", "1"]
+
+    on_loop(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "text", "gone", "circle", "huge header", "two files", "bad options"]
+)
+def test_a_file_that_cannot_be_opened_makes_its_model_unavailable_with_the_reason(tmp_path: Path, damage: str) -> None:
+    path = put(tmp_path, "broken", mlp(width=64, layers=2))
+    put(tmp_path, "whole", NEGATE)
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage in ("empty", "text"):
+        path.write_bytes(b"" if damage == "empty" else b"this is a picture")
+    elif damage == "huge header":
+        path.write_bytes(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f" + content[:100])
+    elif damage in ("gone", "circle"):
+        path.unlink()
+        if damage == "circle":
+            path.symlink_to(path)
+    elif damage == "two files":
+        put(tmp_path, "broken", "tree", file="model.txt")
+    else:
+        put(tmp_path, "broken", content, options="batchin = true")
+
+    async def test(repository: ModelRepository) -> None:
+        for _ in range(2):
+            with pytest.raises(ModelError):
+                await ask(repository, "broken")
+            assert await ask(repository, "whole") == [-1]
+        state = repository.ready("broken")
+        assert state.state == "UNAVAILABLE"
+        assert state.reason
+        assert [(one.name, one.state) for one in repository.index()] == [("broken", "UNAVAILABLE"), ("whole", "READY")]
+        (tmp_path / "models/broken/model.toml").unlink(missing_ok=True)
+        (tmp_path / "models/broken/model.txt").unlink(missing_ok=True)
+        put(tmp_path, "broken", NEGATE)
+        assert await ask(repository, "broken") == [-1]
+
+    on_loop(tmp_path, test)
+
+
+def test_a_folder_that_is_a_circle_of_links_hides_no_other(tmp_path: Path) -> None:
+    put(tmp_path, "whole", NEGATE)
+    (tmp_path / "models" / "circle").symlink_to(tmp_path / "models" / "circle")
+
+    async def test(repository: ModelRepository) -> None:
+        assert [(one.name, one.state) for one in repository.index()] == [("circle", "UNAVAILABLE"), ("whole", "READY")]
+        with pytest.raises(ModelError):
+            await ask(repository, "circle")
+
+    on_loop(tmp_path, test)
+
+
+def test_a_load_of_changed_files_swaps_the_model_and_drops_no_question(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m") == [-1]
+        answers: list[float] = []
+        stop = False
+
+        async def keep_asking() -> None:
+            while not stop:
+                answers.extend(await ask(repository, "m", 7))
+
+        asking = [asyncio.create_task(keep_asking()) for _ in range(5)]
+        for content, expected in ((DOUBLE, 7), (NEGATE, -7), (DOUBLE, 7)):
+            put(tmp_path, "m", content)
+            await repository.load("m")
+            assert await ask(repository, "m", 7) == [expected]
+        stop = True
+        await asyncio.gather(*asking)
+        assert set(answers) == {7.0, -7.0}
+        assert repository._entries["m"].slots["1"].loads == 4
+
+    on_loop(tmp_path, test)
+
+
+def test_a_load_of_files_that_did_not_change_does_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        for _ in range(3):
+            await repository.load("m")
+        assert repository._entries["m"].slots["1"].loads == 1
+
+    on_loop(tmp_path, test)
+
+
+def test_a_load_that_fails_leaves_the_former_one_answering_and_says_why(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m") == [-1]
+        put(tmp_path, "m", NEGATE[:50])
+        with pytest.raises(ModelError):
+            await repository.load("m")
+        assert await ask(repository, "m") == [-1]
+        state = repository.ready("m")
+        assert (state.state, "cannot open" in state.reason) == ("READY", True)
+
+    on_loop(tmp_path, test)
+
+
+def test_a_new_version_that_is_broken_leaves_the_former_one_answering_even_after_a_restart(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE, file="1/model.onnx")
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m") == [-1]
+        put(tmp_path, "m", DOUBLE[:50], file="2/model.onnx")
+        with pytest.raises(ModelError):
+            await repository.load("m")
+        assert (await repository.infer(question("m", 1.0))).version == "1"
+        states = {one.version: one.state for one in repository.index()}
+        assert states == {"2": "UNAVAILABLE", "1": "READY"}
+
+    async def after(repository: ModelRepository) -> None:
+        assert (await repository.infer(question("m", 1.0))).version == "1"
+        put(tmp_path, "m", DOUBLE, file="2/model.onnx")
+        await repository.load("m")
+        assert (await repository.infer(question("m", 1.0))).version == "2"
+
+    on_loop(tmp_path, test)
+    on_loop(tmp_path, after)
+
+
+def test_an_unloaded_model_answers_those_who_asked_and_refuses_until_it_is_loaded(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        await ask(repository, "m")
+        asked = [asyncio.create_task(ask(repository, "m", float(at))) for at in range(5)]
+        await asyncio.sleep(0)
+        await repository.unload("m")
+        assert await asyncio.gather(*asked) == [[-float(at)] for at in range(5)]
+        with pytest.raises(UnavailableError, match="it was unloaded"):
+            await ask(repository, "m")
+        assert [(one.state, one.loaded) for one in repository.index()] == [("UNAVAILABLE", False)]
+
+    async def after(repository: ModelRepository) -> None:
+        with pytest.raises(UnavailableError, match="it was unloaded"):
+            await ask(repository, "m")
+        await repository.load("m")
+        assert await ask(repository, "m") == [-1]
+
+    on_loop(tmp_path, test)
+    on_loop(tmp_path, after)
+
+
+def test_what_one_process_of_a_server_is_told_the_others_do(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(one: ModelRepository) -> None:
+        other = open_repository(tmp_path)
+        assert await ask(one, "m") == await ask(other, "m") == [-1]
+        put(tmp_path, "m", DOUBLE)
+        await one.load("m")
+        while await ask(other, "m") != [1]:
+            await asyncio.sleep(0)
+        await one.unload("m")
+        with pytest.raises(UnavailableError, match="it was unloaded"):
+            await ask(other, "m")
+        await other.load("m")
+        assert await ask(one, "m") == [1]
+        other.close()
+
+    on_loop(tmp_path, test)
+
+
+def test_the_model_that_was_not_asked_for_longest_makes_room_and_pinned_ones_stay(tmp_path: Path) -> None:
+    content = mlp(width=512, layers=1)  # 1 MiB
+    for name in ("a", "b", "c", "d"):
+        put(tmp_path, name, content, options="pinned = true" if name == "a" else "")
+
+    async def test(repository: ModelRepository) -> None:
+        rows = Tensor("x", "FP32", np.ones((1, 512), np.float32))
+        for name in ("a", "b", "c", "b"):
+            await repository.infer(Question(name, [rows]))
+        repository._room.budget = repository._room.taken
+        await repository.infer(Question("d", [rows]))
+        loaded = {one.name for one in repository.index() if one.loaded}
+        assert {"a", "d"} <= loaded
+        assert "c" not in loaded
+        await repository.infer(Question("c", [rows]))  # and it comes back
+        assert repository.ready("c").loaded
+
+    on_loop(tmp_path, test)
+
+
+def test_a_model_larger_than_the_room_beside_pinned_ones_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "m", mlp(width=600, layers=1))
+
+    async def test(repository: ModelRepository) -> None:
+        with pytest.raises(ModelError, match="models_mib"):
+            await ask(repository, "m")
+
+    on_loop(tmp_path, test, budget=MIB)
+
+
+def test_warm_models_are_loaded_when_the_server_starts(tmp_path: Path) -> None:
+    put(tmp_path, "warm", NEGATE, options="warm = true")
+    put(tmp_path, "cold", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        while not repository.ready("warm").loaded:
+            await asyncio.sleep(0)
+        assert not repository.ready("cold").loaded
+
+    on_loop(tmp_path, test)
+
+
+def test_golden_rows_are_checked_before_anybody_is_answered(tmp_path: Path) -> None:
+    golden = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [1, 2, 3, 4]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, WIDTH], "data": [[-1, -2, -3, -4]]}],
+    }
+    put(tmp_path, "m", NEGATE)
+    put(tmp_path, "m", msgspec.json.encode(golden), file="golden.json")
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m") == [-1]
+        put(tmp_path, "m", DOUBLE)
+        with pytest.raises(ModelError, match=r"golden rows is \[1.0, 2.0, 3.0, 4.0\] instead of \[-1.0"):
+            await repository.load("m")
+        assert await ask(repository, "m") == [-1]
+        put(tmp_path, "m", b'{"inputs": 3}', file="golden.json")
+        with pytest.raises(ModelError, match="golden"):
+            await repository.load("m")
+
+    on_loop(tmp_path, test)
+
+
+def test_wrong_inputs_are_refused_with_their_path_and_cost_nobody_else(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE, options="max_rows = 10")
+    bad = {
+        r"inputs\[0\].name": [Tensor("z", "FP32", np.ones((1, WIDTH), np.float32))],
+        r"inputs\[0\].datatype": [Tensor("x", "INT64", np.ones((1, WIDTH), np.int64))],
+        r"inputs\[0\].shape": [Tensor("x", "FP32", np.ones((1, 3), np.float32))],
+        "takes 10 rows": [Tensor("x", "FP32", np.ones((11, WIDTH), np.float32))],
+        "0 rows": [Tensor("x", "FP32", np.ones((0, WIDTH), np.float32))],
+        "inputs": [],
+    }
+
+    async def test(repository: ModelRepository) -> None:
+        for told, inputs in bad.items():
+            with pytest.raises(ContractError, match=told):
+                await repository.infer(Question("m", inputs))
+        with pytest.raises(ContractError, match=r"outputs\[0\].name"):
+            await repository.infer(question("m", 1.0, outputs=["w"]))
+        assert await ask(repository, "m") == [-1]
+
+    on_loop(tmp_path, test)
+
+
+def test_nan_in_an_answer_costs_the_one_who_asked_for_it_and_may_be_let_pass(tmp_path: Path) -> None:
+    put(tmp_path, "strict", NEGATE)
+    put(tmp_path, "lenient", NEGATE, options="nan = true")
+
+    async def test(repository: ModelRepository) -> None:
+        asked = [ask(repository, "strict", value) for value in (1.0, math.nan, 2.0)]
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert (first, third) == ([-1], [-2])
+        assert isinstance(second, ModelError)
+        assert math.isnan((await ask(repository, "lenient", math.nan))[0])
+
+    on_loop(tmp_path, test)
+
+
+def test_a_question_that_cannot_be_in_time_is_refused_before_any_work(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        with pytest.raises(UnavailableError, match="still being loaded"):
+            await ask(repository, "m", deadline=time.perf_counter() - 1)
+        await ask(repository, "m")
+        with pytest.raises(UnavailableError, match="deadline passed"):
+            await ask(repository, "m", deadline=time.perf_counter() - 1)
+        (told,) = repository.statistics("m")
+        assert (told.executions, told.failed) == (1, 2)
+
+    on_loop(tmp_path, test)
+
+
+def test_shapes_that_differ_behind_the_rows_are_answered_in_one_batch_each_by_its_like(tmp_path: Path) -> None:
+    put(tmp_path, "m", graph("Neg", "FP32", (-1, -1)))
+
+    async def test(repository: ModelRepository) -> None:
+        asked = [np.full((rows, width), at, np.float32) for at, (rows, width) in enumerate([(1, 2), (3, 5), (2, 2)])]
+        answers = await asyncio.gather(
+            *(repository.infer(Question("m", [Tensor("x", "FP32", array)])) for array in asked)
+        )
+        for array, answer in zip(asked, answers, strict=True):
+            assert np.array_equal(answer.outputs[0].array, -array)
+
+    on_loop(tmp_path, test)
+
+
+@pytest.mark.parametrize("options", ["batching = false", ""])
+def test_models_without_free_rows_or_without_batching_are_asked_one_by_one(tmp_path: Path, options: str) -> None:
+    put(tmp_path, "m", NEGATE if options else graph("Neg", "FP32", (1, WIDTH)), options=options)
+
+    async def test(repository: ModelRepository) -> None:
+        asked = [repository.infer(question("m", float(at), explain=True)) for at in range(4)]
+        answers = await asyncio.gather(*asked)
+        assert {answer.parameters["batch_requests"] for answer in answers} == {1}
+        assert (await repository.about("m")).max_rows == 0
+
+    on_loop(tmp_path, test)
+
+
+def test_a_python_model_runs_apart_and_its_death_costs_one_answer(tmp_path: Path) -> None:
+    put(tmp_path, "plus", PYTHON, options=f"instances = 2\n{SPECS}", file="model.py")
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "plus", 1, 2) == [2, 3]
+        processes = repository.settings("plus")["processes"]
+        assert isinstance(processes, list)
+        assert len(set(processes)) == 2
+        with pytest.raises(ModelError, match="its process died"):
+            await ask(repository, "plus", 13)
+        assert await ask(repository, "m") == [-1]
+        assert await ask(repository, "plus", 5) == [6]
+        await repository.unload("plus")
+        for process in processes:
+            with pytest.raises(ProcessLookupError):
+                os.kill(process, 0)
+
+    on_loop(tmp_path, test)
+
+
+def test_processing_beside_a_model_goes_before_and_after_it(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+    steps = (
+        "def preprocess(inputs):\n    return {'x': inputs['x'] * 10}\ndef postprocess(outputs):\n    return outputs\n"
+    )
+    put(tmp_path, "m", steps, file="processing.py")
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m", 2) == [-20]
+
+    on_loop(tmp_path, test)
+
+
+def test_idle_models_have_no_thread_and_no_timer(tmp_path: Path) -> None:
+    import threading
+
+    for at in range(30):
+        put(tmp_path, f"m{at}", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        await asyncio.gather(*(ask(repository, f"m{at}") for at in range(30)))
+        assert len([one for one in threading.enumerate() if one.name.startswith("model-")]) <= 4
+        assert len(asyncio.all_tasks()) == 1
+
+    on_loop(tmp_path, test)
