@@ -37,6 +37,8 @@ class _Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str = ""
     definitions: str = "definitions.py"
     state: str = ".trilane"
+    models: str = "models"
+    models_mib: Annotated[int, msgspec.Meta(ge=1, le=16_777_216)] = 4_096
     online: str = ""
     log: str = ""
     offline: str = ""
@@ -67,7 +69,8 @@ class Config:
 
     `member` is the name of this machine's workers in their group, empty for one of the process;
     `definitions` is the author's file; `grpc_port` is where the server speaks gRPC, 0 for nowhere;
-    `state` the folder of what Trilane itself keeps; `replay` says that the
+    `state` the folder of what Trilane itself keeps; `models` that of models from files, of which each server process
+    keeps `models_mib` in memory; `replay` says that the
     clock stands still until somebody moves it; `feature_rows` bounds a feature read, `cache_mib` what a server keeps of
     the decoded rows of each view; `read_limit` (microseconds) is how long a decision waits for a store that can hang,
     `retain` (microseconds) how long what answered before is kept filled;
@@ -81,6 +84,8 @@ class Config:
     name: str
     definitions: Path
     state: Path
+    models: Path
+    models_mib: int
     online: str
     log: str
     offline: str
@@ -184,6 +189,8 @@ def _resolved(root: Path, keys: _Keys) -> Config:
         name=keys.name or root.name,
         definitions=root / keys.definitions,
         state=state,
+        models=root / keys.models,
+        models_mib=keys.models_mib,
         online=_url(keys.online or f"lmdb://{state}/online", root),
         log=_url(keys.log or f"sqlite://{state}/log", root),
         offline=_url(keys.offline or f"duckdb://{state}/warehouse", root),

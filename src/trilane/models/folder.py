@@ -43,6 +43,13 @@ class Found:
     size: int
 
     @property
+    def beside(self) -> list[Path]:
+        """The files beside the model's own that may hold weights of it."""
+        ours = {OPTIONS_FILE, _GOLDEN, _PROCESSING, self.path.name}
+        there = (one for one in self.path.parent.iterdir() if one.name not in ours and not one.name.startswith("."))
+        return sorted(one for one in there if one.is_file())
+
+    @property
     def isolated(self) -> bool:
         """Whether it runs in a process of its own."""
         return self.runtime in ISOLATED or self.processing is not None or self.options.process

@@ -36,10 +36,14 @@ class GoldenTensors(msgspec.Struct, forbid_unknown_fields=True):
     inputs: list[_Given]
     outputs: list[_Given] = []
 
+    def tensors(self) -> list[Tensor]:
+        """The inputs as tensors. Raises ContractError for one that is none."""
+        return [_tensor(one) for one in self.inputs]
+
     def arrays(self, specs: Sequence[TensorSpec], where: str) -> list[npt.NDArray[Any]]:
         """The inputs in the order of `specs`. Raises ModelError if they do not fit."""
         try:
-            return [one.array for one in checked([_tensor(one) for one in self.inputs], specs, where="the model")]
+            return [one.array for one in checked(self.tensors(), specs, where="the model")]
         except ContractError as error:
             raise ModelError(f"the golden rows do not fit: {error.what}", where=where, remedy=error.remedy) from None
 

@@ -2,8 +2,8 @@
 
 Hashing a gigabyte takes longer than mapping it, so what was computed is noted in a folder under the file's inode, with
 its size and the instants of its last changes. Laws: a file that was written to, replaced or moved in is read again; one
-that was changed within the last seconds is not noted, since a later change might bear the same instant; a folder that
-cannot be written costs time and nothing else.
+that was changed a moment ago is not noted, since a later change might bear the same instant; a folder that cannot be
+written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from trilane.clock import Clock, WallClock
 
 __all__ = ["Stamps"]
 
-_YOUNG_NS = 2_000_000_000
+# How far apart two changes must be to bear different instants; some file systems note whole seconds, or every other.
+_TICK_NS, _COARSE_NS = 100_000_000, 2_000_000_000
 
 
 class Stamps:
@@ -35,12 +36,11 @@ class Stamps:
                 return noted
             found = hashlib.file_digest(file, "sha256").hexdigest()
             after = os.fstat(file.fileno())
-        if _facts(after) == before and max(after.st_mtime_ns, after.st_ctime_ns) < self._old_enough():
+        changed = max(after.st_mtime_ns, after.st_ctime_ns)
+        tick = _TICK_NS if changed % 1_000_000_000 else _COARSE_NS
+        if _facts(after) == before and changed < self._clock.now() * 1_000 - tick:
             self._note(before, found)
         return found
-
-    def _old_enough(self) -> int:
-        return self._clock.now() * 1_000 - _YOUNG_NS
 
     def _noted(self, facts: str) -> str | None:
         place = self._place(facts)

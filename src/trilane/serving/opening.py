@@ -88,10 +88,7 @@ class Opener:
             from trilane.models.runtime.sharing import laid_out
 
             if found.size >= SHARED_BYTES and found.options.share and not found.options.providers:
-                beside = [
-                    one for one in found.path.parent.iterdir() if one.is_file() and one.suffix in (".data", ".bin")
-                ]
-                return laid_out(found.path, self._state / "weights", self._stamps, sources=beside), True
+                return laid_out(found.path, self._state / "weights", self._stamps, sources=found.beside), True
             return found.path, False
         if found.runtime in ("lightgbm", "xgboost"):
             from trilane.models.runtime.trial import try_file

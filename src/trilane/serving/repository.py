@@ -53,11 +53,16 @@ class ModelRepository:
         self._room = Residency[Slot](budget)
         self._wall, self._entries = WallClock(), dict[str, Entry]()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._warming: set[str] = set()
         self._scan()
         for entry in self._entries.values():
             found = entry.listed.versions.get(entry.served)
             if found is not None and found.options.warm and not entry.wish.off:
+                self._warming.add(entry.listed.name)
                 self._in_background(self._warm(entry))
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def __contains__(self, model: str) -> bool:
         return self._look(model) is not None
@@ -102,6 +107,10 @@ class ModelRepository:
             known = sorted({*known_versions(entry.listed), entry.served}, key=number, reverse=True)
             states += [state_of(entry, self._slot(entry, version)) for version in known]
         return states
+
+    def waits_for(self) -> list[str]:
+        """The warm models whose first load is not over yet."""
+        return sorted(self._warming)
 
     def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
         entries = [self._find(model)] if model else [entry for _, entry in sorted(self._entries.items())]
@@ -287,6 +296,8 @@ class ModelRepository:
             await self._renew(entry)
         except TrilaneError as error:
             _log.error("model %s cannot be loaded: %s", entry.listed.name, error)
+        finally:
+            self._warming.discard(entry.listed.name)
 
     # -- what there is ------------------------------------------------------------------------------------------
 

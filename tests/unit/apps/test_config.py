@@ -22,6 +22,8 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
         name=tmp_path.name,
         definitions=tmp_path / "definitions.py",
         state=tmp_path / ".trilane",
+        models=tmp_path / "models",
+        models_mib=4_096,
         online=f"lmdb://{tmp_path}/.trilane/online",
         log=f"sqlite://{tmp_path}/.trilane/log",
         offline=f"duckdb://{tmp_path}/.trilane/warehouse",

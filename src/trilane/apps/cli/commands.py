@@ -12,6 +12,7 @@ from trilane.apps.cli.imports import imports
 from trilane.apps.cli.learn import skew, train
 from trilane.apps.cli.letters import COMMANDS, ListByDefault
 from trilane.apps.cli.look import status
+from trilane.apps.cli.models import models
 from trilane.apps.cli.policy import policy
 from trilane.apps.cli.roles import control, reload, serve, up, worker
 from trilane.apps.cli.score import score
@@ -35,6 +36,7 @@ _RUN = (up, reload, score, status, policy, slo, explain, compare, swap, retire)
 for function in (*_MAKE, *_RUN):
     app.command()(command(function))
 app.add_typer(features)
+app.add_typer(models)
 letters = typer.Typer(
     cls=ListByDefault, help="Look at refused events, mend them, and put them into the log again.", no_args_is_help=False
 )

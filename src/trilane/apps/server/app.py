@@ -41,6 +41,7 @@ from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
 from trilane.serving.admission import Admission
 from trilane.serving.metrics import Metrics
+from trilane.serving.repository import ModelRepository
 
 __all__ = ["Server"]
 
@@ -91,9 +92,10 @@ class Server:
         self.decisions = Decisions(self.deployments, self.metrics, self.measuring)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
-        models = Models(
-            EndpointModels(self.deployments, self.decisions, self.metrics), TrainedModels(self.deployments, loop)
-        )
+        self.repository = self._open_repository(loop)
+        folder = () if self.repository is None else (self.repository,)
+        endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
+        models = Models(endpoints, TrainedModels(self.deployments, loop), *folder)
         self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
         self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
         own = int(os.environ.get(ROUND, "0"))
@@ -125,6 +127,16 @@ class Server:
             "metrics": self.scrape,
         }
 
+    def _open_repository(self, loop: asyncio.AbstractEventLoop) -> ModelRepository | None:
+        config = self.project.config
+        try:
+            return ModelRepository(
+                config.models, state=config.state / "models", budget=config.models_mib << 20, loop=loop
+            )
+        except SetupError as error:  # a full disk: endpoints answer without it
+            _log.error("no models from files: %s", error)
+            return None
+
     async def _listen_to_grpc(self, models: Models) -> None:
         from trilane.apps.server.grpc import GrpcServer
 
@@ -149,6 +161,8 @@ class Server:
         self.measuring.close()
         self.deployments.close()
         self.events.close()
+        if self.repository is not None:
+            self.repository.close()
         self.recorder.close()
         self.project.close()
 
@@ -262,6 +276,11 @@ class Server:
         serving, errors = self.deployments.router.routes(), dict(self.deployments.errors)
         if self.drain.began:
             return "it is about to end, and answers only what is asked meanwhile"
+        waits = self.repository.waits_for() if self.repository is not None else []
+        if waits:
+            return f"these models are loaded first: {', '.join(waits)}"
+        if self.repository and not serving and not errors:
+            return None  # models from files need no definitions
         if self.deployments.definitions is None:
             return "no definitions were applied yet: run `trilane apply`"
         if errors:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from trilane.serving.protocol.oip_tensors import objects
 from trilane.serving.share import Share
 from trilane.serving.tally import Tally
 
-__all__ = ["EndpointModels", "Models", "chosen"]
+__all__ = ["EndpointModels", "Models", "Part", "chosen"]
 
 _PLATFORM = "trilane_endpoint"
 _RUNGS = tuple(rung.encode() for rung in RUNGS)
@@ -183,19 +184,34 @@ def _answer(question: Question, deployed: Deployed, share: Share[Answers]) -> In
     return Inference(question.model, deployed.bundle.digest[:16], outputs, told)
 
 
-class Models:
-    """The endpoints and all other models under one roof."""
+class Part(Inferences, Protocol):
+    """Models of one kind."""
 
-    def __init__(self, endpoints: EndpointModels, others: Inferences) -> None:
-        self._endpoints, self._others = endpoints, others
+    def __contains__(self, model: str) -> bool: ...
+
+
+class Models:
+    """All models under one roof: of parts that have the same name, the first answers."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = parts
 
     def _of(self, model: str) -> Inferences:
-        return self._endpoints if model in self._endpoints else self._others
+        for part in self._parts:
+            if model in part:
+                return part
+        known = sorted({state.name for state in self.index()})
+        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        remedy = f"There are {shown or 'none yet'}; `/v2/repository/index` tells of all"
+        raise DefinitionError(f"there is no model {model!r}", where=model, remedy=remedy, status=404, file="")
 
     def index(self) -> list[State]:
-        found = self._endpoints.index()
-        names = {state.name for state in found}
-        return found + [state for state in self._others.index() if state.name not in names]
+        found, names = list[State](), set[str]()
+        for part in self._parts:
+            states = [state for state in part.index() if state.name not in names]
+            names |= {state.name for state in states}
+            found += states
+        return found
 
     async def about(self, model: str, version: str = "") -> About:
         return await self._of(model).about(model, version)
@@ -215,7 +231,7 @@ class Models:
     def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
         if model:
             return self._of(model).statistics(model, version)
-        return [*self._endpoints.statistics(), *self._others.statistics()]
+        return [one for part in self._parts for one in part.statistics()]
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         return self._of(model).settings(model, version)

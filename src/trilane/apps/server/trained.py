@@ -51,6 +51,9 @@ class TrainedModels:
         self._served: dict[str, _Served] = {}
         self._wall = WallClock()
 
+    def __contains__(self, model: str) -> bool:
+        return model in self._all()
+
     def index(self) -> list[State]:
         return [State(name, one.version, "READY", loaded=True) for name, one in sorted(self._all().items())]
 

@@ -1,0 +1,103 @@
+"""Models from files behind a real server of two processes, asked by Triton's client, changed while they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from tests.graphs import graph
+from tests.servers import Running, running, until
+
+NEGATE, SAME = graph("Neg", "FP32", (-1, 4)), graph("Abs", "FP32", (-1, 4))
+PYTHON = """
+import os
+def predict(inputs):
+    if inputs["x"][0] == 13:
+        os._exit(1)
+    return {"y": inputs["x"] + 1}
+"""
+SPECS = """
+[[inputs]]
+name = "x"
+datatype = "FP64"
+shape = [-1]
+[[outputs]]
+name = "y"
+datatype = "FP64"
+shape = [-1]
+"""
+
+
+def _put(folder: Path, name: str, content: bytes) -> None:
+    path = folder / "models" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(".draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "trilane.toml").write_text("workers = 2\n")
+    _put(folder, "negate/1/model.onnx", NEGATE)
+    _put(folder, "plus/model.py", PYTHON.encode())
+    _put(folder, "plus/model.toml", SPECS.encode())
+    _put(folder, "broken/model.onnx", NEGATE[:40])
+    with running(folder, {"serve": []}) as found:
+        until(lambda: found.get("/v2/health/ready").status_code == 200, "the server")
+        yield found
+
+
+def _ask(up: Running, model: str, value: float) -> float:
+    """By a connection of its own, so that either process may answer."""
+    shape, kind = ([1, 4], "FP32") if model == "negate" else ([1], "FP64")
+    tensor = triton.InferInput("x", shape, kind)
+    tensor.set_data_from_numpy(np.full(shape, value, np.float32 if kind == "FP32" else np.float64))
+    with triton.InferenceServerClient(f"127.0.0.1:{up.port}") as client:
+        return float(client.infer(model, [tensor]).as_numpy("y").reshape(-1)[0])
+
+
+def test_models_are_answered_by_name_whatever_runs_them(up: Running) -> None:
+    assert {_ask(up, "negate", 2.0) for _ in range(8)} == {-2.0}
+    assert {_ask(up, "plus", 2.0) for _ in range(8)} == {3.0}
+
+
+def test_one_that_cannot_be_opened_is_told_and_the_others_answer(up: Running) -> None:
+    with pytest.raises(InferenceServerException, match="cannot open"):
+        _ask(up, "broken", 1.0)
+    with pytest.raises(InferenceServerException, match="no model 'nobody'"):
+        _ask(up, "nobody", 1.0)
+    assert _ask(up, "negate", 2.0) == -2.0
+
+
+def test_a_model_that_ends_its_process_costs_its_own_answer(up: Running) -> None:
+    with pytest.raises(InferenceServerException, match="its process died"):
+        _ask(up, "plus", 13.0)
+    assert _ask(up, "negate", 2.0) == -2.0
+
+    def back() -> bool:
+        try:
+            return _ask(up, "plus", 1.0) == 2.0
+        except InferenceServerException:
+            return False
+
+    until(back, "the model to be started again")
+
+
+def test_a_version_that_is_loaded_by_one_process_answers_in_all_and_so_does_being_unloaded(up: Running) -> None:
+    _put(up.folder, "negate/2/model.onnx", SAME)
+    assert up.post("/v2/repository/models/negate/load", {}).status_code == httpx.codes.OK
+    until(lambda: {_ask(up, "negate", 2.0) for _ in range(12)} == {2.0}, "all processes to follow")
+    assert up.post("/v2/repository/models/negate/unload", {}).status_code == httpx.codes.OK
+    for _ in range(12):
+        with pytest.raises(InferenceServerException, match="it was unloaded"):
+            _ask(up, "negate", 2.0)
+    up.post("/v2/repository/models/negate/load", {})
+    assert {_ask(up, "negate", 2.0) for _ in range(12)} == {2.0}
