@@ -22,9 +22,21 @@ from pathlib import Path
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
-__all__ = ["PARENT", "check_port", "die_with_parent", "hold_port", "holder_of", "member_names", "stop_flag"]
+__all__ = [
+    "PARENT",
+    "PROJECT",
+    "SERVER",
+    "check_port",
+    "die_with_parent",
+    "hold_port",
+    "holder_of",
+    "member_names",
+    "stop_flag",
+]
 
 PARENT = "TRILANE_PARENT"  # the variable by which a supervisor tells its children its process id
+PROJECT = "TRILANE_PROJECT"  # the variable that tells the processes of a server its project's folder
+SERVER = "TRILANE_SERVER"  # the variable that tells a server's workers the process that they must not outlive
 _PR_SET_PDEATHSIG = 1
 _OTHER_PORT = "Stop that process, or choose another port: --port, TRILANE_PORT, or `port = ` in trilane.toml"
 

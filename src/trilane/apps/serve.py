@@ -12,20 +12,14 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from trilane.apps.config import Config
-from trilane.apps.processes import check_port, die_with_parent, hold_port
+from trilane.apps.processes import PROJECT, SERVER, check_port, hold_port
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
-if TYPE_CHECKING:
-    from trilane.apps.server.app import Server
-
-__all__ = ["PROJECT", "check_grpc", "create", "serve"]
-
-PROJECT = "TRILANE_PROJECT"  # the variable that tells a server worker its project's folder
-_SERVER = "TRILANE_SERVER"  # the variable that tells it the process that it must not outlive
+__all__ = ["check_grpc", "serve"]
 
 
 def serve(config: Config) -> NoReturn:
@@ -51,20 +45,6 @@ def check_grpc(config: Config) -> None:
     check_port(config.host, config.grpc_port)
 
 
-def create() -> Server:
-    """The application of one worker process, for granian."""
-    from trilane.apps.config import load_config
-    from trilane.apps.logs import log_to_stderr
-
-    die_with_parent(int(os.environ.get(_SERVER, "0")))
-    config = load_config(Path(os.environ[PROJECT]))
-    log_to_stderr(config.log_level, config.log_format)
-    from trilane.apps.project import Project
-    from trilane.apps.server.app import Server
-
-    return Server(Project(config))
-
-
 def _command() -> list[str]:
     return [sys.executable, "-m", "trilane.apps.server.listening"]
 
@@ -72,7 +52,7 @@ def _command() -> list[str]:
 def _environment(config: Config) -> Mapping[str, str]:
     return {
         PROJECT: str(config.root),
-        _SERVER: str(os.getpid()),
+        SERVER: str(os.getpid()),
         "TRILANE_REPLAY": "true" if config.replay else "false",
         "TRILANE_HOST": config.host,
         "TRILANE_PORT": str(config.port),

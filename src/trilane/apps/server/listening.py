@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.log import LogLevels
 from granian.server import Server as Listener
 
-from trilane.apps import serve
 from trilane.apps.config import Config, load_config
+from trilane.apps.logs import log_to_stderr
+from trilane.apps.processes import PROJECT, SERVER, die_with_parent
 from trilane.apps.rounds import LONGEST, ROUND, Rounds
 
-__all__ = ["listen"]
+if TYPE_CHECKING:
+    from trilane.apps.server.app import Server
+
+__all__ = ["create", "listen"]
 
 _BACKLOG = 2048
 
@@ -29,7 +34,7 @@ def listen(config: Config) -> None:
     os.environ[ROUND] = str(number)
     server = Listener(
         # By file: granian takes a bare module name for a path below the working directory if that is a package.
-        f"{Path(serve.__file__)}:create",
+        f"{Path(__file__)}:create",
         factory=True,
         address=config.host,
         port=config.port,
@@ -55,5 +60,16 @@ def listen(config: Config) -> None:
     server.serve()
 
 
+def create() -> Server:
+    """The application of one worker, for granian."""
+    die_with_parent(int(os.environ.get(SERVER, "0")))
+    config = load_config(Path(os.environ[PROJECT]))
+    log_to_stderr(config.log_level, config.log_format)
+    from trilane.apps.project import Project
+    from trilane.apps.server.app import Server
+
+    return Server(Project(config))
+
+
 if __name__ == "__main__":
-    listen(load_config(Path(os.environ[serve.PROJECT])))
+    listen(load_config(Path(os.environ[PROJECT])))
