@@ -6,6 +6,7 @@ status; a call that has no time left is refused before it is computed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -40,6 +41,7 @@ _CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+_QUIET, _ROUNDS = 6, 64  # rounds of the loop without another call, after which those held go on; and at most
 _OPTIONS = (
     ("grpc.so_reuseport", 1),  # each worker of a server listens, and the kernel shares connections out
     ("grpc.max_receive_message_length", LARGEST_BODY),
@@ -47,11 +49,44 @@ _OPTIONS = (
 )
 
 
+class _Gate:
+    """Lets calls through together that come one after another: gRPC hands over one in each round of the loop, and
+    asked one by one they would be answered one by one, each at the price of a batch.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[asyncio.Future[None]] = []
+        self._seen = self._rounds = self._quiet = 0
+
+    def passed(self) -> asyncio.Future[None]:
+        """Done once no more calls come, which without load is at once."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if not self._held:
+            self._seen = self._rounds = self._quiet = 0
+            loop.call_soon(self._look, loop)
+        self._held.append(future)
+        return future
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._rounds += 1
+        self._quiet = 0 if len(self._held) > self._seen else self._quiet + 1
+        self._seen = len(self._held)
+        if self._quiet < _QUIET and self._rounds < _ROUNDS:
+            loop.call_soon(self._look, loop)
+            return
+        held, self._held = self._held, []
+        for future in held:
+            if not future.done():
+                future.set_result(None)
+
+
 class GrpcServer:
     """Speaks the protocol for `models`. `ready`: why this server is not ready, None if it is."""
 
     def __init__(self, models: Inferences, metrics: Metrics, *, version: str, ready: Callable[[], str | None]) -> None:
         self._models, self._metrics, self._version, self._ready = models, metrics, version, ready
+        self._gate = _Gate()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -128,7 +163,9 @@ class GrpcServer:
         parameters = parameters_of(request.parameters) if request.parameters else {}
         allowed = min(math.inf if left is None else left, patience_of(parameters) if parameters else math.inf)
         deadline = began + allowed if allowed < math.inf else math.inf
-        return answered(await self._models.infer(question_of(request, parameters, deadline=deadline)), request)
+        question = question_of(request, parameters, deadline=deadline)
+        await self._gate.passed()
+        return answered(await self._models.infer(question), request)
 
     async def _stream(self, requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
         """The answers to a stream of questions, in their order; one that fails is told in its place."""

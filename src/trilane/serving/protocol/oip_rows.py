@@ -6,6 +6,7 @@ may be left out, and NaN is null where a number may be.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ _DATATYPES = {"bool": "BOOL", "int64": "INT64", "float64": "FP64", "string": "BY
 _INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
 # A contract takes an integer for a float; of floats, too, any width.
 _ALSO = {"INT64": _INTEGERS, "FP64": _INTEGERS | {"FP16", "FP32", "FP64"}}
+_FEW = 32  # numbers below which a call of NumPy costs more than a look at each
 _PLACE = re.compile(r"\$\[(\d+)\](?:\.(\w+))?(.*)")
 
 
@@ -92,9 +94,9 @@ class TensorRows:
 def _numbers(tensor: Tensor, field: Field, place: int) -> list[Any]:
     array = tensor.array.reshape(-1)
     values: list[Any] = array.tolist()
-    finite = np.isfinite(array)
-    if finite.all():
+    if len(values) <= _FEW and all(map(math.isfinite, values)):
         return values
+    finite = np.isfinite(array)
     for row in np.flatnonzero(~finite).tolist():
         if not (field.nullable and np.isnan(array[row])):
             what, where = f"{array[row]} is no finite number", f"inputs[{place}].data[{row}]"
