@@ -53,7 +53,7 @@ def _tensors(draw: st.DrawFn, *, nan: bool = True) -> Tensor:
         array[:] = [text.encode() for text in texts]
     elif kind.kind == "f":
         width = kind.itemsize * 8
-        one = st.floats(width=width, allow_nan=nan, allow_infinity=nan)  # type: ignore[call-overload]
+        one = st.floats(width=width, allow_nan=nan, allow_infinity=nan)  # type: ignore[arg-type]
         array = np.array(draw(st.lists(one, min_size=size, max_size=size)), kind)
     else:
         low, high = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))

@@ -20,6 +20,7 @@ from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import SetupError, TrilaneError, UnavailableError
+from trilane.serving.admission import CALLER
 from trilane.serving.inference import Inferences
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol import oip_facts
@@ -163,7 +164,8 @@ class GrpcServer:
         parameters = parameters_of(request.parameters) if request.parameters else {}
         allowed = min(math.inf if left is None else left, patience_of(parameters) if parameters else math.inf)
         deadline = began + allowed if allowed < math.inf else math.inf
-        question = question_of(request, parameters, deadline=deadline)
+        caller = next((str(value) for name, value in context.invocation_metadata() or () if name == CALLER), "")
+        question = question_of(request, parameters, deadline=deadline, caller=caller)
         await self._gate.passed()
         return answered(await self._models.infer(question), request)
 

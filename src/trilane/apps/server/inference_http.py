@@ -95,7 +95,15 @@ class InferenceHttp:
             return began + allowed if allowed < math.inf else math.inf
 
         takes = (await self._models.about(model, version)).inputs if announced == 0 else ()
-        question, wanted = oip.decode(body, announced, model=model, version=version, takes=takes, deadline=deadline)
+        question, wanted = oip.decode(
+            body,
+            announced,
+            model=model,
+            version=version,
+            takes=takes,
+            deadline=deadline,
+            caller=headers.get(CALLER) or "",
+        )
         answer, header = oip.encode(await self._models.infer(_asked_by(question, headers)), wanted)
         told = JSON if header is None else [_BINARY, (_HEADER, str(header))]
         accepts = headers.get("accept-encoding")

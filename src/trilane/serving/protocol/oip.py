@@ -88,6 +88,7 @@ def decode(
     version: str,
     takes: Sequence[TensorSpec] = (),
     deadline: Callable[[Mapping[str, _Scalar]], float],
+    caller: str = "",
 ) -> tuple[Question, Wanted]:
     """The question in `body`, whose first `header` bytes are JSON (None: all; 0: none, the raw bytes of one input).
 
@@ -96,7 +97,7 @@ def decode(
     """
     if header == 0:
         inputs = [_raw_input(body, takes)]
-        return Question(model, inputs, version, deadline=deadline({})), Wanted(binary=True)
+        return Question(model, inputs, version, deadline=deadline({}), caller=caller), Wanted(binary=True)
     if header is not None and header > len(body):
         what = f"the header of {header} bytes ends beyond the body of {len(body)}"
         raise ContractError(what, where="inference-header-content-length", remedy="Send the length of the JSON alone")
@@ -109,6 +110,7 @@ def decode(
         version,
         [output.name for output in outputs],
         deadline=deadline(own),
+        caller=caller,
         priority=priority_of(own),
         explain=own.get("explain") is True,
         parameters={name: value for name, value in own.items() if value is not None} if own else own,  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def parameters_of(found: Any) -> dict[str, Any]:  # noqa: ANN401 - a map of prot
     return {name: getattr(one, one.WhichOneof("parameter_choice") or "bool_param") for name, one in found.items()}
 
 
-def question_of(request: Any, parameters: _Parameters, *, deadline: float) -> Question:  # noqa: ANN401
+def question_of(request: Any, parameters: _Parameters, *, deadline: float, caller: str = "") -> Question:  # noqa: ANN401
     """The question of a ModelInferRequest. Raises ContractError."""
     return Question(
         request.model_name,
@@ -49,6 +49,7 @@ def question_of(request: Any, parameters: _Parameters, *, deadline: float) -> Qu
         request.model_version,
         [output.name for output in request.outputs],
         deadline=deadline,
+        caller=caller,
         priority=priority_of(parameters) if parameters else 0,
         explain=parameters.get("explain") is True,
         parameters=parameters,
