@@ -18,6 +18,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.admission import Admission
+from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Account, Share, check_rows, too_many
@@ -104,6 +105,11 @@ class Batcher(Generic[Portion, Result]):
     def latency(self) -> LatencyModel:
         """What was learnt of the time that batches take."""
         return self._dispatcher.latency
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """What was learnt of when requests come."""
+        return self._dispatcher.arrivals
 
     def submit(self, portion: Portion, *, rows: int, deadline: float, tier: int = 0) -> asyncio.Future[Share[Result]]:
         """Queues one request of `rows` rows. Raises UnavailableError (429) when too many wait, and ContractError for a

@@ -38,12 +38,22 @@ class LatencyModel:
         self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
 
     @staticmethod
-    def of(latency: Mapping[int, float], *, forget: float = 0.995, quantile: float = 0.95) -> LatencyModel:
-        """A model that begins with a sweep: seconds by number of rows."""
+    def of(
+        latency: Mapping[int, float],
+        *,
+        upper: Mapping[int, float] | None = None,
+        forget: float = 0.995,
+        quantile: float = 0.95,
+    ) -> LatencyModel:
+        """A model that begins with a sweep: seconds by number of rows, and those that are exceeded rarely if known."""
         model = LatencyModel(forget=forget, quantile=quantile)
         for _ in range(6):  # the line first, then how the sizes stray from it
             for rows, seconds in sorted(latency.items()):
                 model.observe(rows, seconds)
+        for rows, seconds in (upper or {}).items():
+            if rows >= 1 and 0 < seconds < math.inf:
+                over = math.log(seconds / model.expected(rows))
+                model._upper[_class(rows)] = min(max(over, 0.0), math.log(_OUTLIER))
         return model
 
     def observe(self, rows: int, seconds: float) -> None:

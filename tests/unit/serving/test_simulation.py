@@ -34,6 +34,89 @@ def test_a_late_bound_batch_grows_as_the_load_asks_for() -> None:
     assert settled.mean() == pytest.approx(load / beta * alpha / (1 - load), rel=0.2)
 
 
+def _inoue(rate: float, alpha: float, beta: float) -> float:
+    """The bound of the mean latency if all that waits runs as soon as the executor is free (Inoue, arXiv 1912.06322)."""
+    load = rate * beta
+    low = (alpha + beta) / (2 * (1 - load)) * (1 + 2 * rate * alpha + (1 - rate * alpha) / (1 + load))
+    high = 1.5 * alpha / (1 - load) + beta / 2 * (load + 2) / (1 - load * load)
+    return min(low, high)
+
+
+@pytest.mark.parametrize("load", [0.02, 0.2, 0.5, 0.8])
+def test_the_mean_latency_of_greedy_batches_is_just_below_its_closed_form_bound(load: float) -> None:
+    alpha, beta = 1e-2, 1e-3
+    rate = load / beta
+    requests = poisson(rate, 30_000 / rate, seed=9)
+    policy = _Greedy(LatencyModel(alpha=0.0, beta=beta), max_rows=100_000)
+    outcome = simulate(requests, policy, lambda rows: alpha + beta * rows)
+    bound = _inoue(rate, alpha, beta)
+    assert outcome.latencies.mean() <= 1.02 * bound
+    assert outcome.latencies.mean() >= 0.85 * bound
+
+
+class _Greedy(Dispatcher[int]):
+    """Thinks that company saves nothing, and so never waits for it."""
+
+    def done(self, rows: int, seconds: float) -> None:
+        """Learns nothing."""
+
+
+def _best_mean_latency(rate: float, alpha: float, beta: float, most: int, states: int) -> float:
+    """Of all policies, the least mean latency: policy iteration on the semi-Markov decision process.
+
+    The state is how many wait at an instant at which the executor is free; it runs as many as go into a batch, or waits
+    for the next request. The cost is how many are in the system over time, which is the latency by Little's law.
+    """
+    numbers = np.arange(states)
+    batch = np.minimum(numbers, most)
+    lasts = alpha + beta * batch
+    cost_run = numbers * lasts + rate * lasts**2 / 2
+    ways = np.arange(states)
+    logs = (
+        -rate * lasts[:, None]
+        + ways[None, :] * np.log(rate * lasts[:, None])
+        - np.array([math.lgamma(way + 1) for way in ways])
+    )
+    came = np.exp(logs)
+    run = np.zeros((states, states))
+    for number in numbers:
+        left = number - batch[number]
+        run[number, left:] = came[number, : states - left]
+        run[number, -1] += max(1 - run[number].sum(), 0.0)
+    wait = np.zeros((states, states))
+    wait[numbers, np.minimum(numbers + 1, states - 1)] = 1.0
+    runs = numbers > 0
+    for _ in range(100):
+        chain = np.where(runs[:, None], run, wait)
+        cost, time = np.where(runs, cost_run, numbers / rate), np.where(runs, lasts, 1 / rate)
+        system = np.block([[np.eye(states) - chain, time[:, None]], [np.eye(1, states), np.zeros((1, 1))]])
+        solved = np.linalg.solve(system, np.append(cost, 0.0))
+        value, gain = solved[:-1], solved[-1]
+        by_run = cost_run - gain * lasts + run @ value
+        by_wait = numbers / rate - gain / rate + wait @ value
+        better = (numbers > 0) & ((by_run <= by_wait + 1e-9) | (numbers == states - 1))
+        if (better == runs).all():
+            return float(gain / rate)
+        runs = better
+    raise AssertionError("no policy is the best")
+
+
+@pytest.mark.parametrize("load", [0.1, 0.3, 0.6, 0.85])
+@pytest.mark.parametrize("ratio", [1, 10, 100])
+def test_the_mean_latency_is_within_a_few_per_cent_of_the_best_that_any_policy_can_have(
+    load: float, ratio: float
+) -> None:
+    beta, most = 1e-3, 32
+    alpha = ratio * beta
+    rate = load * most / (alpha + beta * most)
+    best = _best_mean_latency(rate, alpha, beta, most, states=220)
+    requests = poisson(rate, 40_000 / rate, seed=10)
+    known = LatencyModel.of({rows: alpha + beta * rows for rows in (1, 4, 16, 32)})
+    outcome = simulate(requests, Dispatcher[int](known, max_rows=most), lambda rows: alpha + beta * rows)
+    assert outcome.latencies.mean() >= 0.97 * best  # nobody beats the best but by luck
+    assert outcome.latencies.mean() <= 1.05 * best
+
+
 def test_what_is_not_answered_counts_as_infinitely_late() -> None:
     requests = [Request(0.0), Request(0.0, patience=1e-6)]
     outcome = simulate(requests, Dispatcher[int](LatencyModel.of({1: 1e-3}), max_rows=1), lambda _: 1e-3)

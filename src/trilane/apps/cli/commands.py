@@ -17,6 +17,7 @@ from trilane.apps.cli.policy import policy
 from trilane.apps.cli.roles import control, reload, serve, up, worker
 from trilane.apps.cli.score import score
 from trilane.apps.cli.sensitivity import sensitivity
+from trilane.apps.cli.simulate import simulate
 from trilane.apps.cli.slo import slo
 from trilane.apps.cli.start import init
 from trilane.apps.cli.terminal import command
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _MAKE = (init, plan, apply, ingest, materialize, backfill, train, skew, sensitivity)
-_RUN = (up, reload, score, status, policy, slo, explain, compare, swap, retire)
+_RUN = (up, reload, score, status, policy, slo, simulate, explain, compare, swap, retire)
 for function in (*_MAKE, *_RUN):
     app.command()(command(function))
 app.add_typer(features)

@@ -13,6 +13,7 @@ from trilane.features.view import View
 from trilane.lanes import ownership
 from trilane.lanes.ownership import REGION
 from trilane.lanes.progress import LANES, Progress, counted, decode, lane_key
+from trilane.serving.batcher import Batcher
 from trilane.sources.event import EventSource
 from trilane.sources.hot_keys import splits_of
 from trilane.sources.log.assignment import Place
@@ -100,6 +101,7 @@ def status(project: Project, deployments: Deployments, records: dict[str, int]) 
             "model_digest": one.bundle.model_digest[:16],
             "views": {view: version[:16] for view, version in one.bundle.views.items()},
             "definitions": one.bundle.definitions[:16],
+            "batching": _learnt(one.batcher),
         }
         for name, one in deployments.all().items()
     }
@@ -116,6 +118,18 @@ def status(project: Project, deployments: Deployments, records: dict[str, int]) 
         "dead_letters": {f"{source}/{code}": number for (source, code), number in project.dead_letters.count().items()},
         "breakers": deployments.breakers.facts(),
         "records": records,
+    }
+
+
+def _learnt(batcher: Batcher[Any, Any]) -> dict[str, Any]:
+    """What one worker learnt of an endpoint's batches and requests; microseconds by rows: typical, and rarely more."""
+    latency, arrivals = batcher.latency, batcher.arrivals
+    return {
+        "alpha_us": latency.alpha * 1e6,
+        "beta_us": latency.beta * 1e6,
+        "latency_us": {str(rows): [low * 1e6, high * 1e6] for rows, (low, high) in latency.table().items()},
+        "requests_per_s": arrivals.rate,
+        "rows_per_request": arrivals.rows,
     }
 
 

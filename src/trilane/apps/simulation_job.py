@@ -1,0 +1,122 @@
+"""What an endpoint would do with other traffic, on a virtual clock: its costs, its traffic, its forecast."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from trilane.apps.project import Project
+from trilane.decisions.bundle import Bundle
+from trilane.errors import ConflictError, DefinitionError
+from trilane.models.artifact import load
+from trilane.models.profile import profile_here
+from trilane.models.runtime.onnx import open_onnx
+from trilane.serving.capacity import Costs, Forecast, replicas_for, run_replica, told
+from trilane.serving.latency import LatencyModel
+from trilane.serving.simulation import Request
+from trilane.serving.traffic import drawn, mixed, share_of, times
+
+__all__ = [
+    "Traffic",
+    "bundle_of",
+    "costs_learnt",
+    "costs_profiled",
+    "fewest",
+    "forecast",
+    "recorded_traffic",
+    "synthetic",
+]
+
+MAX_ROWS = 1_024  # the largest batch of a server
+_MOST, _LEAST = 200_000, 2_000  # requests of one simulated replica
+
+# The requests of one of so many replicas.
+Traffic: TypeAlias = Callable[[int], Sequence[Request]]
+
+
+def bundle_of(project: Project, endpoint: str) -> Bundle:
+    """What is deployed under an endpoint. Raises DefinitionError or ConflictError."""
+    bundles = project.bundles()
+    if endpoint in bundles:
+        return bundles[endpoint]
+    known = project.definitions.endpoints
+    if endpoint not in known:
+        remedy = f"The endpoints are {', '.join(sorted(known)) or 'none'}"
+        raise DefinitionError(f"there is no endpoint {endpoint!r}", where=endpoint, remedy=remedy, file="")
+    remedy = "Train its model, then run `trilane apply`"
+    raise ConflictError("nothing is deployed under this endpoint", where=endpoint, remedy=remedy)
+
+
+def costs_profiled(project: Project, bundle: Bundle, *, overhead: float) -> Costs:
+    """What the model takes, as it was measured on this machine."""
+    artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
+    runtime = open_onnx(artifact)
+    try:
+        return Costs(LatencyModel.of(profile_here(artifact, runtime, timer=time.perf_counter)), overhead)
+    finally:
+        runtime.close()
+
+
+def costs_learnt(status: Mapping[str, Any], endpoint: str, *, overhead: float) -> Costs:
+    """What a running server learnt of the endpoint's batches, reads included. Raises ConflictError if nothing."""
+    learnt = status.get("endpoints", {}).get(endpoint, {}).get("batching", {}).get("latency_us", {})
+    if not learnt:
+        remedy = "Send it requests, or leave out --learnt"
+        raise ConflictError("the server has learnt nothing of this endpoint yet", where=endpoint, remedy=remedy)
+    typical = {int(rows): float(low) / 1e6 for rows, (low, _) in learnt.items()}
+    upper = {int(rows): float(high) / 1e6 for rows, (_, high) in learnt.items()}
+    return Costs(LatencyModel.of(typical, upper=upper), overhead)
+
+
+def synthetic(
+    shape: str, rate: float, *, seconds: float, rows: int, patience: float, tiers: Sequence[float], seed: int
+) -> Traffic:
+    """Drawn requests, `rate` a second for all replicas together; few enough to simulate, and enough for a quantile."""
+
+    def requests(replicas: int) -> Sequence[Request]:
+        own = rate / replicas
+        span = min(max(seconds, _LEAST / own), _MOST / own)
+        return mixed(drawn(shape, own, span, seed=seed, rows=rows, patience=patience), tiers, seed=seed)
+
+    return requests
+
+
+def recorded_traffic(trace: Sequence[Request], factor: float, *, tiers: Sequence[float], seed: int) -> Traffic:
+    """Recorded requests, `factor` times as many."""
+    whole = mixed(times(trace, factor, seed=seed), tiers, seed=seed)
+    return lambda replicas: share_of(whole, 1 / replicas, seed=seed + 1)
+
+
+def forecast(traffic: Traffic, costs: Costs, *, replicas: int, seed: int) -> Forecast:
+    """How one of the replicas fares."""
+    requests = traffic(replicas)
+    return told(requests, run_replica(requests, costs, max_rows=MAX_ROWS, seed=seed))
+
+
+def fewest(
+    traffic: Traffic,
+    costs: Costs,
+    *,
+    rate: float,
+    rows_each: float,
+    p99: float,
+    seed: int,
+    tried: Callable[[int, Forecast], None],
+) -> int:
+    """The smallest number of replicas that answers 99 of 100 requests within `p99` seconds. Raises DefinitionError if
+    one request alone takes longer, whatever the number.
+    """
+    alone = costs.learnt(rows_each).expected(math.ceil(rows_each))
+    if alone > p99:
+        what = f"a request alone takes {alone * 1e3:.3g} ms"
+        raise DefinitionError(what, where="--p99", remedy="Promise less, or make the model quicker", file="")
+    least = max(1, math.ceil(rate / costs.most(rows_each, MAX_ROWS)))
+
+    def good(replicas: int) -> bool:
+        found = forecast(traffic, costs, replicas=replicas, seed=seed)
+        tried(replicas, found)
+        return found.quantiles["p99"] <= p99
+
+    return replicas_for(good, least=least)
