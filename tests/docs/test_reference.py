@@ -57,9 +57,9 @@ def test_every_command_is_documented_with_all_its_options_and_no_other(name: str
     assert section, f"no section for trilane {name}"
     own = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
     everywhere = {"--project", "--json", "--debug", "--help"}
-    documented = set(re.findall(r"^\| `(--[a-z-]+)", section[0], re.MULTILINE))
+    documented = set(re.findall(r"^\| `(--[a-z0-9-]+)", section[0], re.MULTILINE))
     assert documented == own - everywhere
-    assert everywhere <= set(re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE))
+    assert everywhere <= set(re.findall(r"^\| `(--[a-z0-9-]+)", text, re.MULTILINE))
 
 
 def test_every_key_of_the_configuration_is_documented_with_its_default() -> None:

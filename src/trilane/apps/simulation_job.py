@@ -95,24 +95,18 @@ def forecast(traffic: Traffic, costs: Costs, *, replicas: int, seed: int) -> For
     return told(requests, run_replica(requests, costs, max_rows=MAX_ROWS, seed=seed))
 
 
-def fewest(
-    traffic: Traffic,
-    costs: Costs,
-    *,
-    rate: float,
-    rows_each: float,
-    p99: float,
-    seed: int,
-    tried: Callable[[int, Forecast], None],
-) -> int:
+def fewest(traffic: Traffic, costs: Costs, *, p99: float, seed: int, tried: Callable[[int, Forecast], None]) -> int:
     """The smallest number of replicas that answers 99 of 100 requests within `p99` seconds. Raises DefinitionError if
     one request alone takes longer, whatever the number.
     """
+    sample = traffic(1)
+    rows_each = sum(request.rows for request in sample) / len(sample)
     alone = costs.learnt(rows_each).expected(math.ceil(rows_each))
     if alone > p99:
         what = f"a request alone takes {alone * 1e3:.3g} ms"
         raise DefinitionError(what, where="--p99", remedy="Promise less, or make the model quicker", file="")
-    least = max(1, math.ceil(rate / costs.most(rows_each, MAX_ROWS)))
+    rate = len(sample) / max(sample[-1].at - sample[0].at, 1e-9)
+    least = max(1, math.ceil(0.9 * rate / costs.most(rows_each, MAX_ROWS)))
 
     def good(replicas: int) -> bool:
         found = forecast(traffic, costs, replicas=replicas, seed=seed)

@@ -35,7 +35,7 @@ def test_a_late_bound_batch_grows_as_the_load_asks_for() -> None:
 
 
 def _inoue(rate: float, alpha: float, beta: float) -> float:
-    """The bound of the mean latency if all that waits runs as soon as the executor is free (Inoue, arXiv 1912.06322)."""
+    """The bound of the mean latency if all that waits runs once the executor is free (Inoue, arXiv 1912.06322)."""
     load = rate * beta
     low = (alpha + beta) / (2 * (1 - load)) * (1 + 2 * rate * alpha + (1 - rate * alpha) / (1 + load))
     high = 1.5 * alpha / (1 - load) + beta / 2 * (load + 2) / (1 - load * load)

@@ -51,53 +51,54 @@ def simulate(
 ) -> None:
     """Run an endpoint's traffic through the server's own batching on a virtual clock, and tell how it would fare."""
     from trilane.apps import simulation_job as job
-    from trilane.serving.traffic import SHAPES
 
-    _positive(rate=rate, times=times, seconds=seconds)
-    if shape not in SHAPES:
-        raise DefinitionError(f"{shape!r} is no law", where="--shape", remedy=f"Use {', '.join(SHAPES)}", file="")
+    _check(rate, shape, times, seconds)
     terminal, parts = Terminal(json=json), _parts(tiers)
     with open_project(project) as opened, terminal.progress(f"simulate {endpoint}") as tick:
         bundle = job.bundle_of(opened, endpoint)
-        patience = (bundle.deadline if deadline is None else duration(deadline)) / 1e6
-        _positive(deadline=patience)
+        patience = _seconds(deadline, "--deadline") if deadline is not None else bundle.deadline / 1e6
         costs = _costs(opened, bundle, learnt=learnt, overhead=duration(overhead) / 1e6)
+        window = moment(since, option="--since") or 0, moment(until, option="--until") or 2**62
+        whole = [] if rate is not None else _trace(opened, endpoint, trace, window, patience)
 
         def traffic(factor: float) -> Traffic:
-            if rate is not None:
-                return job.synthetic(
-                    shape, rate * factor, seconds=seconds, rows=rows, patience=patience, tiers=parts, seed=seed
-                )
-            window = moment(since, option="--since") or 0, moment(until, option="--until") or 2**62
-            return job.recorded_traffic(
-                _trace(opened, endpoint, trace, window, patience), factor, tiers=parts, seed=seed
-            )
+            if rate is None:
+                return job.recorded_traffic(whole, factor, tiers=parts, seed=seed)
+            law = {"seconds": seconds, "rows": rows, "patience": patience, "tiers": parts, "seed": seed}
+            return job.synthetic(shape, rate * factor, **law)  # type: ignore[arg-type]
 
-        whole = traffic(times)
         found: dict[int, Forecast] = {}
-        if p99 is None:
-            found[replicas] = job.forecast(whole, costs, replicas=replicas, seed=seed)
-        else:
-            sample = whole(1)
-            each = sum(request.rows for request in sample) / len(sample)
+        if p99 is not None:
 
             def tried(number: int, one: Forecast) -> None:
                 found[number] = one
                 tick(f"{number:,} replicas", len(found), 0)
 
-            mean = rate * times if rate is not None else len(sample) / max(sample[-1].at, 1e-9)
-            promised = duration(p99) / 1e6
-            _positive(p99=promised)
-            replicas = job.fewest(whole, costs, rate=mean, rows_each=each, p99=promised, seed=seed, tried=tried)
+            replicas = job.fewest(traffic(times), costs, p99=_seconds(p99, "--p99"), seed=seed, tried=tried)
+        found[replicas] = found.get(replicas) or job.forecast(traffic(times), costs, replicas=replicas, seed=seed)
         before = job.forecast(traffic(1.0), costs, replicas=replicas, seed=seed) if times != 1 and p99 is None else None
-    facts = _facts(endpoint, replicas, times, costs, found, before)
-    terminal.answer(facts)
+    terminal.answer(_facts(endpoint, replicas, times, costs, found, before))
     _tell(terminal, endpoint, replicas, times, found, before)
 
 
-def _positive(**values: float | None) -> None:
+def _check(rate: float | None, shape: str, times: float, seconds: float) -> None:
+    from trilane.serving.traffic import SHAPES
+
+    _positive(rate=1.0 if rate is None else rate, times=times, seconds=seconds)
+    if shape not in SHAPES:
+        raise DefinitionError(f"{shape!r} is no law", where="--shape", remedy=f"Use {', '.join(SHAPES)}", file="")
+
+
+def _seconds(text: str, option: str) -> float:
+    found = duration(text) / 1e6
+    if found <= 0:
+        raise DefinitionError("no time at all", where=option, remedy="Write 50ms", file="")
+    return found
+
+
+def _positive(**values: float) -> None:
     for name, value in values.items():
-        if value is not None and not 0 < value < math.inf:
+        if not 0 < value < math.inf:
             what = f"{value:g} is not positive"
             raise DefinitionError(what, where=f"--{name}", remedy="Give a number above 0", file="")
 
@@ -166,12 +167,22 @@ def _plain(forecast: Forecast) -> object:
 def _tell(
     terminal: Terminal, endpoint: str, replicas: int, times: float, found: dict[int, Forecast], before: Forecast | None
 ) -> None:
-    columns = ["", "asked/s", "in time/s", "", "p50 ms", "p99 ms", "p99.9 ms", "busy", "rows/batch"]
+    columns = [
+        "traffic" if before else "replicas",
+        "asked/s",
+        "in time/s",
+        "",
+        "p50 ms",
+        "p99 ms",
+        "p99.9",
+        "busy",
+        "rows",
+    ]
     if len(found) > 1:
-        rows = [_row(f"{number:,} replicas", number, one) for number, one in sorted(found.items())]
+        rows = [_row(f"{number:,}", number, one) for number, one in sorted(found.items())]
     else:
         rows = [_row("now", replicas, before)] if before else []
-        rows.append(_row(f"{times:g} times" if before else f"{replicas:,} replicas", replicas, found[replicas]))
+        rows.append(_row(f"{times:g} times" if before else f"{replicas:,}", replicas, found[replicas]))
     terminal.table(f"{endpoint}, simulated", columns, rows)
     one = found[replicas]
     if len(one.tiers) > 1:
