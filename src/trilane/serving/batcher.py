@@ -1,5 +1,9 @@
 """Requests of one endpoint or model on the event loop, answered together as its dispatcher decides.
 
+A batch that runs on the loop holds up the loop: what came meanwhile is seen after it, and may have come as it began. So
+the loop turns before the next batch is formed, those that are seen then are taken for as old as that, and what a batch
+takes is learnt with the delivery of its answers.
+
 Laws: a batch is formed at the instant it starts. Rows of one request stay together. A full queue refuses at once, so
 that waiting requests keep their deadlines. Every request is answered or told why not, never because of its company, and
 not after its deadline only because an executor hangs.
@@ -89,6 +93,7 @@ class Batcher(Generic[Portion, Result]):
         self._alone: deque[Job[_Waiting[Portion, Result]]] = deque()  # whose batch failed: each is asked for alone
         self._running: set[_Running[Portion, Result]] = set()
         self._due = False
+        self._blind = 0.0  # seconds for which the loop has just seen nothing
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -122,7 +127,8 @@ class Batcher(Generic[Portion, Result]):
             raise ContractError("a deadline that is no number", where="deadline", remedy="Give an instant, or none")
         future: asyncio.Future[Share[Result]] = self._loop.create_future()
         now = time.perf_counter()
-        self._dispatcher.add(Job(rows, now, deadline, _Waiting(portion, future), tier), now)
+        due = deadline - self._blind if deadline > now else deadline
+        self._dispatcher.add(Job(rows, now, due, _Waiting(portion, future), tier), now)
         self._soon()
         return future
 
@@ -166,7 +172,7 @@ class Batcher(Generic[Portion, Result]):
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._due = False
+        self._due, self._blind = False, 0.0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -185,8 +191,6 @@ class Batcher(Generic[Portion, Result]):
                     return
                 at_once = self._ask(decision.jobs, decision.reason, now)
             if at_once:
-                if self._dispatcher.requests or self._alone:
-                    self._soon()  # in the next round of the loop, so that what came meanwhile goes along
                 return
         self._free_the_late()
 
@@ -219,6 +223,7 @@ class Batcher(Generic[Portion, Result]):
             answer = self._run([job.payload.portion for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._failed(jobs, error)
+            self._loop.call_soon(self._turned)
             return True
         if inspect.isawaitable(answer):
             future = asyncio.ensure_future(answer, loop=self._loop)
@@ -228,9 +233,17 @@ class Batcher(Generic[Portion, Result]):
             future.add_done_callback(lambda _: self._finished(running))
             return False
         actual = time.perf_counter() - now
-        self._done(rows, actual)
         self._tell(jobs, answer, Account(rows, len(jobs), now, predicted, actual, reason))
+        self._blind = actual
+        self._loop.call_soon(self._turned, rows, now)  # after those who wait for the answers, in the next round
         return True
+
+    def _turned(self, rows: int = 0, began: float = 0.0) -> None:
+        """The answers are delivered; next the loop looks at what came meanwhile, and a round later we look."""
+        if rows:
+            self._done(rows, time.perf_counter() - began)
+        if self._dispatcher.requests or self._alone:
+            self._soon()
 
     def _ask_alone(self, job: Job[_Waiting[Portion, Result]], now: float) -> bool:
         if job.deadline < now:

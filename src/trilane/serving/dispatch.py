@@ -243,7 +243,8 @@ class Dispatcher(Generic[T]):
         if stop <= now:
             return now, "deadline"
         gain = self.latency.alpha * (float(others_busy) + self._price)
-        waited = sum(max(now - job.arrived, 0.0) for job in jobs)
+        # A clock that was set back must not make anybody wait until it has caught up.
+        waited = sum(now - job.arrived if job.arrived <= now else gain for job in jobs)
         if waited >= gain:
             return now, "waited"
         ahead = self.arrivals.residual(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
@@ -367,3 +368,59 @@ def test_a_payload_that_is_no_list_counts_as_the_rows_it_says() -> None:
         assert [share.result[share.start : share.stop] for share in shares] == ["abc", "de"]
 
     asyncio.run(ask())
+
+
+def test_what_came_while_a_batch_held_up_the_loop_goes_into_the_next_together() -> None:
+    """Sent over a socket while the loop stood still: seen after the batch, before the next is formed."""
+
+    async def ask(kitchen: Kitchen) -> None:
+        loop, (caller, server) = asyncio.get_running_loop(), socket.socketpair()
+        answers: list[_Answer] = []
+
+        def run(portions: list[list[int]]) -> list[int]:
+            if len(kitchen.batches) == 0:
+                caller.sendall(b"\x05\x06")
+            return kitchen.run(portions)
+
+        batcher = Batcher(run, kitchen.expire, loop=loop, max_rows=2, latency=LatencyModel(alpha=1e-6))
+        loop.add_reader(server, lambda: answers.extend(_ask(batcher, [number]) for number in server.recv(9)))
+        first = [_ask(batcher, [number]) for number in (1, 2, 3)]
+        await asyncio.gather(*first)
+        while len(answers) < 2:
+            await asyncio.sleep(0)
+        await asyncio.gather(*answers)
+        loop.remove_reader(server)
+        caller.close()
+        server.close()
+
+    assert _on_loop(ask).batches == [[1, 2], [3, 5], [6]]
+
+
+def test_who_is_seen_after_a_batch_may_have_come_as_it_began_and_must_not_be_promised_more() -> None:
+    async def ask(kitchen: Kitchen) -> None:
+        loop, (caller, server) = asyncio.get_running_loop(), socket.socketpair()
+        late: list[_Answer] = []
+
+        def run(portions: list[list[int]]) -> list[int]:
+            if len(kitchen.batches) == 0:
+                caller.sendall(b"\x05")
+                until = time.perf_counter() + 0.05
+                while time.perf_counter() < until:
+                    pass
+            return kitchen.run(portions)
+
+        batcher = Batcher(run, kitchen.expire, loop=loop, latency=LatencyModel(alpha=1e-6))
+
+        def read() -> None:
+            late.extend(_ask(batcher, [number], deadline=time.perf_counter() + 0.04) for number in server.recv(9))
+
+        loop.add_reader(server, read)
+        await _ask(batcher, [1])
+        while not late:
+            await asyncio.sleep(0)
+        assert _part(await late[0]) == [-1]
+        loop.remove_reader(server)
+        caller.close()
+        server.close()
+
+    assert _on_loop(ask).reasons == ["deadline passed"]

@@ -218,3 +218,19 @@ def test_each_request_is_decided_once_and_none_runs_that_is_known_to_be_late(
     assert dispatcher.requests == dispatcher.rows == 0
     endless = np.array([request.patience == math.inf for request in requests], bool)
     assert np.isfinite(outcome.latencies[endless]).all()
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(1, 5)), min_size=1, max_size=30), st.floats(-1e6, 1e6))
+def test_a_clock_that_jumps_loses_nobody_and_makes_nobody_wait_long(came: list[tuple[float, int]], then: float) -> None:
+    dispatcher = _dispatcher(gap=1e-3)
+    for number, (at, rows) in enumerate(came):
+        dispatcher.add(_job(number, at=at, rows=rows), at)
+    ran: list[int] = []
+    for _ in range(4 * len(came)):
+        decision = dispatcher.next(then)
+        if isinstance(decision, Wait):
+            assert then < decision.until <= then + 2 * ALPHA
+            then = decision.until
+        elif decision is not None:
+            ran += _numbers(decision)
+    assert sorted(ran) == list(range(len(came)))
