@@ -27,6 +27,7 @@ from trilane.apps.server.http import error_body, read_body, retry_after, send, s
 from trilane.apps.server.inference import EndpointModels, Models
 from trilane.apps.server.inference_http import InferenceHttp, error_text
 from trilane.apps.server.measuring import Measuring
+from trilane.apps.server.openapi import document
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads
 from trilane.apps.server.routes import Answer, Router
@@ -125,6 +126,7 @@ class Server:
             "live": self.live,
             "ready": self.ready,
             "metrics": self.scrape,
+            "openapi": self.openapi,
         }
 
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> ModelRepository | None:
@@ -316,6 +318,18 @@ class Server:
         if "application/openmetrics-text" in (scope.headers.get("accept") or ""):
             return send(protocol, 200, self.metrics.text(exemplars=True), _OPEN_METRICS)
         return send(protocol, 200, self.metrics.text(), _TEXT)
+
+    async def openapi(self, scope: Scope, protocol: HTTPProtocol) -> int:
+        found, sources = (
+            self.deployments.all(),
+            self.deployments.definitions.sources if self.deployments.definitions else {},
+        )
+        told = document(
+            __version__,
+            endpoints={name: deployed.engine.endpoint.contract for name, deployed in found.items()},
+            sources={name: source.contract for name, source in sources.items()},
+        )
+        return send(protocol, 200, _encode(told))
 
     def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
         with self._one_scrape:

@@ -21,10 +21,10 @@ from trilane.apps.server.inference_http import sentence
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import SetupError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER
+from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inferences
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol import oip_facts
-from trilane.serving.protocol.oip import patience_of
 from trilane.serving.protocol.oip_grpc import answered, filled, parameters_of, question_of
 from trilane.serving.protocol.oip_messages import METHODS, SERVICE, STREAMED, message
 
@@ -162,7 +162,7 @@ class GrpcServer:
         began = time.perf_counter()
         left = context.time_remaining()
         parameters = parameters_of(request.parameters) if request.parameters else {}
-        allowed = min(math.inf if left is None else left, patience_of(parameters) if parameters else math.inf)
+        allowed = min(math.inf if left is None else left, of_parameters(parameters) if parameters else math.inf)
         deadline = began + allowed if allowed < math.inf else math.inf
         caller = next((str(value) for name, value in context.invocation_metadata() or () if name == CALLER), "")
         question = question_of(request, parameters, deadline=deadline, caller=caller)

@@ -21,7 +21,7 @@ from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError
 from trilane.serving.admission import CALLER, TIER, priority_of
-from trilane.serving.deadline import Headers
+from trilane.serving.deadline import Headers, of_parameters
 from trilane.serving.inference import Inferences, Question
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
@@ -91,7 +91,7 @@ class InferenceHttp:
             body = await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
 
         def deadline(parameters: Mapping[str, Any]) -> float:
-            allowed = min(waits, oip.patience_of(parameters)) if parameters else waits
+            allowed = min(waits, of_parameters(parameters)) if parameters else waits
             return began + allowed if allowed < math.inf else math.inf
 
         takes = (await self._models.about(model, version)).inputs if announced == 0 else ()

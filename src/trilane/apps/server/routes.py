@@ -42,6 +42,7 @@ ROUTES = (
     Route("GET", "/health/live", "live"),
     Route("GET", "/health/ready", "ready"),
     Route("GET", "/metrics", "metrics"),
+    Route("GET", "/openapi.json", "openapi"),
     Route("GET", "/v2", "oip_server"),
     Route("GET", "/v2/health/live", "oip_live"),
     Route("GET", "/v2/health/ready", "oip_ready"),

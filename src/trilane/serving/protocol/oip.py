@@ -17,11 +17,10 @@ import msgspec
 from trilane.contract import NOT_JSON, malformed, split_message
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
-from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inference, Question
 from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, to_bytes, to_json
 
-__all__ = ["Wanted", "decode", "encode", "patience_of", "priority_of"]
+__all__ = ["Wanted", "decode", "encode", "priority_of"]
 
 _Scalar = str | int | float | bool | None
 _Length = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -218,11 +217,6 @@ def _raw_input(body: bytes, specs: Sequence[TensorSpec]) -> Tensor:
         raise ContractError(what, where=where, remedy=remedy)
     shape = [len(body) // row if length < 0 else length for length in spec.shape]
     return Tensor(spec.name, spec.datatype, from_bytes(memoryview(body), spec.datatype, shape, where))
-
-
-def patience_of(parameters: Mapping[str, _Scalar]) -> float:
-    """Seconds that a caller will wait, by the parameter `timeout` in microseconds. Raises ContractError."""
-    return of_parameters(parameters)
 
 
 def priority_of(parameters: Mapping[str, _Scalar]) -> int:
