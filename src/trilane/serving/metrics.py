@@ -79,6 +79,7 @@ class Metrics:
         self._admission(own)
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
+        self._fresh: dict[str, Counter] = {}
 
     def _lanes(self, own: CollectorRegistry) -> None:
         """How the nearline lanes do."""
@@ -236,7 +237,10 @@ class Metrics:
         if worse or answers.origins:
             self._count_rungs(endpoint, answers)
         elif size:
-            self.rungs.labels(endpoint, RUNGS[0]).inc(size)
+            fresh = self._fresh.get(endpoint)
+            if fresh is None:
+                fresh = self._fresh[endpoint] = self.rungs.labels(endpoint, RUNGS[0])
+            fresh.inc(size)
 
     def _count_rungs(self, endpoint: str, answers: Answers) -> None:
         numbers = np.bincount(answers.rungs, minlength=len(RUNGS)).tolist()
