@@ -25,6 +25,7 @@ BATCHES = (1, 8, 64, 256)
 SHORT = (1, 4, 16, 64, 256)  # at the moment a model is loaded
 _USUAL = 64  # rows: beyond it most models gain little, and their matrix leaves the nearest cache
 _FILE = "profile.json"
+_FEWEST, _ENOUGH = 5, 1.0  # calls of a batch size at least, and seconds of them that are enough of a slow model
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +148,8 @@ def _median_us(
         start = timer()
         runtime.predict(matrix)
         times.append(timer() - start)
+        if len(times) >= _FEWEST and sum(times) > _ENOUGH:
+            break
     return float(np.median(times) * 1e6)
 
 

@@ -71,7 +71,7 @@ class Line(Protocol):
     """Requests that wait for the same thing, a batcher's say."""
 
     def wait(self, tier: int, rows: int, now: float) -> float:
-        """Seconds until a request of `rows` that came now would be answered, rarely more."""
+        """Seconds until a request of `rows` that came now would be answered, if all goes as usual."""
         ...
 
     def unloaded(self, requests: int) -> float:

@@ -133,7 +133,7 @@ class Batcher(Generic[Portion, Result]):
         return future
 
     def wait(self, tier: int, rows: int, now: float) -> float:
-        """Seconds until a request of `rows` that came now would be answered, rarely more."""
+        """Seconds until a request of `rows` that came now would be answered, if all goes as usual."""
         busy = 0.0
         if len(self._running) >= self._executors:
             busy = max(0.0, min(running.began + running.predicted for running in self._running) - now)

@@ -103,9 +103,9 @@ class Dispatcher(Generic[T]):
         self._note(rows)
 
     def _note(self, rows: int) -> None:
-        """Keeps by what factor a batch like the last may exceed the line, as each request that comes asks for it."""
+        """Keeps by what factor a batch like the last strays from the line, as each request that comes asks for it."""
         line = self.latency.alpha + self.latency.beta * rows
-        self._rarely = self.latency.upper(rows) / max(line, 1e-9)
+        self._usually = self.latency.expected(rows) / max(line, 1e-9)
 
     def next(self, now: float, *, others_busy: bool = True) -> Decision[T] | None:
         """What a free executor should do; None if nothing waits. `others_busy`: whether no other executor is free.
@@ -148,7 +148,7 @@ class Dispatcher(Generic[T]):
         return min(heads, default=math.inf)
 
     def wait(self, tier: int, rows: int, now: float, busy: float = 0.0, executors: int = 1) -> float:
-        """Seconds until a request of `rows` that came now would be answered, rarely more.
+        """Seconds until a request of `rows` that came now would be answered, if all goes as usual.
 
         `busy`: seconds until the first of the `executors` is free. It is what those of its tier and above it take, or
         those of its tier at its floor.
@@ -156,14 +156,14 @@ class Dispatcher(Generic[T]):
         seconds, floor = self._lasts(self.waiting.rows_before(tier) + rows, executors), self.shares.floor(tier)
         if floor and tier:
             # They run along with others, so that each costs its rows alone.
-            own = self.waiting.rows_of(tier) * self.latency.beta * self._rarely / floor
+            own = self.waiting.rows_of(tier) * self.latency.beta * self._usually / floor
             seconds = min(seconds, self._lasts(rows, executors) + own)
         return busy + seconds
 
     def _lasts(self, rows: int, executors: int) -> float:
-        """Seconds that it takes to work on so many rows, rarely more."""
+        """Seconds that it usually takes to work on so many rows."""
         full, rest = divmod(rows, self._max_rows)
-        seconds = (self.latency.alpha + self.latency.beta * rest) * self._rarely if rest else 0.0
+        seconds = (self.latency.alpha + self.latency.beta * rest) * self._usually if rest else 0.0
         return seconds + full * self.latency.expected(self._max_rows) / executors if full else seconds
 
     def unloaded(self, requests: int) -> float:

@@ -8,9 +8,10 @@ awaited between them.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,6 +128,28 @@ class Engine:
         scored = self.scored(reading, now=now, deadline=deadline, kept=kept)
         parts = {"features": read - began, "model": self._timer() - read}
         return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline, parts=parts)
+
+    async def answer_later(
+        self,
+        rows: Rows,
+        *,
+        now: int,
+        id: str,
+        deadline: float,
+        elsewhere: Callable[[Callable[[], Scored]], Awaitable[Scored]],
+    ) -> Answers:
+        """The same, with the model run by `elsewhere`, while others are let in or refused."""
+        began = self._timer()
+        reading = self.read(rows, now, deadline)
+        read = self._timer()
+        scored = await elsewhere(functools.partial(self.scored, reading, now=now, deadline=deadline))
+        parts = {"features": read - began, "model": self._timer() - read}
+        return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline, parts=parts)
+
+    @property
+    def keeps_by_request(self) -> bool:
+        """Whether kept answers go before the reading of features."""
+        return self._kept_first is not None and not self._kept_first.by_features
 
     def answer_without_model(
         self, rows: Rows, *, now: int, id: str, reason: str, deadline: float = -math.inf

@@ -14,7 +14,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ from trilane.serving.admission import Admission
 from trilane.serving.batcher import Batcher
 from trilane.serving.degradation import SmallerModel
 from trilane.serving.endpoint import Endpoint
-from trilane.serving.engine import Answers, Engine
+from trilane.serving.engine import Answers, Engine, Scored
 from trilane.serving.ladder import Smaller, breaker_of
 from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
@@ -53,6 +54,7 @@ from trilane.serving.reading import FeatureReader
 __all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
 
 _log = logging.getLogger(__name__)
+_LONG = 2e-3  # seconds of a batch from which the loop must not stand still for it, as a thread may take it
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
 
 
@@ -162,6 +164,8 @@ class Deployments:
         self._numbers = itertools.count()
         self._wall, self._steady = WallClock(), SteadyClock()
         self._stop = threading.Event()
+        # One, as there is one core for it: two batches at once would but take each other's time.
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.refresh()
         self._thread = threading.Thread(target=self._watch, name="deployment-watch", daemon=True)
         self._thread.start()
@@ -249,6 +253,7 @@ class Deployments:
         self._stop.set()
         self._thread.join(timeout=5)
         self.budgets.close()
+        self._model_thread.shutdown(wait=False)
 
     def _watch(self) -> None:
         watch = Watch(self._project.metadata)
@@ -268,10 +273,17 @@ class Deployments:
         values = self._metrics.values_of(name, engine.reader.plan)
         self.breakers.watch(name, engine)
         promised = self._promised(engine.endpoint)
+        latency = LatencyModel.of(prior)  # what the model takes alone; what the reads add to it is learnt
 
-        def run(portions: list[Portion]) -> Answers:
+        def run(portions: list[Portion]) -> Answers | Awaitable[Answers]:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
+            if latency.expected(len(rows)) >= _LONG and not engine.keeps_by_request:
+                return later(rows, deadline)
             return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
+
+        async def later(rows: list[msgspec.Struct], deadline: float) -> Answers:
+            now, id = self._clock.now(), self._new_id()
+            return kept(await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=self._elsewhere))
 
         def expire(portions: list[Portion], reason: str) -> Answers:
             rows, now = _joined(portions), time.perf_counter()
@@ -297,13 +309,12 @@ class Deployments:
         return Deployed(
             bundle,
             engine,
-            # What the model takes alone; what the reads add to it is learnt while answering.
             Batcher(
                 run,
                 expire,
                 loop=self._loop,
                 worked=self._worked,
-                latency=LatencyModel.of(prior),
+                latency=latency,
                 admission=self.admission,
             ),
             RowFormat(engine.endpoint.contract),
@@ -318,6 +329,9 @@ class Deployments:
         promised = ObjectiveCount(endpoint.objectives, deadline=endpoint.deadline / 1e6)
         self.budgets.keep(endpoint.name, promised)
         return promised
+
+    def _elsewhere(self, predict: Callable[[], Scored]) -> Awaitable[Scored]:
+        return self._loop.run_in_executor(self._model_thread, predict)
 
     def _new_id(self) -> str:
         # Time makes ids sortable, the process and the count make them unique among workers.
