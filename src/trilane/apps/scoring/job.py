@@ -19,7 +19,7 @@ from trilane.errors import ContractError, SetupError
 
 __all__ = ["Done", "InputFile", "Job", "Part", "cut", "input_files", "schema_of"]
 
-PART_ROWS = 262_144  # row groups are put together up to here; one that has more is a part of its own
+PART_ROWS = 131_072  # row groups are put together up to here; one that has more is a part of its own
 
 
 class InputFile(msgspec.Struct, frozen=True):
