@@ -1,9 +1,9 @@
 """How many rows a second does `trilane score` score on all cores, beside the bare runtime on the same matrix?
 
 The model is 200 trees over fifty numbers. Ours reads Parquet (float32 columns), checks each row against the contract,
-computes the request view, runs the model, and writes Parquet; the peer is as many processes of the bare ONNX Runtime, each on
-its part of the float32 matrix in memory, in batches of the same size. The start of processes counts for neither. Memory
-is the peak of the largest process, for n rows and for twice as many.
+computes the request view, runs the model, and writes Parquet; the peer is as many processes of the bare ONNX Runtime,
+each on its part of the float32 matrix in memory, in batches of the same size. The start of processes counts for
+neither. Memory is the peak of the largest process, for n rows and for twice as many.
 """
 
 from __future__ import annotations

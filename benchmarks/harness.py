@@ -33,6 +33,7 @@ __all__ = [
     "arguments",
     "environment",
     "load",
+    "load_grpc",
     "report",
     "serving",
     "wait_until_ready",
@@ -47,9 +48,11 @@ _PATIENCE = 60.0
 # wrk asks one body after another, and tells what it measured as JSON.
 _SCRIPT = """
 local bodies, at = {}, 0
-for line in io.lines("%s") do bodies[#bodies + 1] = line end
+for line in io.lines("%s") do
+  bodies[#bodies + 1] = line:gsub("..", function(hex) return string.char(tonumber(hex, 16)) end)
+end
 wrk.method = "POST"
-wrk.headers["content-type"] = "application/json"
+%s
 request = function()
   at = at %% #bodies + 1
   return wrk.format(nil, nil, nil, bodies[at])
@@ -145,6 +148,7 @@ def serving(
             wait_until_ready(url, process, body)
             yield
         except SetupError as error:
+            log.flush()
             log.seek(0)
             raise SetupError(f"{error.what}: {log.read()[-2_000:].decode(errors='replace')}") from None
         finally:
@@ -152,8 +156,10 @@ def serving(
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started and did not end
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], body: bytes | None = None) -> None:
@@ -161,7 +167,8 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], body: bytes | N
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(url, body, timeout=5)
+            asked = urllib.request.Request(url, body, {"content-type": "application/json"})
+            urllib.request.urlopen(asked, timeout=5)
             return
         time.sleep(0.05)  # between two looks at the condition
     raise SetupError("a server did not become ready", where=url)
@@ -182,15 +189,23 @@ def environment(name: str, *packages: str) -> str:
     return str(python)
 
 
-def load(url: str, bodies: Sequence[str], *, connections: int, seconds: float) -> Load:
+def load(
+    url: str,
+    bodies: Sequence[str | bytes],
+    *,
+    connections: int,
+    seconds: float,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """Puts closed-loop load on `url` from the other core. Raises SetupError if a request failed."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise SetupError("wrk is not installed", remedy="Install it, for example with `apt-get install wrk`")
     with tempfile.TemporaryDirectory() as folder:
         lines, script = Path(folder) / "bodies", Path(folder) / "load.lua"
-        lines.write_text("\n".join(bodies))
-        script.write_text(_SCRIPT % lines)
+        lines.write_text("\n".join((body.encode() if isinstance(body, str) else body).hex() for body in bodies))
+        told = {"content-type": "application/json", **(headers or {})}
+        script.write_text(_SCRIPT % (lines, "\n".join(f'wrk.headers["{name}"] = "{told[name]}"' for name in told)))
         line = ["taskset", "-c", str(_LOAD_CORE), wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
         line += ["--timeout", "60s"]  # a slow answer counts as slow, not as none
         done = subprocess.run([*line, "-s", str(script), url], capture_output=True, text=True, check=True)
@@ -200,6 +215,38 @@ def load(url: str, bodies: Sequence[str], *, connections: int, seconds: float) -
     if not found["rate"]:
         raise SetupError(f"no request was answered within {seconds:g} s", where=url)
     return Load(**found)
+
+
+def load_grpc(url: str, message: bytes, *, connections: int, seconds: float) -> Load:
+    """The same by `h2load`, of one unary gRPC call with one message, over HTTP/2 in the clear."""
+    h2load = shutil.which("h2load")
+    if h2load is None:
+        raise SetupError(
+            "h2load is not installed", remedy="Install it, for example with `apt-get install nghttp2-client`"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "body", Path(folder) / "log"
+        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        line = ["taskset", "-c", str(_LOAD_CORE), h2load, "-t1", "-m1", f"-c{connections}"]
+        line += [f"-D{max(1, round(seconds))}"]
+        line += [
+            "-d",
+            str(body),
+            "-H",
+            "content-type: application/grpc",
+            "-H",
+            "te: trailers",
+            f"--log-file={log}",
+            url,
+        ]
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+        found = [tuple(map(int, row.split())) for row in log.read_text().splitlines()]
+    times = sorted(microseconds for _, _, microseconds in found)
+    if not times or any(status != 200 for _, status, _ in found):
+        raise SetupError(f"requests failed: {done.stdout}", where=url)
+    took = (max(start + own for start, _, own in found) - min(start for start, _, _ in found)) / 1e6
+    p50, p99 = (times[round(part * (len(times) - 1))] / 1e3 for part in (0.5, 0.99))
+    return Load(rate=len(times) / took, p50_ms=p50, p99_ms=p99)
 
 
 def report(title: str, results: Sequence[Result], *, as_json: bool) -> None:
