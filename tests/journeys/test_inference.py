@@ -18,8 +18,10 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+import trilane as tl
 from tests.servers import Running, running, trained, until
 from tests.shop import make_project
+from trilane.errors import ContractError, DefinitionError
 
 REPLAY = {"serve": ["--replay"]}
 SHOPS, BASKETS = np.array([b"a", b"b", b"c"], object), np.array([60.0, 5.0, -3.5])
@@ -353,3 +355,29 @@ def test_binary_sizes_that_lie_are_refused(up: Running) -> None:
     assert where(text, 10**9) == "inference-header-content-length"
     assert where(text, "-1") == "inference-header-content-length"
     assert where(text + good, len(text) - 1) == "$"
+
+
+def test_our_own_client_gives_arrays_by_name_to_models_and_gets_arrays(up: Running) -> None:
+    with tl.Client(f"http://127.0.0.1:{up.port}") as client:
+        found = client.infer("is_big", {"shop": np.array(["a", "b", "c"]), "basket": BASKETS})
+        assert sorted(found) == ["degraded", "id", "positive", "rung", "score"]
+        assert found["score"].tolist() == _decided(up)
+        matrix = _features(7)
+        version = client.infer("big", {"features": matrix}, outputs=["score"])
+        assert (list(version), version["score"].shape) == (["score"], (7,))
+        with pytest.raises(ContractError, match="FP32") as told:
+            client.infer("big", {"features": matrix.astype(np.float64)})
+        assert (told.value.where, told.value.facts["status"]) == ("inputs[0].datatype", 400)
+        with pytest.raises(DefinitionError, match="no model 'nosuch'"):
+            client.infer("nosuch", {"features": matrix})
+        with pytest.raises(DefinitionError, match="no version '9'"):
+            client.infer("big", {"features": matrix}, version="9")
+        with pytest.raises(ContractError, match="no input of a model"):
+            client.infer("big", {"features": np.array([1j])})
+
+    async def ask() -> list[float]:
+        async with tl.AsyncClient(f"http://127.0.0.1:{up.port}") as client:
+            answers = await asyncio.gather(*(client.infer("big", {"features": matrix}) for _ in range(5)))
+            return [float(answer["score"][0]) for answer in answers]
+
+    assert asyncio.run(ask()) == [float(version["score"][0])] * 5

@@ -6,6 +6,7 @@ at; an error keeps its class, path and remedy on its way through HTTP, and gains
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ _CODES = {word: code for code, word in enumerate(STATUSES)}
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A response. `where`: the request it answers; `id`: the request's."""
+    """A response. `where`: the request it answers; `id`: the request's; `header`: bytes of JSON before binary parts."""
 
     status: int
     media: str
@@ -64,6 +65,7 @@ class Answered:
     where: str
     id: str = ""
     retry_after: float = 0.0
+    header: int = 0
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,15 +226,30 @@ def joined(parts: Sequence[Features]) -> Features:
     return Features(parts[0].names, values, statuses, ages, tuple(why))
 
 
+class _ToldPlainly(msgspec.Struct):
+    """An error as the Open Inference Protocol has it: one sentence, and our code and path beside it."""
+
+    error: str
+    code: str
+    where: str = ""
+
+
 def error_of(answer: Answered) -> TrilaneError:
     """The error that an answer tells, of the class that its code names; by its status if no Trilane wrote it."""
     facts: dict[str, Any] = {"status": answer.status, "request_id": answer.id}
+    kind: type[TrilaneError] = TrilaneError
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        plain = msgspec.json.decode(answer.body, type=_ToldPlainly)
+        what = plain.error.removeprefix(f"{plain.where}: ")
+        kind = _BY_CODE.get(plain.code, kind)
+        facts |= {"overload": True} if answer.status == 429 else {}
+        return kind(what, where=plain.where or answer.where, **facts)
     try:
         told = msgspec.json.decode(answer.body, type=_Told).error
         code, what = str(told.pop("code")), str(told.pop("what"))
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         text = answer.body[:_LONGEST].decode(errors="replace")
-        kind: type[TrilaneError] = UnavailableError if answer.status in (429, 502, 503, 504) else ContractError
+        kind = UnavailableError if answer.status in (429, 502, 503, 504) else ContractError
         remedy = "Check that a Trilane server answers at this URL, and what stands before it"
         return kind(f"HTTP {answer.status}: {text}", where=answer.where, remedy=remedy, **facts)
     kind = _BY_CODE.get(code, TrilaneError)

@@ -14,16 +14,18 @@ import random
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
+import numpy.typing as npt
 
 from trilane.apps.client import answers, questions
 from trilane.apps.client.answers import Answered, Decided, Features, Readiness, Refused, Sent
 from trilane.apps.client.patience import AGAIN, Patience, seconds_of
 from trilane.apps.client.questions import Inputs, Question, Shaped
+from trilane.apps.client.tensors import HEADER, Arrays, inferring, outputs_of
 from trilane.apps.server.limits import DEADLINE, DECISIONS, FEATURE_ROWS, LARGEST_BODY
 from trilane.errors import ConflictError, SetupError, TrilaneError, UnavailableError
 
@@ -89,6 +91,19 @@ class AsyncClient:
             return await self._read(name, part, deadline)
 
         return answers.joined(await self._together(ask, questions.cut(given, FEATURE_ROWS), deadline))
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Arrays,
+        *,
+        outputs: Sequence[str] = (),
+        version: str = "",
+        timeout: float | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The outputs of a model or an endpoint, by name, for arrays by name. Raises as `decide` does."""
+        question = inferring(model, inputs, outputs=outputs, version=version)
+        return outputs_of(await self._ask(question, self._deadline(timeout)))
 
     async def send(
         self, source: str, events: Iterable[Mapping[str, object] | bytes | str], *, timeout: float | None = None
@@ -198,7 +213,9 @@ class AsyncClient:
         url = f"{self.url}{question.path}"
         found = await self._http.request(question.method, url, content=question.body, headers=headers)
         media, pause = found.headers.get("content-type", ""), seconds_of(found.headers.get("retry-after", ""))
-        return Answered(found.status_code, media, found.content, self._where(question), id, pause)
+        header = found.headers.get(HEADER, "")
+        size = int(header) if header.isdecimal() else 0
+        return Answered(found.status_code, media, found.content, self._where(question), id, pause, size)
 
     def _where(self, question: Question) -> str:
         return f"{question.method} {self.url}{question.path}"
@@ -255,6 +272,18 @@ class Client:
     def features(self, name: str, rows: Inputs, *, timeout: float | None = None) -> Features:
         """As `AsyncClient.features`."""
         return self._run(self._own.features(name, rows, timeout=timeout))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Arrays,
+        *,
+        outputs: Sequence[str] = (),
+        version: str = "",
+        timeout: float | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """As `AsyncClient.infer`."""
+        return self._run(self._own.infer(model, inputs, outputs=outputs, version=version, timeout=timeout))
 
     def send(
         self, source: str, events: Iterable[Mapping[str, object] | bytes | str], *, timeout: float | None = None
