@@ -122,6 +122,8 @@ class Cork:
 
     def done(self, rows: int, seconds: float) -> None:
         number, wait, start = self._running.popleft()
+        if self._jobs:  # while the executor was busy it went on looking, once a tick
+            self._looks += max(math.ceil((start + seconds - self._looks) / self._TICK), 0) * self._TICK
         self._counter = min(self._counter + 1, self._SKIPPED + 5)
         if self._counter <= self._SKIPPED:
             return
@@ -141,10 +143,6 @@ class Cork:
         if not self._jobs:
             return None
         if now < self._looks:
-            self._looks -= math.floor((self._looks - now) / self._TICK) * self._TICK
-        else:
-            self._looks += math.ceil((now - self._looks) / self._TICK - 1e-9) * self._TICK
-        if now < self._looks - 1e-9:
             return Wait(self._looks)
         late = _expired(self._jobs, now) or self._cancelled(now)
         if late:
