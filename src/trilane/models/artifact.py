@@ -29,6 +29,7 @@ import numpy as np
 
 from trilane.errors import ModelError, SetupError
 from trilane.models.signature import Matrix, Scores, Signature
+from trilane.models.stamps import Stamps
 
 __all__ = [
     "Artifact",
@@ -193,8 +194,8 @@ def pack(
     return load(path)
 
 
-def load(path: Path, *, verify: bool = True) -> Artifact:
-    """The artifact at `path`; with `verify`, every byte of it is checked.
+def load(path: Path, *, verify: bool = True, stamps: Stamps | None = None) -> Artifact:
+    """The artifact at `path`; with `verify`, every byte of it is checked: once for each file as it is, with `stamps`.
 
     Raises ModelError that names the file which is missing, damaged or of an unknown version.
     """
@@ -211,7 +212,7 @@ def load(path: Path, *, verify: bool = True) -> Artifact:
         )
     manifest = _decoded(path / _MANIFEST, Manifest)
     for file, expected in manifest.files.items() if verify else ():
-        if _sha256(_read(path / file)) != expected:
+        if _file_digest(path / file, stamps or Stamps(None)) != expected:
             raise _damaged(path / file, "its content is not what the manifest says")
     return Artifact(path=path, digest=digest, manifest=manifest)
 
@@ -285,6 +286,13 @@ def _decoded(path: Path, kind: type[_Struct]) -> _Struct:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"it cannot be read: {error.strerror}") from error
+
+
+def _file_digest(path: Path, stamps: Stamps) -> str:
+    try:
+        return stamps.digest(path)
     except OSError as error:
         raise _damaged(path, f"it cannot be read: {error.strerror}") from error
 

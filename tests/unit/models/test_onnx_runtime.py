@@ -8,11 +8,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from trilane.errors import ModelError
-from trilane.models.artifact import Golden, pack
+from trilane.models.artifact import FeatureColumn, Golden, load, make_golden, pack
+from trilane.models.export import to_onnx
 from trilane.models.runtime.onnx import OnnxRuntime, open_onnx, verify_golden
+from trilane.models.runtime.session import SHARED_BYTES
 from trilane.models.signature import Matrix, Signature
+from trilane.models.stamps import Stamps
 
 
 def golden_that_is_off_by(error: float, golden: Golden, **changes: Any) -> Golden:
@@ -60,3 +64,52 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_a_model_of_another_width_is_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"does not take `features` \[n, 2\]"):
         OnnxRuntime(parts["onnx"], Signature.of(["a", "b"]))
+
+
+def test_a_large_artifact_scores_with_the_same_bits_mapped_or_read(tmp_path: Path) -> None:
+    onnx = to_onnx(_wide_scorer(), Signature.of([f"f{at}" for at in range(_WIDE)]))
+    signature = Signature.of([f"f{at}" for at in range(_WIDE)])
+    rows = np.random.default_rng(5).normal(size=(40, _WIDE)).astype(np.float32)
+    golden = make_golden(rows, OnnxRuntime(onnx, signature).predict)
+    names = [FeatureColumn(f"f{at}", "view", "1") for at in range(_WIDE)]
+    artifact = pack(
+        tmp_path,
+        name="wide",
+        onnx=onnx,
+        signature=signature,
+        features=names,
+        training_set="",
+        code="",
+        metrics={},
+        golden=golden,
+    )
+    assert artifact.model_path.stat().st_size >= SHARED_BYTES
+    for weights in (None, tmp_path / "weights"):
+        open_onnx(artifact, weights=weights).close()  # it raises if a bit of the golden scores differs
+    assert len(list((tmp_path / "weights").iterdir())) == 1
+    assert load(artifact.path, stamps=Stamps(tmp_path / "stamps")).digest == artifact.digest
+
+
+_WIDE = 2_100
+
+
+def _wide_scorer() -> bytes:
+    """Linear algebra with 17 MiB of weights: `features` in, `score` out."""
+    random = np.random.default_rng(0)
+    hidden = (random.standard_normal((_WIDE, _WIDE), np.float32) / np.float32(np.sqrt(_WIDE))).astype(np.float32)
+    last = random.standard_normal((_WIDE, 1), np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["features", "hidden"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "last"], ["score"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", _WIDE])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(hidden, "hidden"), numpy_helper.from_array(last, "last")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    return bytes(model.SerializeToString())

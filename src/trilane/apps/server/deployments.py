@@ -34,9 +34,10 @@ from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.feedback.error_budget import Budgets
 from trilane.feedback.record import Recorder
-from trilane.models.artifact import load
+from trilane.models.artifact import Artifact, load
 from trilane.models.profile import profile_here
-from trilane.models.runtime.onnx import open_onnx
+from trilane.models.runtime.onnx import OnnxRuntime, open_onnx
+from trilane.models.stamps import Stamps
 from trilane.serving.admission import Admission
 from trilane.serving.batcher import Batcher
 from trilane.serving.degradation import SmallerModel
@@ -93,8 +94,7 @@ def _compiled(project: Project, bundle: Bundle, metrics: Metrics | None) -> tupl
             where=f"endpoint {bundle.endpoint!r}",
             remedy="Run `trilane apply` to deploy it anew",
         )
-    artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
-    runtime = open_onnx(artifact)
+    artifact, runtime = _opened(project, bundle.model, bundle.model_digest)
     failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
     unread = None if metrics is None else metrics.store_failures.labels("online").inc
     cache = project.config.cache_mib << 20
@@ -115,6 +115,14 @@ def _compiled(project: Project, bundle: Bundle, metrics: Metrics | None) -> tupl
     return engine, prior
 
 
+def _opened(project: Project, name: str, digest: str) -> tuple[Artifact, OnnxRuntime]:
+    """A checked artifact and its runtime; what was checked once is not read again, what is large is mapped."""
+    kept = project.config.state / "models"
+    stamps = Stamps(kept / "stamps")
+    artifact = load(project.models_folder / name / digest[:16], stamps=stamps)
+    return artifact, open_onnx(artifact, weights=kept / "weights", stamps=stamps)
+
+
 def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint, *, measured: bool) -> Smaller | None:
     """The smaller model of the ladder, opened, and warmed by its golden rows."""
     rung = next((rung for rung in endpoint.fallback if isinstance(rung, SmallerModel)), None)
@@ -122,8 +130,7 @@ def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint, *, measured: 
         return None
     name = rung.model.name
     digest = next(str(step["digest"]) for step in bundle.fallback if step["step"] == "smaller")
-    artifact = load(project.models_folder / name / digest[:16])
-    runtime = open_onnx(artifact)
+    artifact, runtime = _opened(project, name, digest)
     prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
     names = endpoint.model.feature_names
     columns = np.array([names.index(feature) for feature in rung.model.feature_names])

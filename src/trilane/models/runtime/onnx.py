@@ -7,14 +7,18 @@ at another place or in a batch of another size.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 
 from trilane.errors import ModelError
 from trilane.models.artifact import Artifact, library_versions, machine
 from trilane.models.export import ROW_WISE
-from trilane.models.runtime.session import open_session
+from trilane.models.runtime.session import is_shared, open_session
+from trilane.models.runtime.sharing import laid_out
 from trilane.models.signature import Matrix, Scores, Signature
+from trilane.models.stamps import Stamps
 
 __all__ = ["OnnxRuntime", "open_onnx", "verify_golden"]
 
@@ -64,12 +68,18 @@ class OnnxRuntime:
         self._session = None
 
 
-def open_onnx(artifact: Artifact, *, verify: bool = True) -> OnnxRuntime:
+def open_onnx(
+    artifact: Artifact, *, verify: bool = True, weights: Path | None = None, stamps: Stamps | None = None
+) -> OnnxRuntime:
     """Opens the model of an artifact; with `verify`, it must first give the golden answers.
 
-    Raises ModelError if ONNX Runtime does not take it or its answers differ.
+    `weights`: a folder into which those of a large model are laid out, so that all processes map one copy. Raises
+    ModelError if ONNX Runtime does not take it or its answers differ.
     """
-    runtime = OnnxRuntime(str(artifact.model_path), artifact.manifest.signature)
+    path, shared = artifact.model_path, is_shared(str(artifact.model_path))
+    if shared and weights is not None:
+        path = laid_out(path, weights, stamps or Stamps(None))
+    runtime = OnnxRuntime(str(path), artifact.manifest.signature, shared=shared)
     if verify:
         verify_golden(runtime, artifact)
     return runtime
