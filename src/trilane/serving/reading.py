@@ -23,7 +23,7 @@ from trilane.features.entity import Entity, encode_key
 from trilane.features.fallback import MISSING
 from trilane.features.history import Past
 from trilane.features.plan import FeaturePlan
-from trilane.features.request import as_column, compute
+from trilane.features.request import as_column, as_columns, compute
 from trilane.features.tile import TileLayout
 from trilane.features.trait import told, worst_of
 from trilane.features.view import View, entity_of, stand_ins
@@ -347,7 +347,7 @@ class FeatureReader:
 
     def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, Answer], faults: list[Fault]) -> Answer:
         size = len(rows)
-        columns: dict[str, Array] = {f.name: as_column(f, _values_of(rows, f.name)) for f in view.inputs}
+        columns = _columns_of(view, rows)
         worse: list[Statuses] = []
         for used in view.uses:
             answer = answers[used.name]
@@ -385,8 +385,10 @@ def _places(views: Sequence[View], lanes: Mapping[str, _Lane]) -> list[tuple[str
     return [(view.name, lanes[view.name].space, lanes[view.name].history) for view in views]
 
 
-def _values_of(rows: Rows | Asked, name: str) -> Sequence[object]:
-    return rows.columns[name] if isinstance(rows, Asked) else [getattr(row, name) for row in rows]
+def _columns_of(view: View, rows: Rows | Asked) -> dict[str, Array]:
+    if isinstance(rows, Asked):
+        return {field.name: as_column(field, rows.columns[field.name]) for field in view.inputs}
+    return as_columns(view.inputs, rows)
 
 
 def _shards(view: View) -> int:
