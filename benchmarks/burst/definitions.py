@@ -49,5 +49,5 @@ def train(rows):
 
 
 deep = tl.Model("deep", features=[payment], spine=asks, label="bad", train=train)
-check = tl.Endpoint("check", model=deep, deadline="200ms")
+check = tl.Endpoint("check", model=deep, deadline="500ms")
 policy = tl.Policy(others=tl.Caller(up_to="critical"))

@@ -1,8 +1,10 @@
-"""The server as it would be without admission: `trilane`, but everybody is let in, in one tier."""
+"""The server as it would be without admission: everybody is let in, in one tier.
+
+Python imports this in every process whose path it is on, so in the server's workers too.
+"""
 
 from __future__ import annotations
 
-from trilane.apps.cli import main
 from trilane.serving.admission import Admission, Entry, Line
 
 
@@ -22,4 +24,3 @@ def _everybody(
 
 
 Admission.admit = _everybody  # type: ignore[method-assign]
-main()
