@@ -28,7 +28,7 @@ from trilane.serving.protocol import oip_facts
 from trilane.serving.protocol.oip_grpc import answered, filled, parameters_of, question_of
 from trilane.serving.protocol.oip_messages import METHODS, SERVICE, STREAMED, message
 
-__all__ = ["GrpcServer"]
+__all__ = ["Gate", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -50,7 +50,7 @@ _OPTIONS = (
 )
 
 
-class _Gate:
+class Gate:
     """Lets calls through together that come one after another: gRPC hands over one in each round of the loop, and
     asked one by one they would be answered one by one, each at the price of a batch.
     """
@@ -87,7 +87,7 @@ class GrpcServer:
 
     def __init__(self, models: Inferences, metrics: Metrics, *, version: str, ready: Callable[[], str | None]) -> None:
         self._models, self._metrics, self._version, self._ready = models, metrics, version, ready
-        self._gate = _Gate()
+        self._gate = Gate()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
