@@ -160,11 +160,19 @@ def values_at(
         return np.array(joined.values[:, plan.places])
 
 
-def replayed_at(plan: FeaturePlan, asks: pa.Table, *, event_time: str, warehouse: Warehouse, root: Path) -> Joined:
+def replayed_at(
+    plan: FeaturePlan,
+    asks: pa.Table,
+    *,
+    event_time: str,
+    warehouse: Warehouse,
+    root: Path,
+    priors: Mapping[str, float] | None = None,
+) -> Joined:
     """What was served at the instants of `asks`, as far as it is recorded, and what would have been ideal.
 
-    Its arrays are [rows of `asks`, features of all views of the plan, in its order]. What is usual (`tl.prior("mean")`)
-    is part of a model, and answers nothing here.
+    Its arrays are [rows of `asks`, features of all views of the plan, in its order, then its traits]. `priors`: what is
+    usual (`tl.prior("mean")`), which is part of a model; without it nothing is.
     """
     plan = pinned_plan(plan, root)
     with (
@@ -172,7 +180,8 @@ def replayed_at(plan: FeaturePlan, asks: pa.Table, *, event_time: str, warehouse
         warehouse.connect(temp=Path(temporary)) as connection,
     ):
         rows = number_asks(connection, plan, asks, event_time=event_time)
-        joined = join(plan, connection, rows, Place(warehouse, root, Path(temporary)), served=Served(priors={}))
+        place = Place(warehouse, root, Path(temporary))
+        joined = join(plan, connection, rows, place, served=Served(priors=priors or {}))
         ideal = None if joined.ideal is None else np.array(joined.ideal)
         statuses = None if joined.statuses is None else np.array(joined.statuses)
         return Joined(np.array(joined.values), ideal, statuses, joined.recorded)

@@ -25,18 +25,23 @@ def explain(
     input_: Annotated[
         list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="Of a feature: another input.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", metavar="NAME", help="Of a feature: by whose model to tell what is usual."),
+    ] = None,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
     """Rebuild a decision from its id, or a feature's value from the events behind it."""
     terminal = Terminal(json=json)
-    if "." not in what and not (key or input_ or at):
+    if "." not in what and not (key or input_ or at or endpoint):
         explain_decision(terminal, what, project)
         return
     from trilane.apps.provenance.value import explain_value
 
     with open_project(project) as opened:
-        facts = explain_value(opened, what, key or [], _inputs(input_ or []), at=moment(at, option="--at"))
+        instant, inputs = moment(at, option="--at"), _inputs(input_ or [])
+        facts = explain_value(opened, what, key or [], inputs, at=instant, endpoint=endpoint)
     terminal.answer(facts)
     if not json:
         _tell(terminal, facts)
@@ -61,6 +66,11 @@ def _tell(terminal: Terminal, facts: dict[str, Any]) -> None:
     terminal.tell(f"[bold]{facts['feature']}[/] of {named} at {facts['at']}: {_number(served['value'])}")
     recorded = "" if served["recorded"] else "; not recorded, so arrival and declared landing decide"
     terminal.tell(f"{served['status']}{aged}, told by {served['by']}{recorded}")
+    if (of := facts.get("of")) is not None:
+        terminal.tell(f"of {of['feature']}: {_number(of['value'])}, {of['status']}")
+    if (usual := facts.get("usual")) is not None:
+        others = "".join(f"; by --endpoint {name} it may be otherwise" for name in usual["other_endpoints"])
+        terminal.tell(f"what is usual is as endpoint {usual['endpoint']} knows it{others}")
     for reason in served["why"]:
         terminal.tell(f"worse than promised: {escape(reason)}")
     same = "yes" if again["identical"] else "[red]no[/]"

@@ -1,4 +1,4 @@
-"""A question after one feature value: its feature, its inputs, its instant, read from texts as a person types them.
+"""A question after one value, a feature or what is told of it (a trait), at an instant, from texts as a person types.
 
 Law: inputs keep the contract that a feature read checks, and are refused with the same paths.
 """
@@ -17,7 +17,8 @@ from trilane.contract import Contract
 from trilane.errors import ContractError, DefinitionError
 from trilane.features.entity import encode_key
 from trilane.features.plan import FeaturePlan
-from trilane.features.view import View, entity_of
+from trilane.features.view import Feature, View, entity_of
+from trilane.features.window import Window
 from trilane.serving.protocol.rows import RowFormat
 from trilane.types import Field, arrow_type
 
@@ -28,22 +29,26 @@ AT = "_asked_at"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The feature number `column` of `view`, for the checked `row`, at instant `at`."""
+    """The first column of `plan`: the feature number `column` of `view`, or a trait of that one, which stands second
+    in the plan, or (`column` is None) of the view itself; for the checked `row`, at instant `at`.
+    """
 
     plan: FeaturePlan
     view: View
-    column: int
+    column: int | None
     row: msgspec.Struct
     at: int
 
     @staticmethod
     def of(definitions: Definitions, name: str, keys: Sequence[str], inputs: Mapping[str, str], *, at: int) -> Question:
-        """Reads `view.feature`, the values of its entity's keys in order, and the other inputs by name."""
+        """Reads `view.feature` or a trait, the values of its entity's keys in order, and the other inputs by name."""
         plan = selected_plan(definitions, name)
-        view, column, _ = plan.columns[0]
-        if len(plan.columns) != 1 or column is None:
+        view, column, trait = plan.columns[0]
+        if len(plan.columns) != 1:
             remedy = f"Name one, such as {view.output_names[0]}"
             raise DefinitionError("this is more than one feature", where=name, remedy=remedy, file="")
+        if trait and column is not None:  # what it tells of, in the same read
+            plan = selected_plan(definitions, f"{name},{view.output_names[column]}")
         entities = plan.entities if view.entity is None else (view.entity,)
         names = [*dict.fromkeys(key for entity in entities for key in entity.key_names)]
         if len(keys) > len(names):
@@ -61,8 +66,23 @@ class Question:
 
     @property
     def name(self) -> str:
-        """`view.feature`."""
-        return self.view.output_names[self.column]
+        """`view.feature`, `view.feature.trait` or `view.trait`."""
+        return self.plan.columns[0].name
+
+    @property
+    def is_trait(self) -> bool:
+        """Whether it is no feature, but tells how old or how good one is."""
+        return bool(self.plan.columns[0].trait)
+
+    @property
+    def feature(self) -> Feature | None:
+        """The feature that it is about, if it is about one."""
+        return None if self.column is None else self.view.features[self.column]
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        """The windows of that feature."""
+        return () if self.feature is None else self.feature.windows
 
     @property
     def inputs(self) -> dict[str, object]:

@@ -11,6 +11,7 @@ import numpy as np
 from trilane.apps.project import Project
 from trilane.apps.provenance.question import Question
 from trilane.apps.provenance.tiles import Held, lanes_of
+from trilane.apps.provenance.usual import Usual
 from trilane.features.plan import FeaturePlan
 from trilane.features.view import LastBatch, Prior, Stale, View
 from trilane.lanes.progress import lane_state
@@ -50,7 +51,9 @@ def _live_age(project: Project, view: View, at: int) -> int | None:
     return None if version is None else at - version.boundary
 
 
-def steps_of(project: Project, question: Question, stored: Held, *, live: bool) -> list[dict[str, Any]]:
+def steps_of(
+    project: Project, question: Question, stored: Held, usual: Usual | None, *, live: bool
+) -> list[dict[str, Any]]:
     """The steps of the question's view; `live`: by what the store says now, else by what was recorded."""
     age = _live_age if live else age_of
     own = age(project, question.view, question.at)
@@ -61,7 +64,7 @@ def steps_of(project: Project, question: Question, stored: Held, *, live: bool) 
             "allowed_s": None if one.allowed is None else one.allowed / 1e6,
             "outcome": one.outcome,
         }
-        for one in _settled(_tries(project, question, stored, own, live=live))
+        for one in _settled(_tries(project, question, stored, usual, own, live=live))
     ]
 
 
@@ -73,19 +76,30 @@ def _settled(tries: Iterator[_Try]) -> Iterator[_Try]:
         done |= one.outcome == _ANSWERS
 
 
-def _tries(project: Project, question: Question, stored: Held, own: int | None, *, live: bool) -> Iterator[_Try]:
-    view, feature = question.view, question.view.features[question.column]
-    lack = stored.lack if any(map(view.is_long, feature.windows)) else ""
+def _tries(
+    project: Project, question: Question, stored: Held, usual: Usual | None, own: int | None, *, live: bool
+) -> Iterator[_Try]:
+    view, feature = question.view, question.feature
+    lack = stored.lack if any(map(view.is_long, question.windows)) else ""
     yield _Try(f"{view.lane} lane", own, view.freshness, lack or _by_age(own, view.freshness))
+    if feature is None:  # the age of a view is that of its lane, whatever else answers
+        return
     for step in view.fallback:
         if isinstance(step, Stale):
             yield _Try("stale", own, step.max_age, lack or _by_age(own, step.max_age))
         elif isinstance(step, LastBatch):
             yield _batch(project, question, step, feature.name, live=live)
-        elif isinstance(step, Prior):  # what is usual is part of a model, and a view is read here without one
-            yield _Try(f"prior {step.statistic}", None, None, "is known to an endpoint alone")
+        elif isinstance(step, Prior):
+            yield _prior(step, f"{view.name}.{feature.name}", usual)
         else:
             yield _Try("default", None, None, _NOTHING if feature.default is None else _ANSWERS)
+
+
+def _prior(step: Prior, name: str, usual: Usual | None) -> _Try:
+    if usual is None:  # what is usual is part of a model
+        return _Try(f"prior {step.statistic}", None, None, "no endpoint that knows it was deployed")
+    outcome = _ANSWERS if name in usual.priors else _NOTHING
+    return _Try(f"prior {step.statistic} of {usual.source}", None, None, outcome)
 
 
 def _batch(project: Project, question: Question, step: LastBatch, feature: str, *, live: bool) -> _Try:

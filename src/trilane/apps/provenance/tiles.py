@@ -126,7 +126,7 @@ def _is_whole(view: View, at: int, lanes: Sequence[Progress]) -> bool:
 
 
 def _windows(question: Question, layout: TileLayout) -> list[int]:
-    return [layout.windows.index(one) for one in question.view.features[question.column].windows]
+    return [layout.windows.index(one) for one in question.windows]
 
 
 def _single(layout: TileLayout, tiles: Tiles) -> Iterator[tuple[int, bytes]]:

@@ -1,8 +1,8 @@
 """A feature value explained: what was served, what it was made of, and the same from the events by the training path.
 
 Laws: a value asked for now is what the store serves; one of the past is what recorded visibility says was served then,
-with what the store still holds beside it; `identical` compares bits. The archive is brought up to date before, which
-changes no value.
+with what the store still holds beside it; `identical` compares bits, of a trait with those of the record of the lanes.
+What is usual is as one endpoint knows it. The archive is brought up to date before, which changes no value.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from trilane.apps.provenance.events import Seen, letters_of, seen_events
 from trilane.apps.provenance.question import AT, Question
 from trilane.apps.provenance.steps import age_of, steps_of
 from trilane.apps.provenance.tiles import Held, held, instant_text
+from trilane.apps.provenance.usual import Usual, usual_of
 from trilane.clock import format_duration, format_instant
 from trilane.errors import ContractError
 from trilane.features.fallback import FRESH, MISSING, STALE, STATUSES
 from trilane.features.plan import FeaturePlan
-from trilane.serving.reading import FeatureReader
+from trilane.serving.reading import FeatureReader, Reading
 from trilane.sources.event import EventSource
 from trilane.training.build import replayed_at
-from trilane.training.point_in_time import Joined, places_of
+from trilane.training.point_in_time import Joined
 
 __all__ = ["explain_value"]
 
@@ -38,13 +39,24 @@ class _Served:
     age: int | None
     why: tuple[str, ...]
 
+    @property
+    def quality(self) -> dict[str, Any]:
+        return {"status": STATUSES[self.status], "age_s": None if self.age is None else self.age / 1e6}
+
 
 def explain_value(
-    project: Project, name: str, keys: Sequence[str], inputs: Mapping[str, str], *, at: int | None = None
+    project: Project,
+    name: str,
+    keys: Sequence[str],
+    inputs: Mapping[str, str],
+    *,
+    at: int | None = None,
+    endpoint: str | None = None,
 ) -> dict[str, Any]:
-    """All that is known of the value of `view.feature` for these keys and inputs, at instant `at` (default: now).
+    """All that is known of the value of `view.feature`, or of a trait, for these keys and inputs, at instant `at`
+    (default: now). `endpoint`: by whose model to tell what is usual; default: the first by name that knows.
 
-    Raises DefinitionError for a feature or input that there is not, ContractError for values that do not fit.
+    Raises DefinitionError for a feature, input or endpoint that there is not, ContractError for values that do not fit.
     """
     now = project.clock.now()
     if at is not None and at > now:
@@ -52,16 +64,38 @@ def explain_value(
         raise ContractError("nothing is known of the future", where="--at", remedy=remedy)
     question = Question.of(project.definitions, name, keys, inputs, at=now if at is None else at)
     plan, view = question.plan, question.view
-    reading = FeatureReader(plan, project.online, cache=0).read([question.row], question.at)
+    usual = usual_of(project, plan, at=question.at, endpoint=endpoint)
+    priors = usual.priors if usual else {}
+    reading = FeatureReader(plan, project.online, cache=0, priors=priors).read([question.row], question.at)
     stored = None if view.lane == "request" else held(question, project.online)
     archive_sources(project, [*plan.views, *plan.stand_ins])
-    replayed = replayed_at(plan, question.asks(), event_time=AT, warehouse=project.warehouse, root=project.config.root)
+    replayed = replayed_at(
+        plan, question.asks(), event_time=AT, warehouse=project.warehouse, root=project.config.root, priors=priors
+    )
     store_value = float(reading.values[0, 0])
-    if at is None:
-        why = tuple(fault.reason for fault in reading.faults)
-        served = _Served(store_value, int(reading.statuses[0, 0]), int(reading.ages[0, 0]), why)
+    answers = [
+        _told(reading, column) if at is None else _replayed(project, question, replayed, column)
+        for column in range(len(plan.columns))
+    ]
+    served = answers[0]
+    by = ("the store", True) if at is None else ("a replay of what was recorded", _is_recorded(question, replayed))
+    facts = _facts(question, answers, usual, *by)
+    seen = None
+    if stored is not None:
+        seen, more = _behind(project, question, stored)
+        facts |= {"store": {"value": _plain(store_value) if stored.whole else None, "whole": stored.whole}, **more}
+        facts["steps"] = steps_of(project, question, stored, usual, live=at is None)
     else:
-        served = _replayed(project, question, replayed)
+        facts["uses"] = _uses(project, question, usual)
+    facts["recomputed"] = _compared(question, served, replayed, stored, seen)
+    return facts
+
+
+def _facts(
+    question: Question, answers: Sequence[_Served], usual: Usual | None, by: str, recorded: bool
+) -> dict[str, Any]:
+    """The question, its answer, and who gave it."""
+    view, plan, served = question.view, question.plan, answers[0]
     facts: dict[str, Any] = {
         "feature": question.name,
         "lane": view.lane,
@@ -70,31 +104,28 @@ def explain_value(
         "at": format_instant(question.at),
         "served": {
             "value": _plain(served.value),
-            "status": STATUSES[served.status],
-            "age_s": None if served.age is None else served.age / 1e6,
+            **served.quality,
             "why": list(served.why),
-            "by": "the store" if at is None else "a replay of what was recorded",
-            "recorded": at is None or _is_recorded(question, replayed),
+            "by": by,
+            "recorded": recorded,
         },
     }
-    seen = None
-    if stored is not None:
-        seen, more = _behind(project, question, stored)
-        facts |= {"store": {"value": _plain(store_value) if stored.whole else None, "whole": stored.whole}, **more}
-        facts["steps"] = steps_of(project, question, stored, live=at is None)
-    else:
-        facts["uses"] = _uses(project, question)
-    facts["recomputed"] = _compared(question, served, replayed, stored, seen)
+    if usual is not None:
+        facts["usual"] = usual.facts(tuple(name for view in plan.views for name in view.output_names))
+    if len(answers) > 1:
+        facts["of"] = {"feature": plan.names[1], "value": _plain(answers[1].value), **answers[1].quality}
     return facts
 
 
-def _place(question: Question) -> int:
-    start: int = places_of(question.plan)[question.view.name].start
-    return start + question.column
+def _told(reading: Reading, column: int) -> _Served:
+    why = tuple(fault.reason for fault in reading.faults)
+    return _Served(
+        float(reading.values[0, column]), int(reading.statuses[0, column]), int(reading.ages[0, column]), why
+    )
 
 
-def _replayed(project: Project, question: Question, replayed: Joined) -> _Served:
-    place = _place(question)
+def _replayed(project: Project, question: Question, replayed: Joined, column: int) -> _Served:
+    place = question.plan.places[column]
     status = MISSING if replayed.statuses is None else int(replayed.statuses[0, place])
     own = question.view.lane != "request" and status in (FRESH, STALE)
     return _Served(
@@ -112,8 +143,8 @@ def _behind(project: Project, question: Question, stored: Held) -> tuple[Seen, d
     view, instant = question.view, question.at
     if view.lane == "batch":
         instant = view.boundary(instant) if stored.version is None else stored.version.boundary
-    windows = view.features[question.column].windows
-    since = min(window.left(instant) for window in windows)
+    windows = question.windows
+    since = min((window.left(instant) for window in windows), default=instant)
     ends = stored.version.ends if view.lane == "batch" and stored.version else None
     seen = seen_events(project, question, since=since, until=instant, ends=ends)
     version = stored.version
@@ -164,12 +195,13 @@ def _lane_facts(project: Project, question: Question, stored: Held) -> list[dict
     ]
 
 
-def _uses(project: Project, question: Question) -> list[dict[str, Any]]:
+def _uses(project: Project, question: Question, usual: Usual | None) -> list[dict[str, Any]]:
     """The features that a request view reads, as the store has them at the instant."""
     if not question.view.uses:
         return []
     plan = FeaturePlan.of([*question.view.uses], where=question.name)
-    found = FeatureReader(plan, project.online, cache=0).read([question.row], question.at)
+    priors = usual.priors if usual else {}
+    found = FeatureReader(plan, project.online, cache=0, priors=priors).read([question.row], question.at)
     return [
         {"feature": name, "value": _plain(float(value)), "status": STATUSES[status], "age_s": age / 1e6}
         for name, value, status, age in zip(
@@ -181,15 +213,18 @@ def _uses(project: Project, question: Question) -> list[dict[str, Any]]:
 def _compared(
     question: Question, served: _Served, replayed: Joined, stored: Held | None, seen: Seen | None
 ) -> dict[str, Any]:
-    place = _place(question)
+    place = question.plan.places[0]
     as_served = float(replayed.values[0, place])
-    ideal = as_served if replayed.ideal is None else float(replayed.ideal[0, place])
+    ideal = as_served if replayed.ideal is None or question.is_trait else float(replayed.ideal[0, place])
     identical = _same(served.value, ideal)
     facts: dict[str, Any] = {"value": _plain(ideal), "as_served": _plain(as_served), "identical": identical}
     if identical:
         return {**facts, "difference": 0.0, "causes": []}
     both = not (np.isnan(served.value) or np.isnan(ideal))
-    causes = [*_causes(question, served, stored, seen)]
+    causes = [] if question.is_trait else _causes(question, served, stored, seen)
+    if question.is_trait:
+        recorded = "has more by now" if _is_recorded(question, replayed) else "has nothing of that instant"
+        causes.append(f"visibility: the record of how far the lane had come {recorded}")
     if not causes and _same(served.value, as_served):
         causes.append("a replay of what was recorded gives the served value: something it is made of came late")
     if not causes:
