@@ -214,7 +214,7 @@ def test_status_says_what_runs_and_how_far_it_is(up: Running) -> None:
     ready = up.get("/health/ready").json()
     assert ready.pop("lanes").keys() == {"orders"}
     assert isinstance(ready.pop("waiting_for"), list)
-    assert ready == {"ready": True, "reason": None, "endpoints": ["is_big"], "errors": {}}
+    assert ready == {"ready": True, "reason": None, "endpoints": ["is_big"], "errors": {}, "breakers": []}
 
 
 def test_readiness_says_how_far_the_lanes_are_and_depends_on_none(tmp_path: Path) -> None:

@@ -265,7 +265,8 @@ class TileLayout:
         found = self._landed.read(there)
         if found is None:
             return self._search(rows, instants)
-        found = np.where(np.isnan(found), self._defaults, found)
+        if np.isnan(found).any():
+            found = np.where(np.isnan(found), self._defaults, found)
         if len(there) == len(rows):
             return found
         answers = np.repeat(self._search([None], instants[:1]), len(rows), axis=0)

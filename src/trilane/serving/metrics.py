@@ -271,6 +271,7 @@ class ValueCount:
         self._first = [names.index(view) for view in self._views]
         self._base = np.array([self._views.index(name) * len(STATUSES) for name in names])
         self._size = len(self._views) * len(STATUSES)
+        self._fresh = np.bincount(self._base, minlength=self._size)  # of a row whose values all are
         self._ages = [metrics.ages.labels(endpoint, view) for view in self._views]
         self._metrics, self._endpoint = metrics, endpoint
         self._counters: dict[int, Counter] = {}
@@ -279,7 +280,10 @@ class ValueCount:
         """Counts what was read together."""
         if not len(reading.statuses):
             return
-        numbers = np.bincount((reading.statuses + self._base).reshape(-1), minlength=self._size)
+        if reading.statuses.any():
+            numbers = np.bincount((reading.statuses + self._base).reshape(-1), minlength=self._size)
+        else:
+            numbers = self._fresh * len(reading.statuses)
         for place in np.flatnonzero(numbers).tolist():
             counter = self._counters.get(place)
             if counter is None:

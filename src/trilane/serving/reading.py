@@ -6,20 +6,16 @@ promises; where one does not, each value says how old and how good it is, and no
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
-from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 
 from trilane.errors import TrilaneError
 from trilane.features.algebra import Array, Floats, Ints
-from trilane.features.entity import Entity, encode_key
 from trilane.features.fallback import MISSING
 from trilane.features.history import Past
 from trilane.features.plan import FeaturePlan
@@ -30,6 +26,7 @@ from trilane.features.view import View, entity_of, stand_ins
 from trilane.lanes.history import HistoryChoice
 from trilane.lanes.progress import LANES, lane_key, lane_state
 from trilane.lanes.rows import shards_of, unstamp
+from trilane.serving.asked import Asked, Keys, Rows
 from trilane.serving.cache import CAPACITY, RowCache
 from trilane.serving.cascade import Answer, Own, Statuses, cascade
 from trilane.sources.event import EventSource
@@ -38,24 +35,6 @@ from trilane.stores.online.protocol import OnlineStore
 from trilane.stores.online.versions import Version
 
 __all__ = ["Asked", "Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
-
-Rows: TypeAlias = Sequence[msgspec.Struct]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """`size` checked rows as the columns of their inputs, of equal length: lists, or but for keys NumPy columns."""
-
-    columns: Mapping[str, Sequence[Any]]
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def cut(self, start: int, stop: int) -> Asked:
-        """Rows `start` up to `stop`."""
-        columns = {name: values[start:stop] for name, values in self.columns.items()}
-        return Asked(columns, min(stop, self.size) - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +97,6 @@ class Throttle:
             self._log.error("%s (%d times): %s", what, count, error)
 
 
-class _Keys:
-    """Distinct keys of one entity among the rows, and which of them each row has."""
-
-    def __init__(self, entity: Entity) -> None:
-        self._names = entity.key_names
-        self._get = attrgetter(*entity.key_names)
-        self._encode = functools.lru_cache(100_000)(self._encoded)
-
-    def of(self, rows: Rows | Asked) -> tuple[list[bytes], Ints | None]:
-        """Distinct encoded keys, and the position of each row's key among them; None if each row has its own."""
-        if isinstance(rows, Asked):
-            columns = [rows.columns[name] for name in self._names]
-            values: list[Any] = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
-        else:
-            values = list(map(self._get, rows))
-        places = dict.fromkeys(values)
-        keys = list(map(self._encode, places))
-        if len(places) == len(values):
-            return keys, None
-        numbers = dict(zip(places, range(len(places)), strict=True))
-        return keys, np.fromiter(map(numbers.__getitem__, values), np.int64, len(values))
-
-    def _encoded(self, value: object) -> bytes:
-        # No stored key is empty, so the key of a row whose entity is null finds nothing.
-        return encode_key(value if isinstance(value, tuple) else (value,)) or b""
-
-
 class FeatureReader:
     """Reads the features of one plan from the online store.
 
@@ -168,7 +120,7 @@ class FeatureReader:
         self._failed, self._unread = failed, unread
         self._priors = priors or {}
         self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
-        self._entities = {entity_of(view).name: _Keys(entity_of(view)) for view in self._stored}
+        self._entities = {entity_of(view).name: Keys(entity_of(view)) for view in self._stored}
         self._lane_keys = {
             view.name: [lane_key(view.source.name, p) for p in range(view.source.partitions)]
             for view in self._stored
@@ -212,6 +164,14 @@ class FeatureReader:
         if self._columns is not None:
             found = found[0][:, self._columns], found[1][:, self._columns], found[2][:, self._columns]
         return Reading(*found, tuple(faults))
+
+    def warm(self, now: int, *, within: float = math.inf) -> None:
+        """Reads what nobody has, so that the first request finds all opened that opens on first use, and knows where
+        the rows lie. Never raises: whatever is wrong, that request is told.
+        """
+        names = [key for view in self._stored for key in entity_of(view).key_names]
+        with contextlib.suppress(Exception):
+            self._fetch(Asked({name: [None] for name in names}, 1), now, within)
 
     def _with_traits(
         self, values: Floats, statuses: Statuses, ages: Ints, lanes: Mapping[str, float]

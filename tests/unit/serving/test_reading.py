@@ -88,6 +88,36 @@ class Counted:
         return getattr(self._store, name)
 
 
+@pytest.mark.parametrize("cache", [0, 1 << 20])
+def test_a_warm_reader_answers_its_first_request_in_one_read_and_as_a_cold_one(shop: Shop, cache: int) -> None:
+    shop.deliver(event(1, at=T0 - DAY - 1, amount=3.0), event(2, at=T0 - 1, amount=5.0))
+    shop.run_nearline()
+    shop.land(T0)
+    store: Any = Counted(shop.store)
+    plan = shop.reader().plan
+    reader, now = FeatureReader(plan, store, cache=cache), T0 + 3 * 3_600 * SECOND
+    reader.warm(now)
+    before = store.reads
+    found, cold = (
+        reader.read(shop.rows("a", None), now),
+        FeatureReader(plan, shop.store).read(shop.rows("a", None), now),
+    )
+    assert store.reads == before + 1
+    assert same_bits(found.values, cold.values)
+    assert same_bits(found.statuses, cold.statuses)
+    assert found.faults == cold.faults
+
+
+def test_a_store_that_is_down_when_a_reader_is_warmed_is_told_by_the_first_request_alone(shop: Shop) -> None:
+    counted: list[int] = []
+    down = OutOfOrder(UnavailableError("it is down", where="here", remedy="Start it"))
+    reader = FeatureReader(shop.reader().plan, down, unread=lambda: counted.append(1))
+    reader.warm(T0)
+    assert counted == []
+    assert "it is down" in reader.read(shop.rows("a"), T0).faults[0].reason
+    assert counted == [1]
+
+
 def test_lanes_and_rows_come_in_one_read_until_a_lane_moves_elsewhere(shop: Shop) -> None:
     shop.deliver(event(1, at=T0 - DAY - 1, amount=3.0), event(2, at=T0 - 1, amount=5.0))
     shop.run_nearline()

@@ -7,6 +7,7 @@ before it goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
@@ -51,6 +52,7 @@ from trilane.serving.policy import TIERS, Policy
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
 from trilane.serving.reading import FeatureReader
+from trilane.stores.online import versions
 
 __all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
 
@@ -103,6 +105,8 @@ def _compiled(project: Project, bundle: Bundle, metrics: Metrics | None) -> tupl
         endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache, priors=priors
     )
     measured = metrics is not None  # a server wants to know; whoever explains a decision does not
+    if measured:
+        reader.warm(project.clock.now(), within=project.config.read_limit / 1e6)
     prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
     engine = Engine(
         endpoint,
@@ -160,6 +164,7 @@ class Deployments:
         self._loop, self._period = loop, period
         self.breakers = Breakers(metrics)
         self.breakers.guard(project)
+        _open_store(project)
         self.admission = admission or Admission()
         self.budgets = Budgets(project.config.state / BUDGETS, clock)
         self.router = InProcessRouter()
@@ -343,6 +348,12 @@ class Deployments:
     def _new_id(self) -> str:
         # Time makes ids sortable, the process and the count make them unique among workers.
         return f"{self._wall.now():013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers) & 0xFFFF:04x}"
+
+
+def _open_store(project: Project) -> None:
+    """Opens the online store and asks it for nothing, for the first request would wait for its driver to be loaded."""
+    with contextlib.suppress(Exception):  # what is wrong with it is told by whatever reads it
+        project.online.read([(versions.SPACE, [b"-"])], within=project.config.read_limit / 1e6)
 
 
 def _joined(portions: list[Portion]) -> list[msgspec.Struct]:

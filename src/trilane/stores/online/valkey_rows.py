@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import cast
 from zlib import crc32
 
@@ -121,6 +122,7 @@ class ValkeyKeys:
         self.fenced = range(BUCKETS) if cluster else range(1)
         self.lease_slot = self.slots[0]
         self._spaces: dict[str, list[bytes]] = {}
+        self._bulks = functools.lru_cache(64)(self._bulks_of)
 
     def heads(self, space: str) -> list[bytes]:
         """For each bucket, what precedes the key of a row of `space`."""
@@ -130,6 +132,34 @@ class ValkeyKeys:
             name = hashlib.blake2b(space.encode(), digest_size=8).digest()
             heads = self._spaces[space] = [tag + b"r" + name for tag in self._tags]
         return heads
+
+    def mget(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
+        """The command that gets all rows, as it goes over the wire.
+
+        Keys of one length and bucket differ by their ends alone, and the same keys in other spaces by the 8 bytes of
+        the space between two pieces: so the work of a key is done once for all spaces that it is asked for in.
+        """
+        pieces: dict[int, list[bytes]] = {}  # of each list of keys, which is often asked for in several spaces
+        words, count = [], 1
+        for space, keys in requests:
+            if not keys:
+                continue
+            found = pieces.get(id(keys))
+            if found is None:
+                found = pieces[id(keys)] = self._pieces(keys)
+            words.append(self.heads(space)[0][-8:].join(found))
+            count += len(keys)
+        return b"*%d\r\n$4\r\nMGET\r\n%b" % (count, b"".join(words))
+
+    def _pieces(self, keys: Sequence[bytes]) -> list[bytes]:
+        """What stands on the wire before, between and after the spaces of the names of rows."""
+        bulks = {length: self._bulks(length) for length in set(map(len, keys))}
+        starts = [bulks[len(key)][crc32(key) & 255] for key in keys]
+        return [starts[0][2:], *map(add, keys, starts[1:]), keys[-1] + b"\r\n"]
+
+    def _bulks_of(self, length: int) -> list[bytes]:
+        """By bucket the end of a word, and the start of the next, a row's name with a key of so many bytes."""
+        return [b"\r\n$%d\r\n%br" % (len(tag) + 1 + 8 + length, tag) for tag in self._tags]
 
     def index(self, bucket: int, space: str, part: str) -> bytes:
         """The set of the keys of `space` that the writer of `part` wrote."""
@@ -175,17 +205,9 @@ class ValkeyRows:
     def read(
         self, requests: Sequence[tuple[str, Sequence[bytes]]], *, within: float = math.inf
     ) -> list[list[bytes | None]]:
-        wanted: list[bytes] = []
-        buckets: dict[int, list[int]] = {}  # of each list of keys, which is often asked for in several spaces
-        for space, keys in requests:
-            heads = self.keys.heads(space)
-            found = buckets.get(id(keys))
-            if found is None:
-                found = buckets[id(keys)] = [crc32(key) & 255 for key in keys]
-            wanted += [heads[bucket] + key for bucket, key in zip(found, keys, strict=True)]
-        if not wanted:
+        if not any(keys for _, keys in requests):
             return [[] for _ in requests]
-        values = self._get(requests, wanted, within)
+        values = self._get_each(requests, within) if self._cluster else self._get(requests, within)
         answers = []
         start = 0
         for _, keys in requests:
@@ -193,19 +215,21 @@ class ValkeyRows:
             start += len(keys)
         return answers
 
-    def _get(
-        self, requests: Sequence[tuple[str, Sequence[bytes]]], wanted: list[bytes], within: float
-    ) -> list[bytes | None]:
-        if not self._cluster:
-            ask = self._connections.exchange if self.hedge is None else self.hedge.exchange
-            [found] = ask([(0, ("MGET", *wanted))], within=within)
-            return cast(list[bytes | None], found)
+    def _get(self, requests: Sequence[tuple[str, Sequence[bytes]]], within: float) -> list[bytes | None]:
+        ask = self._connections.exchange if self.hedge is None else self.hedge.exchange
+        [found] = ask([(0, self.keys.mget(requests))], within=within)
+        return cast(list[bytes | None], found)
+
+    def _get_each(self, requests: Sequence[tuple[str, Sequence[bytes]]], within: float) -> list[bytes | None]:
+        """The rows of a cluster, of each bucket by a command of its own."""
         buckets: dict[int, list[int]] = {}
-        position = 0
-        for _, keys in requests:
+        wanted: list[bytes] = []
+        for space, keys in requests:
+            heads = self.keys.heads(space)
             for key in keys:
-                buckets.setdefault(crc32(key) & 255, []).append(position)
-                position += 1
+                bucket = crc32(key) & 255
+                buckets.setdefault(bucket, []).append(len(wanted))
+                wanted.append(heads[bucket] + key)
         commands: list[tuple[int, Command]] = [
             (self.keys.slots[bucket], ("MGET", *[wanted[i] for i in places])) for bucket, places in buckets.items()
         ]

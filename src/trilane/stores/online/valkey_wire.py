@@ -23,7 +23,7 @@ from trilane.stores.online.valkey_address import Address
 
 __all__ = ["Command", "Connection", "Connections", "Reply", "ReplyError", "readable", "slot_of", "translate"]
 
-Command: TypeAlias = tuple[bytes | str | int, ...]
+Command: TypeAlias = tuple[bytes | str | int, ...] | bytes  # bytes: as it goes over the wire
 Reply: TypeAlias = object
 
 _REST = 0.2
@@ -312,7 +312,7 @@ class Connections:
 
 def _packed(commands: Sequence[Command]) -> bytes:
     pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # the stub promises one element only
-    return b"".join([pack(command) for command in commands])
+    return b"".join([command if isinstance(command, bytes) else pack(command) for command in commands])
 
 
 def readable(sockets: Sequence[int], seconds: float) -> list[int]:

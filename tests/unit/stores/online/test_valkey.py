@@ -10,15 +10,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.remote import Server, free_port, talk, valkey_server
 from trilane.errors import ConflictError, SetupError, UnavailableError
 
 pytest.importorskip("hiredis", reason="the package hiredis is not installed")
+import hiredis
+
 from trilane.stores.online.valkey import ValkeyStore, open_store
 from trilane.stores.online.valkey_address import parse_address
+from trilane.stores.online.valkey_rows import ValkeyKeys
 from trilane.stores.online.valkey_wire import slot_of
 
 SPACE = "nearline/pressure@1"
@@ -146,3 +153,16 @@ def test_a_cluster_that_is_none_is_refused(server: Server, tmp_path: Path) -> No
     url = f"valkey://127.0.0.1:{server.port}?cluster=true&timeout=5s"
     with contextlib.closing(open_store(url)) as store, pytest.raises(SetupError, match="not part of a cluster"):
         store.read([(SPACE, [b"a"])])
+
+
+_KEYS = st.lists(st.binary(min_size=1, max_size=40) | st.sampled_from([b"\r\n", b"$1\r\n", b"k" * 300]), max_size=8)
+
+
+@given(st.lists(_KEYS, min_size=1, max_size=3), st.sampled_from(["shop", "a:b"]))
+def test_what_is_asked_goes_over_the_wire_as_the_driver_would_write_it(lists: list[list[bytes]], prefix: str) -> None:
+    keys = ValkeyKeys(prefix.encode(), cluster=False)
+    requests = [(f"nearline/view@{number % 2}", one) for number, one in enumerate([*lists, *lists])]
+    names = [keys.heads(space)[crc32(key) & 255] + key for space, own in requests for key in own]
+    pack: Any = hiredis.pack_command  # the stub promises one element only
+    if names:
+        assert keys.mget(requests) == pack(("MGET", *names))
