@@ -39,7 +39,8 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     whether it runs in a process of its own, `instances`: in how many; `pinned`: never put out to make room; `warm`:
     loaded when the server starts; `memory_mib`, `threads`, `timeout` and `load_timeout`: what its process may take;
     `providers`: ONNX Runtime's, by name; `share`: whether large weights are mapped; `nan`: whether NaN is an answer;
-    `tolerance`: how far answers to golden rows may be off, as a part of their size.
+    `tolerance`: how far answers to golden rows may be off, as a part of their size; `tier`: of questions that name
+    none.
     """
 
     runtime: Literal["", "onnx", "lightgbm", "xgboost", "sklearn", "python"] = ""
@@ -59,6 +60,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     share: bool = True
     nan: bool = False
     tolerance: Annotated[float, msgspec.Meta(ge=0)] = 1e-5
+    tier: Literal["critical", "standard", "sheddable", "batch"] = "standard"
 
     def specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """The declared inputs and outputs."""

@@ -32,6 +32,7 @@ __all__ = [
     "TIER",
     "Admission",
     "Entry",
+    "Keeper",
     "Line",
     "Refusal",
     "priority_of",
@@ -84,6 +85,23 @@ class Line(Protocol):
 
     def put_out(self, tier: int) -> bool:
         """Refuses the request of a tier whose deadline is the latest; False if none waits."""
+        ...
+
+
+class Keeper(Protocol):
+    """What a line asks of whoever lets requests into it."""
+
+    @property
+    def shares(self) -> Shares:
+        """How its executors' time is shared among the tiers."""
+        ...
+
+    def put_out(self, tier: int, seconds: float) -> UnavailableError:
+        """What one of `tier` hears who was let in and waits no longer."""
+        ...
+
+    def missed(self, tier: int, unloaded: float) -> None:
+        """One of a tier was let in, waited, and cannot be in time any more."""
         ...
 
 
@@ -161,6 +179,7 @@ class Admission:
         self._faded = 0.0
         self._parts = parts
         self._lines: tuple[Line, ...] = ()
+        self._watched: dict[str, tuple[Line, ...]] = {}
         self.adopt(policy or Policy(limit=None))
 
     def adopt(self, policy: Policy) -> None:
@@ -185,9 +204,10 @@ class Admission:
         """Whether there is a limit at all."""
         return self.limit < _UNLIMITED
 
-    def watch(self, lines: Iterable[Line]) -> None:
-        """Names the lines in which requests may wait."""
-        self._lines = tuple(lines)
+    def watch(self, lines: Iterable[Line], *, of: str = "endpoints") -> None:
+        """Names the lines in which requests may wait, all of one kind in place of those before."""
+        self._watched[of] = tuple(lines)
+        self._lines = tuple(line for kind in list(self._watched.values()) for line in kind)
 
     def waiting(self, tier: int) -> int:
         """How many requests of a tier wait."""
@@ -233,15 +253,23 @@ class Admission:
         return max(number, cap)
 
     def admit(
-        self, line: Line, tier: int, began: float, deadline: float, *, caller: str = "", ladder: bool = False
+        self,
+        line: Line,
+        tier: int,
+        began: float,
+        deadline: float,
+        *,
+        caller: str = "",
+        ladder: bool = False,
+        paid: bool = False,
     ) -> Entry | Refusal:
         """Lets a request of `line` in, which must be given to `leave` once; or tells why not.
 
         `began`: now; `deadline`: the instant after which its answer is worthless, infinite for none; `ladder`: whether
-        a worse answer without work is declared for what cannot be in time.
+        a worse answer without work is declared for what cannot be in time; `paid`: `afford` took its first row.
         """
         bucket = self.quotas.of(caller, began) if self.quotas.limits else None
-        if bucket is not None and (seconds := bucket.take(began)) > 0:
+        if bucket is not None and not paid and (seconds := bucket.take(began)) > 0:
             return self._refuse(QUOTA, tier, seconds)
         wait = line.wait(tier, 1, began)
         hopeless = began + wait + self.late[tier] > deadline
@@ -260,13 +288,28 @@ class Admission:
             bucket.charge(-1)
         return self._refuse(reason, tier, wait)
 
+    def afford(self, caller: str, tier: int, now: float) -> Refusal | None:
+        """Takes one row of the caller's quota; or tells that it is used up."""
+        bucket = self.quotas.of(caller, now) if self.quotas.limits else None
+        if bucket is not None and (seconds := bucket.take(now)) > 0:
+            return self._refuse(QUOTA, tier, seconds)
+        return None
+
+    def refuse_full(self, line: Line, tier: int, now: float, *, caller: str = "", paid: bool = False) -> Refusal:
+        """Refuses a request for which its own line has no room; what it `paid` is given back."""
+        if paid and self.quotas.limits and (bucket := self.quotas.of(caller, now)) is not None:
+            bucket.charge(-1)
+        return self._refuse(FULL, tier, line.wait(tier, 1, now))
+
     def charge(self, caller: str, rows: int, now: float) -> None:
         """Counts the rows of a request that was let in, once they are known."""
         if rows > 1 and self.quotas.limits and (bucket := self.quotas.of(caller, now)) is not None:
             bucket.charge(rows - 1)
 
-    def leave(self, entry: Entry, answered: float | None = None) -> None:
-        """Lets a request out, `answered` at this instant, or not at all."""
+    def leave(self, entry: Entry, answered: float | None = None, *, alone: bool = False) -> None:
+        """Lets a request out, `answered` at this instant, or not at all; `alone`: how late that was tells nothing of
+        requests in other lines.
+        """
         self.total -= 1
         self.in_flight[entry.tier] -= 1
         if answered is None or entry.hopeless:
@@ -279,6 +322,8 @@ class Admission:
             # A queue that leaves everybody half of the time is none too many: it is what batches are made of.
             spare = (entry.deadline - entry.began) / 2 if entry.deadline < math.inf else 0.0
             self.learned.answered(answered, latency, self.total + 1, max(unloaded, spare))
+        if alone:
+            return
         # Robbins and Monro (1951): settles where a part `_LATEST` of the answers is in time.
         self._fade(answered)
         late = self.late[entry.tier]
@@ -304,10 +349,14 @@ class Admission:
         """What one of `tier` hears who was let in and waits no longer."""
         return self._refuse(PUT_OUT, tier, seconds).error()
 
-    def make_room(self, tier: int) -> bool:
-        """Puts out one who waits, of the lowest tier that may be, for a request of `tier`; False if there is none."""
+    def make_room(self, tier: int, lines: Iterable[Line] | None = None) -> bool:
+        """Puts out one who waits, of the lowest tier that may be, for a request of `tier`; False if there is none.
+
+        `lines`: where it may wait, None for all that are watched.
+        """
+        among = self._lines if lines is None else tuple(lines)
         for other in range(len(TIERS) - 1, tier, -1):
-            if self._gives_way(other) and any(line.put_out(other) for line in self._lines if line.waiting(other)):
+            if self._gives_way(other) and any(line.put_out(other) for line in among if line.waiting(other)):
                 return True
         return False
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from trilane.errors import ContractError, UnavailableError
-from trilane.serving.admission import Admission
+from trilane.serving.admission import Admission, Keeper
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
@@ -81,12 +81,12 @@ class Batcher(Generic[Portion, Result]):
         max_rows: int = 1_024,
         queue_rows: int = 16_384,
         worked: Callable[[float], None] | None = None,
-        admission: Admission | None = None,
+        admission: Keeper | None = None,
     ) -> None:
         self._worked = worked
         self._run, self._expire, self._loop = run, expire, loop
         self._executors, self._queue_rows = executors, queue_rows
-        self._admission = admission or Admission(executors=executors)
+        self._admission: Keeper = admission or Admission(executors=executors)
         self._dispatcher = Dispatcher[_Waiting[Portion, Result]](
             latency or LatencyModel(), max_rows=max_rows, shares=self._admission.shares
         )

@@ -6,16 +6,17 @@ Law: a version that nothing is wrong with is READY before it is loaded, for the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trilane.errors import TrilaneError, UnavailableError
+from trilane.errors import DefinitionError, TrilaneError, UnavailableError
 from trilane.models.folder import Listed
 from trilane.models.wishes import Wish
 from trilane.serving.inference import State
 from trilane.serving.opened import Opened
 from trilane.serving.tally import Tally
 
-__all__ = ["Entry", "Slot", "facts_of", "known_versions", "number", "state_of", "unloaded"]
+__all__ = ["Entry", "Slot", "facts_of", "known_versions", "no_model", "number", "state_of", "unloaded"]
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +55,13 @@ def known_versions(listed: Listed) -> list[str]:
     return sorted({*listed.versions, *listed.errors}, key=number, reverse=True)
 
 
+def no_model(name: str, known: Sequence[str]) -> DefinitionError:
+    """The refusal of a question for a model that is not there, with those that are."""
+    shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+    remedy = f"There are {shown or 'none yet'}; `/v2/repository/index` tells of all"
+    return DefinitionError(f"there is no model {name!r}", where=name, remedy=remedy, status=404, file="")
+
+
 def unloaded(name: str) -> UnavailableError:
     """The refusal of a question for a model that was unloaded."""
     remedy = f"Load it with `trilane models load {name}`"
@@ -88,6 +96,7 @@ def facts_of(entry: Entry, slot: Slot) -> dict[str, object]:
         "max_rows": options.max_rows,
         "process": found.isolated,
         "instances": options.instances,
+        "tier": options.tier,
         "pinned": options.pinned,
         "warm": options.warm,
         "loaded": opened is not None,

@@ -8,6 +8,7 @@ nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
@@ -24,6 +25,7 @@ from trilane.models.runtime.protocol import TensorRuntime
 from trilane.models.runtime.supervised import Supervised
 from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
+from trilane.serving.door import Door
 from trilane.serving.inference import About, Inference, Question
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Share
@@ -36,19 +38,23 @@ _LEAST = 64 << 10  # what any model takes
 
 
 class Opened:
-    """A model that answers. `sizes`: what it took of this process' memory; `sweep`: seconds by number of rows."""
+    """A model that answers. `own`: what it took of this process' memory; `sweep`: seconds by number of rows; `door`:
+    lets questions in.
+    """
 
     def __init__(
         self,
         found: Found,
         runtimes: Sequence[TensorRuntime] | Sequence[Supervised],
         *,
+        door: Door,
         loop: asyncio.AbstractEventLoop,
         threads: Executor,
         own: int,
         load_s: float,
         sweep: dict[int, float],
     ) -> None:
+        self.door = door
         self.found, self.load_s, self._own, self._loop, self._threads = found, load_s, own, loop, threads
         first = runtimes[0]
         self.platform, self.inputs, self.outputs = first.platform, first.inputs, first.outputs
@@ -64,6 +70,7 @@ class Opened:
             latency=LatencyModel.of(sweep) if sweep else None,
             executors=len(self._apart) or 1,
             max_rows=found.options.max_rows if self.rows else 1,
+            admission=door,
         )
         self._names = [spec.name for spec in self.outputs]
         self._waiting = 0
@@ -85,15 +92,20 @@ class Opened:
         most = self.found.options.max_rows if self.rows else 0
         return About(self.found.name, self.found.version, versions, self.platform, self.inputs, self.outputs, most)
 
-    async def infer(self, question: Question) -> tuple[Inference, Share[Answered]]:
-        """The answer, and how it came about."""
-        tensors = checked(question.inputs, self.inputs, where=self._where)
-        wanted = self._wanted(question.outputs)
-        portion = [tensor.array for tensor in tensors]
+    async def infer(self, question: Question, *, paid: bool = False) -> tuple[Inference, Share[Answered]]:
+        """The answer, and how it came about. `paid`: as `Door.enter` has it."""
+        entry, answered = self.door.enter(self.batcher, question, paid=paid), None
         self._waiting += 1
         try:
-            share = await self.batcher.submit(portion, rows=self._count(portion), deadline=question.deadline)
+            tensors = checked(question.inputs, self.inputs, where=self._where)
+            wanted = self._wanted(question.outputs)
+            portion = [tensor.array for tensor in tensors]
+            rows = self._count(portion)
+            self.door.charge(question, rows, entry)
+            share = await self.batcher.submit(portion, rows=rows, deadline=question.deadline, tier=entry.tier)
+            answered = time.perf_counter()
         finally:
+            self.door.leave(entry, answered)
             self._waiting -= 1
             if not self._waiting and self._left is not None and not self._left.done():
                 self._left.set_result(None)

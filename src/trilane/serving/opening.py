@@ -23,6 +23,8 @@ from trilane.models.runtime.protocol import Arrays, TensorRuntime
 from trilane.models.runtime.supervised import Opening, Supervised
 from trilane.models.stamps import Stamps
 from trilane.models.tensor import TensorSpec
+from trilane.serving.admission import Admission
+from trilane.serving.door import Door
 from trilane.serving.opened import Opened, counts_rows, sample
 
 __all__ = ["Opener"]
@@ -33,9 +35,20 @@ _MIB = 1 << 20
 
 
 class Opener:
-    """Opens models. `state`: the folder of what is kept of them; `loading` and `running`: threads for each."""
+    """Opens models. `state`: the folder of what is kept of them; `loading` and `running`: threads for each;
+    `admission`: lets questions in.
+    """
 
-    def __init__(self, state: Path, *, loop: asyncio.AbstractEventLoop, loading: Executor, running: Executor) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        loading: Executor,
+        running: Executor,
+        admission: Admission | None = None,
+    ) -> None:
+        self._admission = admission or Admission()
         self._state, self._stamps = state, Stamps(state / "stamps")
         self._loop, self._loading, self._running = loop, loading, running
 
@@ -64,7 +77,16 @@ class Opener:
         sweep: dict[int, float],
     ) -> Opened:
         took = time.perf_counter() - began
-        return Opened(found, runtimes, loop=self._loop, threads=self._running, own=own, load_s=took, sweep=sweep)
+        door = Door(
+            self._admission,
+            tier=found.options.tier,
+            where=f"model {found.name!r}",
+            apart=found.isolated,
+            executors=len(runtimes),
+        )
+        return Opened(
+            found, runtimes, door=door, loop=self._loop, threads=self._running, own=own, load_s=took, sweep=sweep
+        )
 
     def _here(self, found: Found, golden: GoldenTensors | None) -> tuple[TensorRuntime, int, dict[int, float]]:
         before = own_bytes()

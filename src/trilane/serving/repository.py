@@ -20,10 +20,13 @@ from trilane.clock import WallClock
 from trilane.errors import DefinitionError, ModelError, TrilaneError, UnavailableError
 from trilane.models.folder import Found, ModelFolder
 from trilane.models.wishes import Wish, Wishes
-from trilane.serving.entries import Entry, Slot, facts_of, known_versions, number, state_of, unloaded
+from trilane.serving.admission import Admission
+from trilane.serving.door import afford
+from trilane.serving.entries import Entry, Slot, facts_of, known_versions, no_model, number, state_of, unloaded
 from trilane.serving.inference import About, Inference, Question, State, Statistics
 from trilane.serving.opened import Opened
 from trilane.serving.opening import Opener
+from trilane.serving.policy import STANDARD
 from trilane.serving.residency import Residency
 from trilane.serving.tally import Tally
 
@@ -39,17 +42,27 @@ _T = TypeVar("_T")
 class ModelRepository:
     """Keeps the promise of Inferences for the models below `folder`. `budget`: bytes that those in memory may take.
 
-    `state`: the folder of what is kept of them, which all processes of a server share. Raises SetupError if it cannot
-    be made.
+    `state`: the folder of what is kept of them, which all processes of a server share; `admission`: lets questions in.
+    Raises SetupError if the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, *, state: Path, budget: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        state: Path,
+        budget: int,
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission | None = None,
+    ) -> None:
         self._folder, self._loop = ModelFolder(folder), loop
+        self._admission = admission or Admission()
+        self._answering: set[Opened] = set()
         self._wishes = Wishes(state)
         self._heeded = self._wishes.count
         self._loading = ThreadPoolExecutor(2, thread_name_prefix="model-load")
         self._running = ThreadPoolExecutor(_RUNNING, thread_name_prefix="model-run")
-        self._opener = Opener(state, loop=loop, loading=self._loading, running=self._running)
+        self._opener = Opener(state, loop=loop, loading=self._loading, running=self._running, admission=self._admission)
         self._room = Residency[Slot](budget)
         self._wall, self._entries = WallClock(), dict[str, Entry]()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,15 +85,18 @@ class ModelRepository:
     async def infer(self, question: Question) -> Inference:
         began = time.perf_counter()
         entry = self._find(question.model)
-        slot = self._slot(entry, question.version)
+        slot, paid = self._slot(entry, question.version), False
         try:
-            opened = slot.opened
+            opened, found = slot.opened, entry.listed.versions.get(slot.version)
+            if opened is None:
+                afford(self._admission, question, found.options.tier if found else STANDARD)
+                paid = True
             while opened is None:
                 slot, opened = await self._opened(entry, slot, question)
                 if slot.opened is not opened:  # it was put out again before we had our turn
                     opened = None
             self._room.asked(slot)
-            answer, share = await opened.infer(question)
+            answer, share = await opened.infer(question, paid=paid)
         except TrilaneError:
             slot.tally.failed(time.perf_counter() - began)
             raise
@@ -156,7 +172,7 @@ class ModelRepository:
         if listed is None:
             self._entries.pop(entry.listed.name, None)
             await self._leave(entry)
-            raise self._none(entry.listed.name)
+            raise no_model(entry.listed.name, self._folder.names())
         entry.listed = listed
         for slot in list(entry.slots.values()):
             found = listed.versions.get(slot.version)
@@ -238,6 +254,8 @@ class ModelRepository:
                 raise unloaded(slot.name)
             slot.opened, slot.reason, slot.error = opened, "", None
             slot.loads += 1
+            self._answering.add(opened)
+            self._watch()
             if before is not None:
                 self._later(entry, before)
             for other in self._room.add(slot, opened.size, pinned=found.options.pinned):
@@ -263,7 +281,7 @@ class ModelRepository:
         """The version as it is on disk now."""
         listed = self._folder.find(slot.name)
         if listed is None:
-            raise self._none(slot.name)
+            raise no_model(slot.name, self._folder.names())
         entry.listed = listed
         error = listed.errors.get(slot.version)
         if error is not None:
@@ -287,9 +305,20 @@ class ModelRepository:
             self._later(entry, opened)
 
     def _later(self, entry: Entry, opened: Opened) -> None:
-        task = self._loop.create_task(opened.leave())
+        task = self._loop.create_task(self._closed(opened))
         entry.leaving.add(task)
         task.add_done_callback(entry.leaving.discard)
+
+    async def _closed(self, opened: Opened) -> None:
+        """Closes it once nobody waits for it any more, who until then may be put out for others."""
+        try:
+            await opened.leave()
+        finally:
+            self._answering.discard(opened)
+            self._watch()
+
+    def _watch(self) -> None:
+        self._admission.watch((one.batcher for one in self._answering), of="models")
 
     async def _warm(self, entry: Entry) -> None:
         try:
@@ -306,7 +335,7 @@ class ModelRepository:
             self._heed()
         entry = self._entries.get(name) or self._look(name)
         if entry is None:
-            raise self._none(name)
+            raise no_model(name, self._folder.names())
         return entry
 
     def _look(self, name: str) -> Entry | None:
@@ -345,12 +374,6 @@ class ModelRepository:
                 raise DefinitionError(what, where=name, remedy=remedy, status=404, file="")
             slot = entry.slots[version] = Slot(name, version, Tally(name, version, now=self._wall.now))
         return slot
-
-    def _none(self, name: str) -> DefinitionError:
-        known = self._folder.names()
-        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-        remedy = f"There are {shown or 'none yet'}; `/v2/repository/index` tells of all"
-        return DefinitionError(f"there is no model {name!r}", where=name, remedy=remedy, status=404, file="")
 
     def _heed(self) -> None:
         """Does what was wished of another process of this server."""

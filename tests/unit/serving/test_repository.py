@@ -17,7 +17,9 @@ import pytest
 from tests.graphs import graph, mlp
 from trilane.errors import ContractError, DefinitionError, ModelError, UnavailableError
 from trilane.models.tensor import Tensor
+from trilane.serving.admission import Admission
 from trilane.serving.inference import Inference, Question
+from trilane.serving.policy import Caller, Policy
 from trilane.serving.repository import ModelRepository
 
 WIDTH = 4
@@ -55,9 +57,9 @@ def put(folder: Path, name: str, content: bytes | str, *, options: str = "", fil
     return path
 
 
-def on_loop(folder: Path, test: Test, *, budget: int = 1 << 30) -> None:
+def on_loop(folder: Path, test: Test, *, budget: int = 1 << 30, policy: Policy | None = None) -> None:
     async def run() -> None:
-        repository = open_repository(folder, budget)
+        repository = open_repository(folder, budget, policy)
         try:
             await test(repository)
         finally:
@@ -70,9 +72,9 @@ def on_loop(folder: Path, test: Test, *, budget: int = 1 << 30) -> None:
     asyncio.run(run())
 
 
-def open_repository(folder: Path, budget: int = 1 << 30) -> ModelRepository:
-    loop = asyncio.get_running_loop()
-    return ModelRepository(folder / "models", state=folder / "state", budget=budget, loop=loop)
+def open_repository(folder: Path, budget: int = 1 << 30, policy: Policy | None = None) -> ModelRepository:
+    loop, admission = asyncio.get_running_loop(), Admission(policy)
+    return ModelRepository(folder / "models", state=folder / "state", budget=budget, loop=loop, admission=admission)
 
 
 def question(model: str, *rows: float, version: str = "", deadline: float = math.inf, **more: Any) -> Question:
@@ -434,6 +436,23 @@ def test_a_question_that_cannot_be_in_time_is_refused_before_any_work(tmp_path: 
         assert (told.executions, told.failed) == (1, 2)
 
     on_loop(tmp_path, test)
+
+
+def test_a_caller_without_quota_is_refused_before_a_model_is_loaded_for_it(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE)
+    put(tmp_path, "n", NEGATE, options='tier = "batch"')
+    policy = Policy(callers=[Caller("poor", rate=1e-9, burst=2)])
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "m", 1, 2, 3, caller="poor") == [-1, -2, -3]
+        with pytest.raises(UnavailableError, match="quota") as refused:
+            await ask(repository, "n", caller="poor")
+        assert (refused.value.facts["tier"], refused.value.facts["overload"]) == ("batch", True)
+        assert not repository.ready("n").loaded
+        assert await ask(repository, "n", 1) == [-1]
+        assert repository.settings("n")["tier"] == "batch"
+
+    on_loop(tmp_path, test, policy=policy)
 
 
 def test_shapes_that_differ_behind_the_rows_are_answered_in_one_batch_each_by_its_like(tmp_path: Path) -> None:

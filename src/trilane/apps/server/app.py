@@ -133,7 +133,11 @@ class Server:
         config = self.project.config
         try:
             return ModelRepository(
-                config.models, state=config.state / "models", budget=config.models_mib << 20, loop=loop
+                config.models,
+                state=config.state / "models",
+                budget=config.models_mib << 20,
+                loop=loop,
+                admission=self.admission,
             )
         except SetupError as error:  # a full disk: endpoints answer without it
             _log.error("no models from files: %s", error)

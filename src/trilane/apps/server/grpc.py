@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,7 +21,7 @@ from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import SetupError, TrilaneError, UnavailableError
-from trilane.serving.admission import CALLER
+from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inferences
 from trilane.serving.metrics import Metrics
@@ -164,8 +165,15 @@ class GrpcServer:
         parameters = parameters_of(request.parameters) if request.parameters else {}
         allowed = min(math.inf if left is None else left, of_parameters(parameters) if parameters else math.inf)
         deadline = began + allowed if allowed < math.inf else math.inf
-        caller = next((str(value) for name, value in context.invocation_metadata() or () if name == CALLER), "")
+        caller, tier = "", None
+        for name, value in context.invocation_metadata() or ():
+            if name == CALLER:
+                caller = str(value)
+            elif name == TIER:
+                tier = str(value)
         question = question_of(request, parameters, deadline=deadline, caller=caller)
+        if tier is not None:  # in place of the parameter `priority`, as over HTTP
+            question = replace(question, priority=priority_of(tier))
         await self._gate.passed()
         return answered(await self._models.infer(question), request)
 

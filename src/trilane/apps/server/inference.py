@@ -20,6 +20,7 @@ from trilane.errors import ConflictError, ContractError, DefinitionError, Trilan
 from trilane.models.tensor import Tensor, TensorSpec
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
+from trilane.serving.entries import no_model
 from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.oip_rows import TensorRows
@@ -200,10 +201,7 @@ class Models:
         for part in self._parts:
             if model in part:
                 return part
-        known = sorted({state.name for state in self.index()})
-        shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-        remedy = f"There are {shown or 'none yet'}; `/v2/repository/index` tells of all"
-        raise DefinitionError(f"there is no model {model!r}", where=model, remedy=remedy, status=404, file="")
+        raise no_model(model, sorted({state.name for state in self.index()}))
 
     def index(self) -> list[State]:
         found, names = list[State](), set[str]()

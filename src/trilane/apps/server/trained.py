@@ -20,7 +20,10 @@ from trilane.errors import ConflictError, DefinitionError, TrilaneError, Unavail
 from trilane.models.signature import Matrix, Scores
 from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
+from trilane.serving.door import Door
 from trilane.serving.inference import About, Inference, Question, State, Statistics
+from trilane.serving.policy import TIERS
+from trilane.serving.share import Share
 from trilane.serving.tally import Tally
 
 __all__ = ["TrainedModels"]
@@ -35,6 +38,7 @@ class _Served:
     deployed: Deployed
     inputs: tuple[TensorSpec, ...]
     batcher: Batcher[Matrix, Scores]
+    door: Door
     tally: Tally
 
     @property
@@ -68,9 +72,7 @@ class TrainedModels:
         began = time.perf_counter()
         found = self._find(question.model, question.version)
         try:
-            chosen(question.outputs, _OUTPUTS, question.model)
-            (tensor,) = checked(question.inputs, found.inputs, where=question.model)
-            share = await found.batcher.submit(tensor.array, rows=len(tensor.array), deadline=question.deadline)
+            share = await _asked(found, question)
         except TrilaneError:
             found.tally.failed(time.perf_counter() - began)
             raise
@@ -118,6 +120,7 @@ class TrainedModels:
                     known = self._opened(name, deployed)
                 served.setdefault(name, known)
             self._served, self._routes = served, routes
+            self._deployments.admission.watch((one.batcher for one in served.values()), of="trained")
         return self._served
 
     def _opened(self, name: str, deployed: Deployed) -> _Served:
@@ -128,7 +131,22 @@ class TrainedModels:
 
         inputs = (TensorSpec("features", "FP32", (-1, runtime.signature.width)),)
         tally = Tally(name, deployed.bundle.model_digest[:16], now=self._wall.now)
-        return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop), tally)
+        door = Door(self._deployments.admission, tier=TIERS[deployed.tier], where="deadline")
+        return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop, admission=door), door, tally)
+
+
+async def _asked(found: _Served, question: Question) -> Share[Scores]:
+    entry, answered = found.door.enter(found.batcher, question), None
+    try:
+        chosen(question.outputs, _OUTPUTS, question.model)
+        (tensor,) = checked(question.inputs, found.inputs, where=question.model)
+        rows = len(tensor.array)
+        found.door.charge(question, rows, entry)
+        share = await found.batcher.submit(tensor.array, rows=rows, deadline=question.deadline, tier=entry.tier)
+        answered = time.perf_counter()
+    finally:
+        found.door.leave(entry, answered)
+    return share
 
 
 def _too_late(_: list[Matrix], reason: str) -> NoReturn:
