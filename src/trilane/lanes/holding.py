@@ -16,6 +16,7 @@ from trilane.features.view import View
 from trilane.lanes import ownership
 from trilane.lanes.leaving import Leaving
 from trilane.lanes.nearline import Consumer, Tools
+from trilane.lanes.retained import shortfall
 from trilane.sources.event import EventSource
 
 __all__ = ["Holding"]
@@ -121,6 +122,8 @@ class Holding:
             kept = {view.space for view in self.views}
             self._leaving = Leaving(self.source, self.partition, self._tools.writer, kept)
             self.consumers = self._plan(self._tools)
+            for consumer in self.consumers:
+                self._tell_lack(consumer, self._tools)
         busy = False
         for consumer in list(self.consumers):
             if not consumer.group:
@@ -157,6 +160,17 @@ class Holding:
         in_step = [view for view in self.views if view not in behind]
         late = [Consumer(self.source, self.partition, [view], tools, group=view.space) for view in behind]
         return [Consumer(self.source, self.partition, in_step, tools), *late]
+
+    def _tell_lack(self, consumer: Consumer, tools: Tools) -> None:
+        """Tells of views that begin anew which of the events that they count the log has no longer."""
+        if consumer.progress.offset:
+            return
+        for view in consumer.views:
+            found = shortfall(tools.log, view, self.partition, tools.clock.now())
+            if found is not None:
+                _log.warning("view %s is built from less than its windows reach: %s", view.name, found)
+                if consumer.group:
+                    consumer.note_fault(str(found))
 
     def _join(self, newcomer: Consumer) -> None:
         """Merges a consumer that has caught up into the main one."""

@@ -143,6 +143,9 @@ def _tell_rebuilds(terminal: Terminal, built: Sequence[Rebuild]) -> None:
     ]
     headings = ["view", "events", "rows", "boundaries", "keys", "at most MB", "seconds", "models to train"]
     terminal.table("To build", headings, rows)
+    for one in built:
+        for lack in one.lacking:
+            terminal.tell(f"  [yellow]{one.view}[/] is built from less than its windows reach: {lack}.")
 
 
 def _tell(terminal: Terminal, found: Plan) -> None:

@@ -212,9 +212,10 @@ def _tell_building(terminal: Terminal, facts: dict[str, Any]) -> None:
 
 def _lane_row(name: str, found: dict[str, Any]) -> list[str]:
     waiting = sum(end - found["applied"].get(partition, 0) for partition, end in found["end"].items())
+    behind = f"{waiting:,}" if found["end"] else "unknown"
     age = "never caught up" if found["age_s"] is None else f"{found['age_s']:.1f} s"
     hot = ", ".join(found.get("hot_keys", ())) or "none"
-    return [name, f"{found['events']:,}", f"{waiting:,}", age, found["watermark"] or "none", hot]
+    return [name, f"{found['events']:,}", behind, age, found["watermark"] or "none", hot]
 
 
 def _share_row(found: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import threading
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, NoReturn, cast
 
 import msgspec
 from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
@@ -26,6 +26,7 @@ from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, read_body, retry_after, send, status_of
 from trilane.apps.server.inference import EndpointModels, Models
 from trilane.apps.server.inference_http import InferenceHttp, error_text
+from trilane.apps.server.lane_look import LaneLook
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.openapi import document
 from trilane.apps.server.quality import Quality
@@ -35,7 +36,7 @@ from trilane.apps.server.status import behind, lanes, status
 from trilane.apps.server.trained import TrainedModels
 from trilane.apps.server.wire import wire
 from trilane.apps.slo import slo_facts
-from trilane.clock import SECOND, SharedClock, format_instant, instant
+from trilane.clock import SharedClock, format_instant, instant
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.feedback.record import Recorder, Records
@@ -49,7 +50,6 @@ __all__ = ["Server"]
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
-_PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
 _TELL = 0.25  # seconds between two counts of who was let in
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
@@ -98,6 +98,7 @@ class Server:
         endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
         models = Models(endpoints, TrainedModels(self.deployments, loop), *folder)
         self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
+        self._lanes = LaneLook(project, self.deployments)
         self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
         own = int(os.environ.get(ROUND, "0"))
         rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
@@ -256,7 +257,10 @@ class Server:
 
     async def status(self, scope: Scope, protocol: HTTPProtocol) -> int:
         written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
-        return send(protocol, 200, _encode(status(self.project, self.deployments, written)))
+        # Not here: it asks the log, and decisions must not wait for one that is slow.
+        loop = asyncio.get_running_loop()
+        facts = await loop.run_in_executor(None, status, self.project, self.deployments, written)
+        return send(protocol, 200, _encode(facts))
 
     async def tell_signals(self, scope: Scope, protocol: HTTPProtocol) -> int:
         return send(protocol, 200, _encode(self.measuring.told()))
@@ -275,7 +279,7 @@ class Server:
         serving, errors, reason = sorted(self.deployments.router.routes()), self.deployments.errors, self._not_ready()
         body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": dict(errors)}
         body["breakers"] = self.deployments.breakers.open()  # as information: the ladders answer meanwhile
-        return send(protocol, 503 if reason else 200, _encode({**body, **self._lanes()}))
+        return send(protocol, 503 if reason else 200, _encode({**body, **await self._lanes.facts()}))
 
     def _not_ready(self) -> str | None:
         """Why this server should not be asked; None if it should."""
@@ -292,19 +296,6 @@ class Server:
         if errors:
             return "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))
         return None if serving else "no endpoint is deployed yet: train a model, then run `trilane apply`"
-
-    def _lanes(self) -> dict[str, Any]:
-        """How far the lanes are, for whoever asks whether we are ready; they degrade answers and stop none."""
-        project, views, now = self.project, self.deployments.views, self.project.clock.now()
-        patience = 0 if project.config.replay else _PATIENCE
-        try:
-            found = lanes(project, views)
-            waiting = behind(project, views, now, patience=patience)
-        except TrilaneError as error:
-            return {"lanes": {}, "waiting_for": [f"what the lanes wrote cannot be read: {error}"]}
-        caught_up = {source: min(one.caught_up_at for one in parts.values()) for source, parts in found.items()}
-        ages = {source: {"age_s": (now - at) / 1e6 if at else None} for source, at in caught_up.items()}
-        return {"lanes": ages, "waiting_for": waiting}
 
     async def scrape(self, scope: Scope, protocol: HTTPProtocol) -> int:
         self.metrics.tell_admission(self.admission)

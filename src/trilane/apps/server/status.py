@@ -141,7 +141,7 @@ def _lane(
     disorder = next(s.disorder for s in _streamed(views) if s.name == source)
     return {
         "applied": {str(number): progress.offset for number, progress in partitions.items()},
-        "end": {str(number): project.log.end(source, number) for number in partitions},
+        "end": {str(number): end for (_, number), end in _ends(project, [(source, p) for p in partitions]).items()},
         "events": sum(progress.applied for progress in partitions.values()),
         "duplicates": sum(progress.duplicates for progress in partitions.values()),
         "rejected": sum(progress.rejected for progress in partitions.values()),
