@@ -1,6 +1,7 @@
 """Recorded traffic: a file of instants, or the decisions that an endpoint has on record.
 
-Law: what a file does not say is not made up but for its defaults: one row a request.
+Laws: what a file does not say is not made up but for its defaults: one row a request, of the endpoint's tier, of nobody
+named. A file that is no trace is refused with the place at which it is none.
 """
 
 from __future__ import annotations
@@ -15,35 +16,75 @@ import pyarrow.parquet
 
 from trilane.errors import ContractError
 from trilane.feedback.record import Records
+from trilane.serving.policy import TIERS
 from trilane.serving.simulation import Request
 from trilane.serving.traffic import replayed
 
 __all__ = ["read_trace", "recorded"]
 
 _APART = 50_000  # microseconds before a block within which its requests came, at most
+_REMEDY = "Give a .csv or .parquet file with a column `at`"
 
 
-def read_trace(path: Path, *, patience: float) -> list[Request]:
-    """The requests of a `.csv` or `.parquet` file: column `at` (seconds, or instants), and `rows` if it is there.
+def read_trace(path: Path, *, patience: float, tier: int = 0) -> list[Request]:
+    """The requests of a `.csv` or `.parquet` file: column `at` (seconds, or instants), in order of time, and `rows`,
+    `tier` (else, and where it is empty, the number `tier`) and `caller` if they are there.
 
     Raises ContractError for a file that is none.
     """
     try:
         table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
     except (OSError, pa.ArrowException) as error:
-        remedy = "Give a .csv or .parquet file with a column `at`"
-        raise ContractError(f"the trace cannot be read: {error}", where=str(path), remedy=remedy) from None
+        raise ContractError(f"the trace cannot be read: {error}", where=str(path), remedy=_REMEDY) from None
     if "at" not in table.column_names:
         what = f"the trace has no column `at`, but {', '.join(table.column_names) or 'none'}"
         raise ContractError(what, where=str(path), remedy="Name the instants `at`: seconds, or instants with an offset")
-    rows = None
-    if "rows" in table.column_names:
-        if not pa.types.is_integer(table["rows"].type):
-            raise ContractError(
-                f"the rows are {table['rows'].type}", where=f"{path}: rows", remedy="Write whole numbers"
-            )
-        rows = table["rows"].to_numpy()
-    return replayed(_seconds(table["at"], path).tolist(), rows, patience=patience)
+    if not table.num_rows:
+        raise ContractError("the trace is empty", where=str(path), remedy="Give a trace of one request or more")
+    at = _seconds(table["at"], path)
+    _check_order(at, path)
+    rows = _rows(table, path) if "rows" in table.column_names else None
+    tiers = _tiers(_texts(table, "tier", path), tier, path) if "tier" in table.column_names else [tier] * len(at)
+    callers = [text or "" for text in _texts(table, "caller", path)] if "caller" in table.column_names else None
+    try:
+        return replayed(at.tolist(), rows, patience=patience, tiers=tiers, callers=callers)
+    except ContractError as error:
+        raise ContractError(error.what, where=f"{path}: {error.where}", remedy=error.remedy) from None
+
+
+def _check_order(at: np.ndarray, path: Path) -> None:
+    """Refuses instants that go back: they may be times of day, or of several clocks, and no sorting mends that."""
+    back = np.flatnonzero(np.diff(at) < 0)
+    if len(back):
+        place = int(back[0]) + 1
+        what = f"the trace goes back by {at[place - 1] - at[place]:g} s"
+        remedy = "Sort the requests by `at`, if all of them are of one clock"
+        raise ContractError(what, where=f"{path}: at[{place}]", remedy=remedy)
+
+
+def _rows(table: pa.Table, path: Path) -> list[int]:
+    column = table["rows"]
+    if not pa.types.is_integer(column.type):
+        raise ContractError(f"the rows are {column.type}", where=f"{path}: rows", remedy="Write whole numbers")
+    return list(np.asarray(column.to_numpy()).tolist())
+
+
+def _texts(table: pa.Table, name: str, path: Path) -> list[str | None]:
+    column = table[name]
+    if pa.types.is_null(column.type):
+        return [None] * len(column)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        remedy = f"Write the {name}s as text, or leave them out"
+        raise ContractError(f"the {name}s are {column.type}", where=f"{path}: {name}", remedy=remedy)
+    return list(column.to_pylist())
+
+
+def _tiers(names: list[str | None], default: int, path: Path) -> list[int]:
+    wrong = next((number for number, name in enumerate(names) if name and name not in TIERS), None)
+    if wrong is not None:
+        what, remedy = f"{names[wrong]!r} is no tier", f"Use {', '.join(TIERS)}, or leave it empty"
+        raise ContractError(what, where=f"{path}: tier[{wrong}]", remedy=remedy)
+    return [TIERS.index(name) if name else default for name in names]
 
 
 def _seconds(column: pa.ChunkedArray, path: Path) -> np.ndarray:
@@ -57,18 +98,18 @@ def _seconds(column: pa.ChunkedArray, path: Path) -> np.ndarray:
 
 
 def recorded(
-    records: Records, endpoint: str, *, since: int, until: int, patience: float, seed: int = 0
+    records: Records, endpoint: str, *, since: int, until: int, patience: float, tier: int = 0, seed: int = 0
 ) -> list[Request]:
-    """A request for each row on record. Rows that were decided together came, at random, after those before, and no
-    more than 50 ms sooner.
+    """The requests on record, each with its rows, as requests of `tier`. Those that were decided together came, at
+    random, after those before, and no more than 50 ms sooner.
     """
-    blocks = [(at, rows) for at, rows in records.instants(endpoint) if since <= at < until]
-    if not blocks:
+    random = np.random.default_rng(seed)
+    found, rows, before = [], list[int](), None
+    for at, sizes in records.requests(endpoint, since=since, until=until):
+        found.append(random.uniform(max(at if before is None else before, at - _APART), at, len(sizes)) / 1e6)
+        rows += sizes
+        before = at
+    if not rows:
         remedy = "Give a trace, or a --rate; or let the endpoint decide first"
         raise ContractError("there is no decision on record", where=f"endpoint {endpoint!r}", remedy=remedy)
-    random = np.random.default_rng(seed)
-    found, before = [], blocks[0][0]
-    for at, rows in blocks:
-        found.append(random.uniform(max(before, at - _APART), at, rows) / 1e6)
-        before = at
-    return replayed(np.concatenate(found).tolist(), patience=patience)
+    return replayed(np.concatenate(found).tolist(), rows, patience=patience, tiers=[tier] * len(rows))

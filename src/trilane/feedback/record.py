@@ -1,6 +1,7 @@
 """The record of every decision: written beside the answer's way, never in it.
 
-A block holds the decisions that one batch made; a decision's id is the id of its block and its row. Laws: recording
+A block holds the decisions that one batch made, request after request; a decision's id is the id of its block and its
+row. Laws: recording
 never blocks or fails an answer; what cannot be kept is counted; a block appears whole or not at all.
 """
 
@@ -55,6 +56,7 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     by_model: bytes
     rungs: bytes = b""  # blocks of earlier releases have none
     origins: dict[int, str] = {}
+    sizes: tuple[int, ...] = ()
 
     def rung(self, row: int) -> str:
         """What made the answer to `row`."""
@@ -69,6 +71,9 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Payload).decode
+_SIZES = _Payload.__struct_fields__.index("sizes")
+_raw = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_sizes = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +114,22 @@ class Recorder:
         told: Callable[[str, int], None] | None = None,
     ) -> None:
         self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False)
-        self._waiting: deque[tuple[str, tuple[str, ...], Answers]] = deque()
+        self._waiting: deque[tuple[str, tuple[str, ...], Answers, tuple[int, ...]]] = deque()
         self._capacity, self._period, self._told = capacity, period, told
         self._stop = threading.Event()
         self.written = self.dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="decision-recorder", daemon=True)
         self._thread.start()
 
-    def put(self, endpoint: str, names: tuple[str, ...], answers: Answers) -> None:
-        """Takes a block to be written soon. Never blocks, never raises."""
+    def put(self, endpoint: str, names: tuple[str, ...], answers: Answers, sizes: tuple[int, ...] = ()) -> None:
+        """Takes a block to be written soon. Never blocks, never raises.
+
+        `sizes`: the rows of each request that is in it, in order; nothing if each has one.
+        """
         if len(self._waiting) >= self._capacity:
             self._drop(len(answers.scores))
         else:
-            self._waiting.append((endpoint, names, answers))
+            self._waiting.append((endpoint, names, answers, sizes))
 
     def close(self) -> None:
         """Writes what waits, and stops."""
@@ -138,7 +146,7 @@ class Recorder:
         blocks = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not blocks:
             return
-        size = sum(len(answers.scores) for _, _, answers in blocks)
+        size = sum(len(answers.scores) for _, _, answers, _ in blocks)
         try:
             rows = [_row(*block) for block in blocks]
             with self._file.transaction() as connection:
@@ -157,7 +165,7 @@ class Recorder:
             self._told("dropped", size)
 
 
-def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[object, ...]:
+def _row(endpoint: str, names: tuple[str, ...], answers: Answers, sizes: tuple[int, ...]) -> tuple[object, ...]:
     reading = answers.reading
     payload = _Payload(
         names,
@@ -170,6 +178,7 @@ def _row(endpoint: str, names: tuple[str, ...], answers: Answers) -> tuple[objec
         answers.by_model.tobytes(),
         answers.rungs.tobytes(),
         dict(answers.origins),
+        sizes,
     )
     return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
 
@@ -205,6 +214,17 @@ class Records:
         """When the endpoint decided, and on how many rows, in order of time."""
         found = self._file.rows("SELECT at, rows FROM block WHERE endpoint = ? ORDER BY at, id", (endpoint,))
         return [(int(str(at)), int(str(rows))) for at, rows in found]
+
+    def requests(self, endpoint: str, *, since: int = 0, until: int = 2**62) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """When the endpoint decided in [since, until), in order of time, and on which requests: the rows of each.
+
+        Blocks of earlier releases do not say it: there each row counts as a request.
+        """
+        sql = "SELECT at, rows, payload FROM block WHERE endpoint = ? AND at >= ? AND at < ? ORDER BY at, id"
+        for at, rows, packed in self._file.rows(sql, (endpoint, since, until)):
+            parts = _raw(packed)  # type: ignore[arg-type]
+            sizes = _sizes(parts[_SIZES]) if len(parts) > _SIZES else ()
+            yield int(str(at)), sizes or (1,) * int(str(rows))
 
     def close(self) -> None:
         """Closes the file."""

@@ -28,16 +28,16 @@ _FILE = "profile.json"
 _FEWEST, _ENOUGH = 5, 1.0  # calls of a batch size at least, and seconds of them that are enough of a slow model
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True):
+class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an artifact costs on `machine`.
 
-    `latency_us` is the median by number of rows; `alpha_us + beta_us * rows` the line with the least relative error
-    through them.
+    `load_s`: seconds to open it, None (and not in the file) where nobody measured that; `latency_us` is the median by
+    number of rows; `alpha_us + beta_us * rows` the line with the least relative error through them.
     """
 
     machine: str
     model_bytes: int
-    load_s: float
+    load_s: float | None = None
     latency_us: dict[int, float]
     alpha_us: float
     beta_us: float
@@ -103,11 +103,9 @@ def profile_here(artifact: Artifact, runtime: Runtime, *, timer: Callable[[], fl
     latency = {size: seconds * 1e6 for size, seconds in found.items()}
     alpha, beta = _line(latency)
     size = artifact.model_path.stat().st_size
+    profile = Profile(machine=here, model_bytes=size, latency_us=latency, alpha_us=alpha, beta_us=beta)
     with contextlib.suppress(SetupError):  # a folder that is only read is none the worse: the next load sweeps again
-        write_profile(
-            artifact,
-            Profile(machine=here, model_bytes=size, load_s=0.0, latency_us=latency, alpha_us=alpha, beta_us=beta),
-        )
+        write_profile(artifact, profile)
     return found
 
 

@@ -7,7 +7,7 @@ rate is the one that was asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from trilane.errors import ContractError
 from trilane.features.algebra import Floats
 from trilane.serving.simulation import Request
 
-__all__ = ["SHAPES", "drawn", "mixed", "replayed", "share_of", "times"]
+__all__ = ["SHAPES", "asked_by", "drawn", "mixed", "replayed", "share_of", "times", "with_burst"]
 
 SHAPES = ("poisson", "bursts", "diurnal")
 _FACTOR, _SHARE, _BURST = 10.0, 0.05, 0.5  # of bursts: how many times the rate, which part of the time, mean seconds
@@ -63,7 +63,14 @@ def _diurnal(random: np.random.Generator, rate: float, seconds: float) -> Floats
     return np.sort(at[random.uniform(size=len(at)) < height])
 
 
-def replayed(at: Sequence[float], rows: Sequence[int] | None = None, *, patience: float = math.inf) -> list[Request]:
+def replayed(
+    at: Sequence[float],
+    rows: Sequence[int] | None = None,
+    *,
+    patience: float = math.inf,
+    tiers: Sequence[int] | None = None,
+    callers: Sequence[str] | None = None,
+) -> list[Request]:
     """Recorded requests, by seconds and rows, from the first on. Raises ContractError for what is no trace."""
     if not len(at):
         raise ContractError("the trace is empty", where="at", remedy="Give a trace of one request or more")
@@ -76,10 +83,10 @@ def replayed(at: Sequence[float], rows: Sequence[int] | None = None, *, patience
     if len(wrong):
         raise ContractError("a request of no whole row", where=f"rows[{wrong[0]}]", remedy="Give 1 row or more")
     order = np.argsort(instants, kind="stable")
-    since = instants[order] - instants[order[0]]
+    since, whole = instants - instants[order[0]], sizes.astype(int).tolist()
     return [
-        Request(one, size, patience)
-        for one, size in zip(since.tolist(), sizes[order].astype(int).tolist(), strict=True)
+        Request(float(since[one]), whole[one], patience, tiers[one] if tiers else 0, callers[one] if callers else "")
+        for one in order.tolist()
     ]
 
 
@@ -105,12 +112,33 @@ def share_of(requests: Sequence[Request], part: float, *, seed: int) -> list[Req
 
 def mixed(requests: Sequence[Request], parts: Sequence[float], *, seed: int) -> list[Request]:
     """The requests, each in a tier by lot: tier 0 gets the first of `parts`, which are normed to 1 together."""
+    tiers = _lots(len(requests), parts, seed, where="tiers")
+    return [replace(request, tier=tier) for request, tier in zip(requests, tiers, strict=True)]
+
+
+def asked_by(requests: Sequence[Request], parts: Mapping[str, float], *, seed: int) -> list[Request]:
+    """The requests, each of a caller by lot, by the callers' parts, which are normed to 1 together."""
+    names = list(parts)
+    lots = _lots(len(requests), list(parts.values()), seed + 1, where="callers")  # not in step with the tiers
+    return [replace(request, caller=names[lot]) for request, lot in zip(requests, lots, strict=True)]
+
+
+def _lots(number: int, parts: Sequence[float], seed: int, *, where: str) -> list[int]:
     shares = np.asarray(parts, float)
     if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
         raise ContractError(
-            f"{list(parts)} are no parts", where="tiers", remedy="Give parts of 0 or more, such as 0.1,0.9"
+            f"{list(parts)} are no parts", where=where, remedy="Give parts of 0 or more, such as 0.1,0.9"
         )
-    if len(shares) == 1:
-        return list(requests)
-    tiers = np.random.default_rng(seed).choice(len(shares), len(requests), p=shares / shares.sum())
-    return [replace(request, tier=tier) for request, tier in zip(requests, tiers.tolist(), strict=True)]
+    return list(np.random.default_rng(seed).choice(len(shares), number, p=shares / shares.sum()).tolist())
+
+
+def with_burst(requests: Sequence[Request], rate: float, seconds: float, *, seed: int) -> tuple[list[Request], float]:
+    """The requests and a burst besides, from a third of their time on, and when it begins: `rate` a second that come
+    independently and are like those there are, by lot.
+    """
+    random = np.random.default_rng(seed)
+    begin = (requests[-1].at - requests[0].at) / 3
+    at = begin + random.uniform(0, seconds, random.poisson(rate * seconds))
+    like = random.integers(0, len(requests), len(at)).tolist()
+    more = [replace(requests[one], at=instant) for one, instant in zip(like, at.tolist(), strict=True)]
+    return sorted([*requests, *more], key=lambda request: request.at), begin

@@ -143,4 +143,19 @@ def test_a_block_of_an_earlier_release_tells_its_rungs_by_what_it_kept(tmp_path:
     records = Records(tmp_path / "r.db")
     found = [records.find(f"0f-{row}") for row in range(2)]
     assert [one and one.rung for one in found] == ["stale", "constant"]
+    assert list(records.requests("e")) == [(5, (1, 1))]  # which requests they were is not known: a row each
+    records.close()
+
+
+def test_the_requests_of_a_block_are_told_apart_by_endpoint_and_period(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "r.db", period=0.001)
+    recorder.put("e", NAMES, _answers("02", at=7, rows=6), (3, 1, 2))
+    recorder.put("e", NAMES, _answers("01", at=5, rows=2))
+    recorder.put("f", NAMES, _answers("03", at=6, rows=4), (4,))
+    recorder.close()
+    records = Records(tmp_path / "r.db")
+    assert list(records.requests("e")) == [(5, (1, 1)), (7, (3, 1, 2))]
+    assert list(records.requests("e", since=6)) == [(7, (3, 1, 2))]
+    assert list(records.requests("f", since=6, until=7)) == [(6, (4,))]
+    assert list(records.requests("f", until=6)) == []
     records.close()

@@ -84,6 +84,8 @@ def test_what_was_measured_on_this_machine_is_used_and_what_was_not_is_measured_
     kept = read_profile(artifact)
     assert kept is not None
     assert kept.seconds() == pytest.approx(found)
+    assert kept.load_s is None  # the runtime was open already: nobody measured it
+    assert "load_s" not in (artifact.path / "profile.json").read_text()
     before = runtime.now
     assert profile_here(artifact, runtime, timer=lambda: runtime.now) == pytest.approx(found)
     assert runtime.now == before

@@ -194,7 +194,7 @@ class LocalClient:
         answers = engine.answer(rows, now=now, id=f"{now:013x}{os.getpid() & 0xFFFFFF:06x}{next(self._numbers):04x}")
         if self._recorder is None:
             self._recorder = Recorder(self.project.config.state / "records.db")
-        self._recorder.put(endpoint, names, answers)
+        self._recorder.put(endpoint, names, answers, (len(rows),))
         body = DecisionFormat(names, threshold=bundle.threshold).encode(answers, 0, len(rows))
         return decisions_of(Answered(200, "application/json", body, endpoint), len(rows))
 

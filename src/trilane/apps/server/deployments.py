@@ -290,28 +290,28 @@ class Deployments:
         def run(portions: list[Portion]) -> Answers | Awaitable[Answers]:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
             if latency.expected(len(rows)) >= _LONG and not engine.keeps_by_request:
-                return later(rows, deadline)
-            return kept(engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
+                return later(portions, rows, deadline)
+            return kept(portions, engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
 
-        async def later(rows: list[msgspec.Struct], deadline: float) -> Answers:
+        async def later(portions: list[Portion], rows: list[msgspec.Struct], deadline: float) -> Answers:
             now, id = self._clock.now(), self._new_id()
-            return kept(await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=self._elsewhere))
+            found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=self._elsewhere)
+            return kept(portions, found)
 
         def expire(portions: list[Portion], reason: str) -> Answers:
             rows, now = _joined(portions), time.perf_counter()
             ahead = [portion.deadline for portion in portions if portion.deadline > now]
             deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
             try:
-                return kept(
-                    engine.answer_without_model(
-                        rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
-                    )
+                found = engine.answer_without_model(
+                    rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
                 )
             except UnavailableError as error:  # there is more to do than time: overload, and no fault of ours
                 raise UnavailableError(error.what, where=error.where, remedy=error.remedy, overload=True) from None
+            return kept(portions, found)
 
-        def kept(answers: Answers) -> Answers:
-            self._recorder.put(name, names, answers)
+        def kept(portions: list[Portion], answers: Answers) -> Answers:
+            self._recorder.put(name, names, answers, _sizes(portions, len(answers.scores)))
             self._metrics.count(name, answers)
             values.add(answers.reading)
             if promised is not None:
@@ -358,6 +358,11 @@ def _open_store(project: Project) -> None:
 
 def _joined(portions: list[Portion]) -> list[msgspec.Struct]:
     return portions[0].rows if len(portions) == 1 else [row for portion in portions for row in portion.rows]
+
+
+def _sizes(portions: list[Portion], rows: int) -> tuple[int, ...]:
+    """The rows of each request; nothing if each has one."""
+    return () if len(portions) == rows else tuple(len(portion.rows) for portion in portions)
 
 
 def _settle(*, first: bool) -> None:
