@@ -1,24 +1,28 @@
 """How traffic would fare: what a replica that is simulated with it tells, and how many replicas it takes.
 
-Laws: the policy that decides is the server's own; a replica is one worker process, and a fleet is one replica that is
-simulated with its share of the traffic, each request being sent to any of them by lot. A router that looks at load
-(power of two choices) does better, so the number of replicas is one that suffices.
+Laws: who is let in, put out and answered is decided by the server's own admission and dispatch, by the policy that is
+declared; a replica is one worker process, and a fleet is one replica that is simulated with its share of the traffic,
+each request being sent to any of them by lot. A router that looks at load (power of two choices) does better, so the
+number of replicas is one that suffices. Who asks for more than its quota is no promise broken: that counts apart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trilane.errors import UnavailableError
+from trilane.features.cascade import Bools
+from trilane.serving.admission import QUOTA, Admission
 from trilane.serving.dispatch import Dispatcher
 from trilane.serving.latency import LatencyModel
-from trilane.serving.simulation import Outcome, Request, simulate
+from trilane.serving.policy import TIERS, Policy
+from trilane.serving.simulation import Door, Outcome, Request, simulate
 
-__all__ = ["Costs", "Forecast", "replicas_for", "run_replica", "told"]
+__all__ = ["Burst", "Costs", "Forecast", "Run", "Terms", "TierForecast", "replicas_for", "run_replica", "told"]
 
 _SIZES = tuple(1 << power for power in range(11))
 _Z95 = 1.6449  # of the normal distribution: what a learnt upper time, the 95th of 100, lies above the typical
@@ -45,9 +49,9 @@ class Costs:
 
         return cost
 
-    def most(self, rows_each: float, max_rows: int) -> float:
-        """The most requests a second that one replica can ever answer."""
-        sizes = [size for size in _SIZES if size <= max_rows]
+    def most(self, rows_each: float, max_rows: int, *, within: float = math.inf) -> float:
+        """The most requests a second that one replica can ever answer, in batches of `within` seconds at most."""
+        sizes = [size for size in _SIZES if size <= max_rows and self.latency.expected(size) <= within] or [1]
         row = min(self.latency.expected(size) / size for size in sizes)
         return 1 / (row * rows_each + self.overhead)
 
@@ -58,8 +62,50 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a replica lets requests in: the server's `policy`, the endpoint's `tier`, whether it has a
+    `ladder`, and how many `processes` of a server share the callers' quotas.
+    """
+
+    policy: Policy | None = None
+    tier: int = 0
+    ladder: bool = False
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of `requests`, each in the tier that it got."""
+
+    requests: Sequence[Request]
+    outcome: Outcome
+    admission: Admission
+    door: Door
+
+
+@dataclass(frozen=True, slots=True)
+class TierForecast:
+    """Of the requests of one tier: how many were let in, refused by reason (after they were let in, if `put_out`),
+    answered in time, and given a worse answer in time; `answered` as in `Forecast`; quantiles are of those who were let
+    in and not put out.
+    """
+
+    requests: int
+    admitted: int
+    refused: dict[str, int]
+    in_time: int
+    instead: int
+    answered: float
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the virtual replica did. Times in seconds; those not answered in time count as infinitely late."""
+    """What the virtual replica did. Times in seconds; those not answered in time count as infinitely late.
+
+    `answered`: the part that was answered in time; in it, and in `quantiles`, what was over a caller's quota is left
+    out. `limit`: how many may be in at the end, None for any number.
+    """
 
     requests: int
     rate: float
@@ -68,39 +114,95 @@ class Forecast:
     utilisation: float
     quantiles: dict[str, float]
     batch_rows: dict[str, float]
-    tiers: dict[int, dict[str, float]]
+    limit: int | None
+    tiers: dict[str, TierForecast]
 
 
-def run_replica(requests: Sequence[Request], costs: Costs, *, max_rows: int = 1_024, seed: int = 0) -> Outcome:
+def run_replica(
+    requests: Sequence[Request], costs: Costs, terms: Terms | None = None, *, max_rows: int = 1_024, seed: int = 0
+) -> Run:
     """One replica on a virtual clock, with the server's policy."""
+    terms = terms or Terms()
     rows_each = sum(request.rows for request in requests) / max(len(requests), 1) or 1.0
-    policy = Dispatcher[int](costs.learnt(rows_each), max_rows=max_rows)
-    return simulate(requests, policy, costs.draws(seed, rows_each))
+    admission = Admission(terms.policy, parts=terms.processes)
+    dispatcher = Dispatcher[int](costs.learnt(rows_each), max_rows=max_rows, shares=admission.shares)
+    door = Door(admission, dispatcher, ladder=terms.ladder)
+    # Before anything runs, as a request of the Open Inference Protocol names its tier: 1 for the highest.
+    got = [replace(one, tier=admission.prioritised(terms.tier, one.tier + 1, one.caller)) for one in requests]
+    return Run(got, simulate(got, dispatcher, costs.draws(seed, rows_each), door=door), admission, door)
 
 
-def told(requests: Sequence[Request], outcome: Outcome) -> Forecast:
-    """An outcome in figures."""
+def told(run: Run) -> Forecast:
+    """A run in figures."""
+    requests, outcome, admission = run.requests, run.outcome, run.admission
     span = max(requests[-1].at - requests[0].at, 1e-9) if requests else math.inf
     in_time = np.isfinite(outcome.latencies)
-    tiers = np.array([request.tier for request in requests])
+    owed = np.array([run.door.refused.get(number) != QUOTA for number in range(len(requests))], bool)
+    tiers = np.array([request.tier for request in requests], int)
     batches = np.array(outcome.batches or [0])
     return Forecast(
         requests=len(requests),
         rate=len(requests) / span,
-        answered=outcome.answered if requests else 1.0,
+        answered=_part(in_time[owed]),
         goodput=float(in_time.sum()) / span,
         utilisation=min(outcome.busy / span, 1.0),
-        quantiles=_quantiles(outcome.latencies),
+        quantiles=_quantiles(outcome.latencies[owed]),
         batch_rows={"mean": float(batches.mean()), "p50": float(np.median(batches)), "max": float(batches.max())},
-        tiers={
-            int(tier): {
-                "requests": float((tiers == tier).sum()),
-                "answered": float(in_time[tiers == tier].mean()),
-                **_quantiles(outcome.latencies[tiers == tier]),
-            }
-            for tier in np.unique(tiers)
-        },
+        limit=admission.limit if admission.is_limited else None,
+        tiers={TIERS[tier]: _tier(run, tiers == tier, owed, tier) for tier in np.unique(tiers).tolist()},
     )
+
+
+def _tier(run: Run, own: Bools, owed: Bools, tier: int) -> TierForecast:
+    latencies, admission = run.outcome.latencies, run.admission
+    instead = np.zeros(len(own), bool)
+    instead[list(run.door.instead)] = True
+    kept = own.copy()
+    kept[list(run.door.refused)] = False
+    return TierForecast(
+        requests=int(own.sum()),
+        admitted=admission.admitted[tier],
+        refused={reason: count for (reason, other), count in sorted(admission.refused.items()) if other == tier},
+        in_time=int(np.isfinite(latencies[own]).sum()),
+        instead=int(instead[own].sum()),
+        answered=_part(np.isfinite(latencies[own & owed])),
+        quantiles=_quantiles(latencies[kept]),
+    )
+
+
+def _part(true: Bools) -> float:
+    return float(true.mean()) if len(true) else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What was asked besides: `rate` requests a second from `begin` on for `seconds`, of a replica that can answer
+    `capacity` a second; `goodput`: answers in time a second of all that was asked then; `recovered`: the seconds after
+    it until everybody is answered in time again.
+    """
+
+    rate: float
+    begin: float
+    seconds: float
+    capacity: float
+    goodput: float
+    recovered: float
+
+    @staticmethod
+    def of(run: Run, *, rate: float, begin: float, seconds: float, capacity: float) -> Burst:
+        """What became of those who asked then, and after it."""
+        at = np.array([request.at for request in run.requests])
+        owed = np.array([run.door.refused.get(number) != QUOTA for number in range(len(at))], bool)
+        in_time, end = np.isfinite(run.outcome.latencies), begin + seconds
+        missed = at[(at >= end) & ~in_time & owed]
+        return Burst(
+            rate=rate,
+            begin=begin,
+            seconds=seconds,
+            capacity=capacity,
+            goodput=float((in_time & (at >= begin) & (at < end)).sum()) / seconds,
+            recovered=float(missed.max() - end) if len(missed) else 0.0,
+        )
 
 
 def _quantiles(latencies: np.ndarray) -> dict[str, float]:

@@ -9,13 +9,13 @@ import bisect
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from trilane.features.algebra import Floats
-from trilane.serving.admission import Admission, Entry
+from trilane.serving.admission import PUT_OUT, Admission, Entry
 from trilane.serving.dispatch import Batch, Decision, Dispatcher, Job, Late, Wait
 
 __all__ = ["Door", "Outcome", "Policy", "Request", "poisson", "simulate"]
@@ -79,10 +79,18 @@ def poisson(rate: float, seconds: float, *, seed: int, rows: int = 1, patience: 
 
 
 class Door:
-    """The line before a dispatcher as `admission` sees it, whose entries are the numbers of requests."""
+    """The line before a dispatcher as `admission` sees it, whose entries are the numbers of requests.
 
-    def __init__(self, admission: Admission, dispatcher: Dispatcher[int], *, executors: int = 1) -> None:
-        self._admission, self._dispatcher, self._executors = admission, dispatcher, executors
+    `ladder`: whether who cannot be in time gets a worse answer instead of none. Attributes: `refused`, why, by the
+    number of the request; `instead`: those who got a worse answer, in time.
+    """
+
+    def __init__(
+        self, admission: Admission, dispatcher: Dispatcher[int], *, executors: int = 1, ladder: bool = False
+    ) -> None:
+        self._admission, self._dispatcher, self._executors, self._ladder = admission, dispatcher, executors, ladder
+        self.refused: dict[int, str] = {}
+        self.instead: set[int] = set()
         self._entries: dict[int, Entry] = {}
         self._ends: list[float] = []  # when the batches that run are expected to end
         admission.watch([self])
@@ -106,27 +114,33 @@ class Door:
             return False
         job = self._dispatcher.waiting.put_out(tier)
         self._admission.put_out(tier, 0.0)
+        self.refused[job.payload] = PUT_OUT
         self.leave(job, None)
         return True
 
-    def lets_in(self, job: Job[int], caller: str) -> bool:
-        """Whether a request may join those that wait."""
-        entry = self._admission.admit(self, job.tier, job.arrived, job.deadline, caller=caller)
+    def lets_in(self, job: Job[int], caller: str) -> Job[int] | None:
+        """A request as it joins those that wait; None if it may not."""
+        admission = self._admission
+        entry = admission.admit(self, job.tier, job.arrived, job.deadline, caller=caller, ladder=self._ladder)
         if not isinstance(entry, Entry):
-            return False
+            self.refused[job.payload] = entry.reason
+            return None
         self._entries[job.payload] = entry
-        self._admission.charge(caller, job.rows, job.arrived)
-        return True
+        admission.charge(caller, job.rows, job.arrived)
+        return replace(job, deadline=entry.due) if entry.hopeless else job
 
     def leave(self, job: Job[int], answered: float | None) -> None:
         """A request is out."""
         self._admission.leave(self._entries.pop(job.payload), answered)
 
-    def misses(self, jobs: Sequence[Job[int]]) -> None:
+    def misses(self, jobs: Sequence[Job[int]], now: float) -> None:
         """They cannot be in time any more."""
         for job in jobs:
-            self._admission.missed(job.tier, self.unloaded(self._admission.total))
-            self.leave(job, None)
+            if job.deadline > -math.inf:  # else it was let in without hope
+                self._admission.missed(job.tier, self.unloaded(self._admission.total))
+            if self._ladder and now <= self._entries[job.payload].deadline:
+                self.instead.add(job.payload)
+            self.leave(job, now if self._ladder else None)
 
     def begins(self, batch: Batch[int], now: float) -> None:
         """An executor works on a batch."""
@@ -167,14 +181,15 @@ def simulate(
         while coming < len(requests) and requests[coming].at <= now:
             one = requests[coming]
             job = Job(one.rows, one.at, one.at + one.patience, coming, one.tier)
-            if door is None or door.lets_in(job, one.caller):
-                policy.add(job, now)
+            waits = job if door is None else door.lets_in(job, one.caller)
+            if waits is not None:
+                policy.add(waits, now)
             coming += 1
         while len(running) < executors:
             decision = policy.next(now, others_busy=len(running) == executors - 1)
             if isinstance(decision, Late):
                 if door is not None:
-                    door.misses(decision.jobs)
+                    door.misses(decision.jobs, now)
                 continue
             if isinstance(decision, Wait):
                 alarm = max(decision.until, math.nextafter(now, math.inf))

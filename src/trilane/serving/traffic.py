@@ -24,7 +24,7 @@ _SPREAD = 1.0  # seconds by which the copies of a recorded request may be moved
 
 
 def drawn(
-    shape: str, rate: float, seconds: float, *, seed: int, rows: int = 1, patience: float = math.inf
+    shape: str, rate: float, seconds: float, *, seed: int, rows: int = 1, patience: float = math.inf, tier: int = 0
 ) -> list[Request]:
     """Requests of a law, `rate` a second on average.
 
@@ -39,7 +39,7 @@ def drawn(
         at = _diurnal(random, rate, seconds)
     else:
         at = np.sort(random.uniform(0, seconds, random.poisson(rate * seconds)))
-    return [Request(one, rows, patience) for one in at.tolist()]
+    return [Request(one, rows, patience, tier) for one in at.tolist()]
 
 
 def _bursts(random: np.random.Generator, rate: float, seconds: float) -> Floats:

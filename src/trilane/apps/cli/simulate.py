@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trilane.apps.cli.forecasts import Shown, tell
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, moment, open_project
 from trilane.clock import duration
 from trilane.errors import DefinitionError
+from trilane.serving.policy import TIERS, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from trilane.apps.project import Project
     from trilane.apps.simulation_job import Traffic
     from trilane.decisions.bundle import Bundle
-    from trilane.serving.capacity import Costs, Forecast
+    from trilane.serving.capacity import Burst, Costs, Forecast
 
 __all__ = ["simulate"]
 
@@ -42,43 +44,74 @@ def simulate(
     deadline: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Of a request; default: the endpoint's.")
     ] = None,
-    tiers: Annotated[str, typer.Option(metavar="PARTS", help="Parts of the traffic by tier, highest first.")] = "1",
+    tiers: Annotated[
+        str | None, typer.Option(metavar="PARTS", help="Parts of the traffic by the tier they ask for, highest first.")
+    ] = None,
+    callers: Annotated[
+        str | None, typer.Option(metavar="PARTS", help="Parts of the traffic by caller: web=0.8,jobs=0.2.")
+    ] = None,
+    burst: Annotated[
+        float | None, typer.Option(metavar="N", help="A burst besides: N times what the replicas can answer.")
+    ] = None,
+    burst_seconds: Annotated[float, typer.Option(metavar="N", help="Virtual time of the burst.")] = 3.0,
     learnt: Annotated[bool, typer.Option("--learnt", help="What the running server learnt, not the profile.")] = False,
     overhead: Annotated[str, typer.Option(metavar="DURATION", help="Of a request beside its batch.")] = "50us",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run an endpoint's traffic through the server's own batching on a virtual clock, and tell how it would fare."""
+    """Run an endpoint's traffic through the server's admission and batching on a virtual clock: how would it fare?"""
     from trilane.apps import simulation_job as job
 
     _check(rate, shape, times, seconds)
-    terminal, parts = Terminal(json=json), _parts(tiers)
+    _check_burst(burst, burst_seconds, p99)
+    terminal, mix = Terminal(json=json), job.Mix(_parts(tiers), _shares(callers))
     with open_project(project) as opened, terminal.progress(f"simulate {endpoint}") as tick:
         bundle = job.bundle_of(opened, endpoint)
+        terms = job.terms_of(opened, bundle)
         patience = _seconds(deadline, "--deadline") if deadline is not None else bundle.deadline / 1e6
         costs = _costs(opened, bundle, learnt=learnt, overhead=duration(overhead) / 1e6)
         window = moment(since, option="--since") or 0, moment(until, option="--until") or 2**62
-        whole = [] if rate is not None else _trace(opened, endpoint, trace, window, patience)
+        law = {"patience": patience, "tier": terms.tier, "seed": seed}
+        whole = [] if rate is not None else _trace(opened, endpoint, trace, window, law)
 
         def traffic(factor: float) -> Traffic:
             if rate is None:
-                return job.recorded_traffic(whole, factor, tiers=parts, seed=seed)
-            law = {"seconds": seconds, "rows": rows, "patience": patience, "tiers": parts, "seed": seed}
-            return job.synthetic(shape, rate * factor, **law)  # type: ignore[arg-type]
+                return job.recorded_traffic(whole, factor, mix=mix, seed=seed)
+            return job.synthetic(shape, rate * factor, seconds=seconds, rows=rows, mix=mix, **law)  # type: ignore[arg-type]
 
         found: dict[int, Forecast] = {}
+        told: Burst | None = None
         if p99 is not None:
 
             def tried(number: int, one: Forecast) -> None:
                 found[number] = one
                 tick(f"{number:,} replicas", len(found), 0)
 
-            replicas = job.fewest(traffic(times), costs, p99=_seconds(p99, "--p99"), seed=seed, tried=tried)
-        found[replicas] = found.get(replicas) or job.forecast(traffic(times), costs, replicas=replicas, seed=seed)
-        before = job.forecast(traffic(1.0), costs, replicas=replicas, seed=seed) if times != 1 and p99 is None else None
-    terminal.answer(_facts(endpoint, replicas, times, costs, found, before))
-    _tell(terminal, endpoint, replicas, times, found, before)
+            least = _seconds(p99, "--p99")
+            replicas = job.fewest(traffic(times), costs, terms, p99=least, seed=seed, tried=tried)
+        if burst is not None:
+            more = {"factor": burst, "seconds": burst_seconds}
+            found[replicas], told = job.forecast_burst(
+                traffic(times), costs, terms, replicas=replicas, seed=seed, **more
+            )
+        elif replicas not in found:
+            found[replicas] = job.forecast(traffic(times), costs, terms, replicas=replicas, seed=seed)
+        before = None
+        if times != 1 and p99 is None:
+            before = job.forecast(traffic(1.0), costs, terms, replicas=replicas, seed=seed)
+    shown = Shown(endpoint, replicas, times, costs, terms.policy or Policy(limit=None), found, before, told)
+    terminal.answer(_facts(shown))
+    tell(terminal, shown)
+
+
+def _check_burst(burst: float | None, seconds: float, p99: str | None) -> None:
+    if burst is None:
+        return
+    _positive(**{"burst": burst, "burst-seconds": seconds})
+    if p99 is not None:
+        what = "a burst of so many times what there is grows with the replicas"
+        raise DefinitionError(what, where="--burst", remedy="Leave out --burst or --p99", file="")
 
 
 def _check(rate: float | None, shape: str, times: float, seconds: float) -> None:
@@ -103,11 +136,28 @@ def _positive(**values: float) -> None:
             raise DefinitionError(what, where=f"--{name}", remedy="Give a number above 0", file="")
 
 
-def _parts(text: str) -> list[float]:
+def _parts(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     try:
-        return [float(part) for part in text.split(",")]
+        parts = [float(part) for part in text.split(",")]
     except ValueError:
         raise DefinitionError(f"{text!r} are no parts", where="--tiers", remedy="Write 0.1,0.9", file="") from None
+    if len(parts) > len(TIERS):
+        remedy = f"Give at most {len(TIERS)}: {', '.join(TIERS)}"
+        raise DefinitionError(f"{len(parts)} parts are more than tiers", where="--tiers", remedy=remedy, file="")
+    return parts
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        pairs = [part.rsplit("=", 1) for part in text.split(",")]
+        return {name: float(share) for name, share in pairs}
+    except ValueError:
+        what, remedy = f"{text!r} are no parts by caller", "Write web=0.8,jobs=0.2"
+        raise DefinitionError(what, where="--callers", remedy=remedy, file="") from None
 
 
 def _costs(project: Project, bundle: Bundle, *, learnt: bool, overhead: float) -> Costs:
@@ -122,34 +172,34 @@ def _costs(project: Project, bundle: Bundle, *, learnt: bool, overhead: float) -
 
 
 def _trace(
-    project: Project, endpoint: str, trace: Path | None, window: tuple[int, int], patience: float
+    project: Project, endpoint: str, trace: Path | None, window: tuple[int, int], law: dict[str, Any]
 ) -> Sequence[Any]:
     from trilane.apps.trace import read_trace, recorded
     from trilane.feedback.record import Records
 
     if trace is not None:
-        return read_trace(trace, patience=patience)
+        return read_trace(trace, patience=law["patience"], tier=law["tier"])
     records = Records(project.config.state / "records.db")
     try:
-        return recorded(records, endpoint, since=window[0], until=window[1], patience=patience)
+        return recorded(records, endpoint, since=window[0], until=window[1], **law)
     finally:
         records.close()
 
 
-def _facts(
-    endpoint: str, replicas: int, times: float, costs: Costs, found: dict[int, Forecast], before: Forecast | None
-) -> dict[str, Any]:
-    one = found[replicas]
+def _facts(shown: Shown) -> dict[str, Any]:
+    costs = shown.costs
     return {
-        "endpoint": endpoint,
-        "replicas": replicas,
-        "times": times,
+        "endpoint": shown.endpoint,
+        "replicas": shown.replicas,
+        "times": shown.times,
+        "policy": {"version": shown.policy.version, **shown.policy.spec()},
         "alpha_us": costs.latency.alpha * 1e6,
         "beta_us": costs.latency.beta * 1e6,
         "overhead_us": costs.overhead * 1e6,
-        "replica": _plain(one),
-        "before": _plain(before) if before else None,
-        "tried": {str(number): _plain(other) for number, other in sorted(found.items())},
+        "replica": _plain(shown.replica),
+        "before": _plain(shown.before) if shown.before else None,
+        "burst": dataclasses.asdict(shown.burst) if shown.burst else None,
+        "tried": {str(number): _plain(other) for number, other in sorted(shown.found.items())},
     }
 
 
@@ -162,55 +212,3 @@ def _plain(forecast: Forecast) -> object:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return known(dataclasses.asdict(forecast))
-
-
-def _tell(
-    terminal: Terminal, endpoint: str, replicas: int, times: float, found: dict[int, Forecast], before: Forecast | None
-) -> None:
-    columns = [
-        "traffic" if before else "replicas",
-        "asked/s",
-        "in time/s",
-        "",
-        "p50 ms",
-        "p99 ms",
-        "p99.9",
-        "busy",
-        "rows",
-    ]
-    if len(found) > 1:
-        rows = [_row(f"{number:,}", number, one) for number, one in sorted(found.items())]
-    else:
-        rows = [_row("now", replicas, before)] if before else []
-        rows.append(_row(f"{times:g} times" if before else f"{replicas:,}", replicas, found[replicas]))
-    terminal.table(f"{endpoint}, simulated", columns, rows)
-    one = found[replicas]
-    if len(one.tiers) > 1:
-        terminal.table(
-            "By tier, 0 is the highest",
-            ["tier", "requests", "in time", "p50 ms", "p99 ms"],
-            [
-                [str(tier), f"{f['requests']:,.0f}", f"{f['answered']:.2%}", _ms(f["p50"]), _ms(f["p99"])]
-                for tier, f in one.tiers.items()
-            ],
-        )
-    if len(found) > 1:
-        terminal.tell(
-            f"[bold]{replicas:,}[/] replicas are the fewest that keep it, if requests go to any of them by lot."
-        )
-
-
-def _row(name: str, replicas: int, one: Forecast) -> list[str]:
-    return [
-        name,
-        f"{one.rate * replicas:,.0f}",
-        f"{one.goodput * replicas:,.0f}",
-        f"{one.answered:.1%}",
-        *(_ms(one.quantiles[q]) for q in ("p50", "p99", "p999")),
-        f"{one.utilisation:.0%}",
-        f"{one.batch_rows['mean']:.1f}",
-    ]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.3g}" if math.isfinite(seconds) else "never"
