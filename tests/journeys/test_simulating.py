@@ -127,7 +127,7 @@ def test_traces_of_either_format_are_replayed_with_tiers_and_callers(asked: Runn
 
 
 @pytest.mark.parametrize(
-    ("text", "where"), [("at\n2.0\n1.0\n", "at[1]"), ("at\n", ""), ("when\n1.0\n", ""), ("at\nnan\n", "at[0]")]
+    ("text", "where"), [("at\n2.0\n1.0\n", "at[1]"), ("at\n", ""), ("when\n1.0\n", ""), ("at\n1\nnan\n", "at[1]")]
 )
 def test_what_is_no_trace_is_told_with_its_place_and_a_remedy(
     up: Running, tmp_path: Path, text: str, where: str

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Shown", "tell"]
 
 _TRAFFIC = ["asked/s", "in time/s", "", "p50 ms", "p99 ms", "p99.9", "busy", "rows"]
-_TIERS = ["tier", "requests", "let in", "refused", "in time", "", "instead", "p50 ms", "p99 ms"]
+_TIERS = ["tier", "asked", "let in", "refused", "in time", "instead", "p50 ms", "p99 ms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Shown:
     """
 
     endpoint: str
-    replicas: int
     times: float
     costs: Costs
     policy: Policy
+    replicas: int
     found: dict[int, Forecast]
     before: Forecast | None
     burst: Burst | None
@@ -67,7 +67,7 @@ def _tell_burst(terminal: Terminal, burst: Burst) -> None:
     terminal.tell(
         f"burst, from {burst.begin:.3g} s on for {burst.seconds:g} s: {burst.rate:,.0f}/s besides, asked of a replica "
         f"that can answer {burst.capacity:,.0f}/s; [bold]{burst.goodput:,.0f}/s[/] were in time, and all again "
-        f"{burst.recovered:.3g} s after it"
+        f"{burst.recovered:.2f} s after it"
     )
 
 
@@ -88,9 +88,8 @@ def _tier(name: str, one: TierForecast) -> list[str]:
         name,
         f"{one.requests:,}",
         f"{one.admitted:,}",
-        ", ".join(f"{number:,} {reason}" for reason, number in one.refused.items()),
-        f"{one.in_time:,}",
-        f"{one.answered:.2%}",
+        "\n".join(f"{number:,} {reason}" for reason, number in one.refused.items()),
+        f"{one.in_time:,} {one.answered:.1%}",
         f"{one.instead:,}" if one.instead else "",
         _ms(one.quantiles["p50"]),
         _ms(one.quantiles["p99"]),

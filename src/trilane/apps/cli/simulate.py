@@ -16,12 +16,12 @@ from trilane.errors import DefinitionError
 from trilane.serving.policy import TIERS, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trilane.apps.project import Project
     from trilane.apps.simulation_job import Traffic
     from trilane.decisions.bundle import Bundle
-    from trilane.serving.capacity import Burst, Costs, Forecast
+    from trilane.serving.capacity import Burst, Costs, Forecast, Terms
 
 __all__ = ["simulate"]
 
@@ -72,37 +72,54 @@ def simulate(
         patience = _seconds(deadline, "--deadline") if deadline is not None else bundle.deadline / 1e6
         costs = _costs(opened, bundle, learnt=learnt, overhead=duration(overhead) / 1e6)
         window = moment(since, option="--since") or 0, moment(until, option="--until") or 2**62
-        law = {"patience": patience, "tier": terms.tier, "seed": seed}
-        whole = [] if rate is not None else _trace(opened, endpoint, trace, window, law)
+        own = {"patience": patience, "tier": terms.tier, "seed": seed}
+        whole = [] if rate is not None else _trace(opened, endpoint, trace, window, own)
 
         def traffic(factor: float) -> Traffic:
             if rate is None:
                 return job.recorded_traffic(whole, factor, mix=mix, seed=seed)
-            return job.synthetic(shape, rate * factor, seconds=seconds, rows=rows, mix=mix, **law)  # type: ignore[arg-type]
+            return job.synthetic(shape, rate * factor, seconds=seconds, rows=rows, mix=mix, **own)  # type: ignore[arg-type]
 
-        found: dict[int, Forecast] = {}
-        told: Burst | None = None
-        if p99 is not None:
-
-            def tried(number: int, one: Forecast) -> None:
-                found[number] = one
-                tick(f"{number:,} replicas", len(found), 0)
-
-            least = _seconds(p99, "--p99")
-            replicas = job.fewest(traffic(times), costs, terms, p99=least, seed=seed, tried=tried)
-        if burst is not None:
-            more = {"factor": burst, "seconds": burst_seconds}
-            found[replicas], told = job.forecast_burst(
-                traffic(times), costs, terms, replicas=replicas, seed=seed, **more
-            )
-        elif replicas not in found:
-            found[replicas] = job.forecast(traffic(times), costs, terms, replicas=replicas, seed=seed)
-        before = None
-        if times != 1 and p99 is None:
-            before = job.forecast(traffic(1.0), costs, terms, replicas=replicas, seed=seed)
-    shown = Shown(endpoint, replicas, times, costs, terms.policy or Policy(limit=None), found, before, told)
+        law = {"times": times, "replicas": replicas, "p99": p99, "seed": seed}
+        more = None if burst is None else {"factor": burst, "seconds": burst_seconds}
+        found = _found(traffic, costs, terms, burst=more, tick=tick, **law)  # type: ignore[arg-type]
+    shown = Shown(endpoint, times, costs, terms.policy or Policy(limit=None), **found)
     terminal.answer(_facts(shown))
     tell(terminal, shown)
+
+
+def _found(
+    traffic: Callable[[float], Traffic],
+    costs: Costs,
+    terms: Terms,
+    *,
+    times: float,
+    replicas: int,
+    p99: str | None,
+    burst: dict[str, float] | None,
+    seed: int,
+    tick: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """What `Shown` shows of the replicas."""
+    from trilane.apps import simulation_job as job
+
+    found: dict[int, Forecast] = {}
+    told: Burst | None = None
+    if p99 is not None:
+
+        def tried(number: int, one: Forecast) -> None:
+            found[number] = one
+            tick(f"{number:,} replicas", len(found), 0)
+
+        replicas = job.fewest(traffic(times), costs, terms, p99=_seconds(p99, "--p99"), seed=seed, tried=tried)
+    if burst is not None:
+        found[replicas], told = job.forecast_burst(traffic(times), costs, terms, replicas=replicas, seed=seed, **burst)
+    elif replicas not in found:
+        found[replicas] = job.forecast(traffic(times), costs, terms, replicas=replicas, seed=seed)
+    before = None
+    if times != 1 and p99 is None:
+        before = job.forecast(traffic(1.0), costs, terms, replicas=replicas, seed=seed)
+    return {"replicas": replicas, "found": found, "before": before, "burst": told}
 
 
 def _check_burst(burst: float | None, seconds: float, p99: str | None) -> None:
