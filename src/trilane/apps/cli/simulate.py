@@ -53,7 +53,7 @@ def simulate(
     burst: Annotated[
         float | None, typer.Option(metavar="N", help="A burst besides: N times what the replicas can answer.")
     ] = None,
-    burst_seconds: Annotated[float, typer.Option(metavar="N", help="Virtual time of the burst.")] = 3.0,
+    burst_seconds: Annotated[float, typer.Option(metavar="N", help="Virtual time of the burst.")] = 1.0,
     learnt: Annotated[bool, typer.Option("--learnt", help="What the running server learnt, not the profile.")] = False,
     overhead: Annotated[str, typer.Option(metavar="DURATION", help="Of a request beside its batch.")] = "50us",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
