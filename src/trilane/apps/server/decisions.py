@@ -44,7 +44,7 @@ class Decisions:
         tier = admission.tier(deployed.tier, headers.get(TIER), caller)
         entry = self.enter(deployed, began=began, deadline=began + patience(scope), tier=tier, caller=caller)
         if isinstance(entry, Refusal):
-            return refuse(protocol, entry)
+            return await refuse(scope, protocol, entry)
         answered = None
         try:
             form, told = wire(scope, tables=False), wants_batch(scope)

@@ -27,6 +27,7 @@ __all__ = [
 
 JSON = [("content-type", "application/json")]
 _RETRY = [*JSON, ("retry-after", "1")]
+_SMALL = 64 << 10  # bytes of a body that are taken off a connection rather than closing it
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -58,10 +59,19 @@ def patience(scope: Scope) -> float:
     return of_headers(scope.headers)
 
 
-def refuse(protocol: HTTPProtocol, refusal: Refusal) -> int:
-    """Answers one that is not let in, as cheaply as can be: there may be many of them."""
+async def refuse(scope: Scope, protocol: HTTPProtocol, refusal: Refusal) -> int:
+    """Answers one that is not let in, as cheaply as can be: there may be many of them.
+
+    A connection whose request was not read to its end cannot be used again: a small body is taken off, unread; with a
+    large one the connection is closed, and the answer says so.
+    """
     headers = [*JSON, ("retry-after", str(refusal.seconds))]
+    announced = scope.headers.get("content-length") or ""
     with contextlib.suppress(ProtocolClosed):
+        if announced.isdecimal() and int(announced[:12]) <= _SMALL:
+            await protocol()
+        else:
+            headers.append(("connection", "close"))
         protocol.response_bytes(429, headers, refusal.body())
     return 429
 
