@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from tests.graphs import graph
@@ -101,3 +102,23 @@ def test_a_version_that_is_loaded_by_one_process_answers_in_all_and_so_does_bein
             _ask(up, "negate", 2.0)
     up.post("/v2/repository/models/negate/load", {})
     assert {_ask(up, "negate", 2.0) for _ in range(12)} == {2.0}
+
+
+def test_what_each_model_does_is_told_as_metrics_of_all_processes(up: Running) -> None:
+    def told(name: str, **labels: str) -> float:
+        families = text_string_to_metric_families(up.get("/metrics").text)
+        samples = [one for family in families for one in family.samples if one.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    before = told("trilane_model_questions_total", model="negate", result="answered")
+    for _ in range(8):
+        _ask(up, "negate", 2.0)
+    with pytest.raises(InferenceServerException):
+        _ask(up, "broken", 1.0)
+    until(lambda: told("trilane_model_questions_total", model="negate", result="answered") >= before + 8, "the count")
+    until(lambda: told("trilane_model_questions_total", model="broken", result="failed") > 0, "the failure")
+    assert told("trilane_model_loads_total", model="broken", result="failed") > 0
+    assert told("trilane_model_loaded", model="negate") in (1, 2)
+    assert told("trilane_model_memory_bytes", model="negate") > 0
+    assert told("trilane_model_rows_total", model="negate") >= told("trilane_model_batches_total", model="negate") > 0
+    assert told("trilane_model_questions_total", model="nobody") == 0

@@ -35,7 +35,7 @@ DRIVERS = {
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
     "opentelemetry": r"trilane\.apps\.server\.traces",
     "orjson": r"trilane\.serving\.protocol\.(features|oip_tensors)",
-    "prometheus_client": r"trilane\.(serving\.metrics|apps\..+)",
+    "prometheus_client": r"trilane\.(serving\.(model_)?metrics|apps\..+)",
     "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",
     "pyiceberg": r"trilane\.stores\.offline\.iceberg(\.\w+)?",
     "pyspark": r"trilane\.stores\.offline\.spark(\.\w+)?",

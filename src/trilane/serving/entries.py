@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trilane.errors import DefinitionError, TrilaneError, UnavailableError
+from trilane.errors import ContractError, DefinitionError, TrilaneError, UnavailableError
 from trilane.models.folder import Listed
 from trilane.models.wishes import Wish
 from trilane.serving.inference import State
@@ -17,6 +17,8 @@ from trilane.serving.opened import Opened
 from trilane.serving.tally import Tally
 
 __all__ = ["Entry", "Slot", "facts_of", "known_versions", "no_model", "number", "state_of", "unloaded"]
+
+_AGAIN_S = 5.0  # until a load that failed is tried again though no file changed: memory may be there by then
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +33,27 @@ class Slot:
     reason: str = ""
     error: TrilaneError | None = None
     loads: int = 0
+    memory: int = 0  # bytes, when it was loaded
     tried: tuple[str, float] = ("", 0.0)  # the mark of the files that failed, and when
+    failures: dict[str, int] = field(default_factory=lambda: {"load": 0, "invalid": 0, "refused": 0, "failed": 0})
+    told: tuple[float, ...] = ()  # what metrics have told of it
+
+    def could_not_load(self, mark: str, now: float) -> None:
+        """The files with this mark could not be loaded."""
+        self.tried = mark, now
+        self.failures["load"] += 1
+
+    def check_tried(self, mark: str, now: float) -> None:
+        """Raises what the last try raised, if it is a moment ago and nothing changed since."""
+        before, at = self.tried
+        if self.error is not None and mark == before and now - at < _AGAIN_S:
+            raise self.error
+
+    def failed(self, error: TrilaneError, seconds: float) -> None:
+        """A question was not answered."""
+        self.tally.failed(seconds)
+        invalid = isinstance(error, ContractError)
+        self.failures["invalid" if invalid else "refused" if isinstance(error, UnavailableError) else "failed"] += 1
 
 
 @dataclass(eq=False, slots=True)

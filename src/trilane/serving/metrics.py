@@ -17,6 +17,7 @@ from trilane.features.plan import FeaturePlan
 from trilane.serving.admission import Admission
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
+from trilane.serving.model_metrics import ModelMetrics
 from trilane.serving.policy import TIERS
 from trilane.serving.reading import Reading
 from trilane.serving.signals import Told
@@ -77,6 +78,7 @@ class Metrics:
         self._objectives(own)
         self._replica()
         self._admission(own)
+        self.models = ModelMetrics(own)
         self._routes: dict[tuple[str, int], Counter] = {}
         self._latencies: dict[str, Histogram] = {}
         self._fresh: dict[str, Counter] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,6 @@ from trilane.serving.tally import Tally
 __all__ = ["ModelRepository"]
 
 _log = logging.getLogger(__name__)
-_AGAIN_S = 5.0  # until a load that failed is tried again though no file changed: memory may be there by then
 _RUNNING = 2  # threads for models that take long, so that one of them does not hold up all others
 _MIB = 1 << 20
 _T = TypeVar("_T")
@@ -97,8 +96,8 @@ class ModelRepository:
                     opened = None
             self._room.asked(slot)
             answer, share = await opened.infer(question, paid=paid)
-        except TrilaneError:
-            slot.tally.failed(time.perf_counter() - began)
+        except TrilaneError as error:
+            slot.failed(error, time.perf_counter() - began)
             raise
         slot.tally.succeeded(share, time.perf_counter() - began)
         return answer
@@ -134,6 +133,10 @@ class ModelRepository:
             self._slot(entries[0], version)
         slots = [slot for entry in entries for slot in entry.slots.values() if version in ("", slot.version)]
         return [slot.tally.statistics() for slot in slots if model or slot.loads]
+
+    def slots(self) -> Iterator[Slot]:
+        """Every version that was asked for or loaded."""
+        return (slot for entry in self._entries.values() for slot in entry.slots.values())
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         entry = self._find(model)
@@ -240,14 +243,14 @@ class ModelRepository:
             before = slot.opened
             if before is not None and before.found.mark == found.mark:
                 return before
-            self._check_tried(slot, found)
+            slot.check_tried(found.mark, self._loop.time())
             if not self._room.fits(found.size):
                 what = f"it takes {found.size / _MIB:.0f} MiB, more than `models_mib` leaves beside pinned models"
                 raise ModelError(what, where=f"model {slot.name!r}", remedy="Raise `models_mib` in trilane.toml")
             try:
                 opened = await self._opener.open(found)
             except TrilaneError:
-                slot.tried = found.mark, self._loop.time()
+                slot.could_not_load(found.mark, self._loop.time())
                 raise
             if entry.wish.off:
                 self._later(entry, opened)
@@ -258,7 +261,8 @@ class ModelRepository:
             self._watch()
             if before is not None:
                 self._later(entry, before)
-            for other in self._room.add(slot, opened.size, pinned=found.options.pinned):
+            slot.memory = opened.size
+            for other in self._room.add(slot, slot.memory, pinned=found.options.pinned):
                 _log.info("model %s is put out of memory to make room for %s", other.name, slot.name)
                 self._retire(self._entries.get(other.name, entry), other)
             _log.info("model %s, version %s, is loaded", slot.name, slot.version)
@@ -270,12 +274,6 @@ class ModelRepository:
             raise
         finally:
             slot.opening = None
-
-    def _check_tried(self, slot: Slot, found: Found) -> None:
-        """Raises what the last try raised, if nothing changed since."""
-        mark, at = slot.tried
-        if slot.error is not None and mark == found.mark and self._loop.time() - at < _AGAIN_S:
-            raise slot.error
 
     def _found(self, entry: Entry, slot: Slot) -> Found:
         """The version as it is on disk now."""

@@ -55,6 +55,10 @@ class Tally:
         times, seconds = self._by_batch.get(account.rows, (0, 0.0))
         self._by_batch[account.rows] = times + 1, seconds + account.actual
 
+    def counts(self) -> tuple[int, int, int, float, float]:
+        """Questions answered, rows, batches, and the seconds that questions waited and were worked on, summed."""
+        return self._succeeded, self._rows, self._batches, self._queue, self._compute
+
     def statistics(self) -> Statistics:
         """The counts so far."""
         return Statistics(

@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
-_TELL = 0.25  # seconds between two counts of who was let in
+_TELL = 0.25  # seconds between two counts of who was let in, and of what models did
 _TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
 
@@ -107,11 +107,16 @@ class Server:
         if project.config.grpc_port:
             loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
-        self._tell_admission(loop)
+        self._tell_counts(loop)
 
-    def _tell_admission(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tell_counts(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._tell()
+        self._telling = loop.call_later(_TELL, self._tell_counts, loop)
+
+    def _tell(self) -> None:
         self.metrics.tell_admission(self.admission)
-        self._telling = loop.call_later(_TELL, self._tell_admission, loop)
+        if self.repository is not None:
+            self.metrics.models.tell(self.repository.slots())
 
     def _operations(self) -> dict[str, Answer]:
         return {
@@ -298,7 +303,7 @@ class Server:
         return None if serving else "no endpoint is deployed yet: train a model, then run `trilane apply`"
 
     async def scrape(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        self.metrics.tell_admission(self.admission)
+        self._tell()
         try:
             found = lanes(self.project, self.deployments.views)
         except TrilaneError as error:

@@ -1,0 +1,82 @@
+"""What a server counts of the models of its folder, for Prometheus.
+
+Laws: nothing is counted for each question; what was counted since the last time is told together. Only the folder makes
+labels, never a caller, and of more models than `MOST` the rest are told as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from trilane.serving.entries import Slot
+
+__all__ = ["MOST", "OTHERS", "ModelMetrics"]
+
+MOST = 500  # models that have a label of their own
+OTHERS = "(others)"
+
+
+class ModelMetrics:
+    """Counters and gauges by model, in `own`."""
+
+    def __init__(self, own: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ["model", *labels], registry=own)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["model"], registry=own, multiprocess_mode="livesum")
+
+        self._loaded = gauge("trilane_model_loaded", "Versions of a model in memory, of all processes.")
+        self._memory = gauge("trilane_model_memory_bytes", "Memory that a model took when it was loaded.")
+        self._loads = counter("trilane_model_loads_total", "Loads of a model.", "result")
+        self._questions = counter("trilane_model_questions_total", "Questions to a model.", "result")
+        self._rows = counter("trilane_model_rows_total", "Rows that a model answered.")
+        self._batches = counter("trilane_model_batches_total", "Batches that a model answered.")
+        self._seconds = counter("trilane_model_seconds_total", "Seconds of the questions answered.", "stage")
+        self._labels: dict[str, str] = {}
+        self._there: dict[str, tuple[int, int]] = {}
+
+    def tell(self, slots: Iterable[Slot]) -> None:
+        """Tells what became of the models since this was told the last time."""
+        there: dict[str, tuple[int, int]] = {}
+        for slot in slots:
+            now = (*slot.tally.counts(), slot.loads, *slot.failures.values())
+            if now != slot.told:
+                self._count(self._label(slot.name), now, slot.told or (0,) * len(now))
+                slot.told = now
+            if slot.opened is not None:
+                label = self._label(slot.name)
+                loaded, memory = there.get(label, (0, 0))
+                there[label] = loaded + 1, memory + slot.memory
+        for label in self._there.keys() | there.keys():
+            if self._there.get(label) != there.get(label):
+                loaded, memory = there.get(label, (0, 0))
+                self._loaded.labels(label).set(loaded)
+                self._memory.labels(label).set(memory)
+        self._there = there
+
+    def _label(self, name: str) -> str:
+        label = self._labels.get(name)
+        if label is None:
+            if len(self._labels) >= MOST:
+                return OTHERS
+            label = self._labels[name] = name
+        return label
+
+    def _count(self, label: str, now: tuple[float, ...], before: tuple[float, ...]) -> None:
+        more = [number - known for number, known in zip(now, before, strict=True)]
+        answered, rows, batches, queue, compute, loads, *rest = more
+        failures = dict(zip(("load", "invalid", "refused", "failed"), rest, strict=True))
+        counted = {
+            self._questions: {"answered": answered, **{name: failures[name] for name in failures if name != "load"}},
+            self._loads: {"loaded": loads, "failed": failures["load"]},
+            self._seconds: {"queue": queue, "compute": compute},
+        }
+        for counter, kinds in counted.items():
+            for kind, number in kinds.items():
+                if number:
+                    counter.labels(label, kind).inc(number)
+        self._rows.labels(label).inc(rows)
+        self._batches.labels(label).inc(batches)
