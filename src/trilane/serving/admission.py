@@ -96,6 +96,11 @@ class Keeper(Protocol):
         """How its executors' time is shared among the tiers."""
         ...
 
+    @property
+    def total(self) -> int:
+        """How many are let in now."""
+        ...
+
     def put_out(self, tier: int, seconds: float) -> UnavailableError:
         """What one of `tier` hears who was let in and waits no longer."""
         ...

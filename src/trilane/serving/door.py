@@ -77,6 +77,11 @@ class Door:
 
     # -- what the model's queue asks ----------------------------------------------------------------------------
 
+    @property
+    def total(self) -> int:
+        """How many questions are let in now."""
+        return self._inside
+
     def put_out(self, tier: int, seconds: float) -> UnavailableError:
         """What one of `tier` hears who was let in and waits no longer."""
         return self._admission.put_out(tier, seconds)
