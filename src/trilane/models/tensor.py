@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -43,8 +44,7 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True):
     """An array and its name. `datatype` is a key of `DATATYPES`."""
 
     name: str
@@ -54,6 +54,9 @@ class Tensor:
 
 def checked(tensors: Sequence[Tensor], specs: Sequence[TensorSpec], *, where: str) -> list[Tensor]:
     """`tensors` in the order of `specs`. Raises ContractError for a name, data type or shape that does not fit."""
+    if len(tensors) == len(specs) == 1 and tensors[0].name == specs[0].name:
+        _check(tensors[0], specs[0], 0)
+        return [tensors[0]]
     given = {tensor.name: place for place, tensor in enumerate(tensors)}
     if len(given) != len(tensors) or len(given) != len(specs) or any(spec.name not in given for spec in specs):
         raise _unlike(tensors, specs, where)
@@ -82,9 +85,11 @@ def _check(tensor: Tensor, spec: TensorSpec, place: int) -> None:
     if tensor.datatype != spec.datatype:
         what = f"the input {spec.name!r} is {spec.datatype}, not {tensor.datatype}"
         raise ContractError(what, where=f"inputs[{place}].datatype", remedy=f"Send it as {spec.datatype}")
-    fits = len(shape) == len(spec.shape) and all(
-        want in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
-    )
+    fits = len(shape) == len(spec.shape)
+    if fits:
+        for want, have in zip(spec.shape, shape, strict=True):
+            if want not in (have, -1):
+                fits = False
     if not fits:
         what = f"the input {spec.name!r} has shape {list(shape)}, and the model takes {list(spec.shape)}"
         raise ContractError(what, where=f"inputs[{place}].shape", remedy="-1 stands for any length")

@@ -8,19 +8,21 @@ old ones fade.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 __all__ = ["Arrivals"]
 
 _SMALLEST = 1e-6
 _GROWTH = math.log(1.25)
 _CLASSES = 96  # up to 2,000 s
+_STARTS = [_SMALLEST * math.exp(_GROWTH * place) for place in range(1, _CLASSES)]  # of all classes but the first
 
 
 class Arrivals:
     """Learns the gaps between requests and their mean number of rows; times are in seconds on the caller's clock."""
 
     def __init__(self, *, memory: float = 256.0) -> None:
-        self._memory = memory
+        self._memory, self._grow = memory, 1 + 1 / memory
         self._counts = [0.0] * _CLASSES
         self._sums = [0.0] * _CLASSES
         self._unit = 1.0  # what one arrival counts; it grows instead of all counts fading
@@ -34,12 +36,13 @@ class Arrivals:
         last, self._last = self._last, now
         if last is None:
             return
-        gap = max(now - last, 0.0)
+        gap = now - last if now > last else 0.0
         self.gap = gap if self.gap == math.inf else self.gap + (gap - self.gap) / self._memory
         place = _class(gap)
-        self._counts[place] += self._unit
-        self._sums[place] += self._unit * gap
-        self._unit *= 1 + 1 / self._memory
+        unit = self._unit
+        self._counts[place] += unit
+        self._sums[place] += unit * gap
+        self._unit = unit * self._grow
         if self._unit > 1e100:
             self._counts = [count / self._unit for count in self._counts]
             self._sums = [total / self._unit for total in self._sums]
@@ -63,4 +66,4 @@ class Arrivals:
 
 
 def _class(gap: float) -> int:
-    return 0 if gap <= _SMALLEST else min(int(math.log(gap / _SMALLEST) / _GROWTH), _CLASSES - 1)
+    return bisect_right(_STARTS, gap)

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
+import msgspec
+
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.admission import Admission, Keeper
 from trilane.serving.arrivals import Arrivals
@@ -37,8 +39,7 @@ _TICK = 1e-3
 _LATE, _OUTLIVED, _ALONE = "deadline passed", "deadline passed while the model ran", "alone"
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Portion, Result]):
+class _Waiting(msgspec.Struct, Generic[Portion, Result], frozen=True):
     portion: Portion
     future: asyncio.Future[Share[Result]]
 

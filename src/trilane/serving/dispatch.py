@@ -162,6 +162,8 @@ class Dispatcher(Generic[T]):
 
     def _lasts(self, rows: int, executors: int) -> float:
         """Seconds that it usually takes to work on so many rows."""
+        if rows < self._max_rows:
+            return (self.latency.alpha + self.latency.beta * rows) * self._usually if rows else 0.0
         full, rest = divmod(rows, self._max_rows)
         seconds = (self.latency.alpha + self.latency.beta * rest) * self._usually if rest else 0.0
         return seconds + full * self.latency.expected(self._max_rows) / executors if full else seconds
@@ -181,13 +183,15 @@ class Dispatcher(Generic[T]):
         rows, nearest, aged = 0, math.inf, 0
         for turn in self.shares.turns(self.waiting, now):
             most = rows + self._worth(turn.seconds, rows)
-            while self.waiting.requests_of(turn.tier) and rows < most:
-                job = self.waiting.first(turn.tier)
-                total, limit = rows + job.rows, min(nearest, job.deadline)
+            tier, left = turn.tier, self.waiting.requests_of(turn.tier)
+            while left and rows < most:
+                job = self.waiting.first(tier)
+                total = rows + job.rows
+                limit = job.deadline if job.deadline < nearest else nearest
                 if jobs and (total > self._max_rows or self.latency.upper(total) > self._room(limit, now)):
                     return jobs, aged
-                jobs.append(self.waiting.take(turn.tier))
-                rows, nearest, aged = total, limit, aged + turn.aged
+                jobs.append(self.waiting.take(tier))
+                rows, nearest, aged, left = total, limit, aged + turn.aged, left - 1
         return jobs, aged
 
     def _worth(self, seconds: float, rows: int) -> float:

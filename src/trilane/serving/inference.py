@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from trilane.models.tensor import Tensor, TensorSpec
 
 __all__ = ["About", "Inference", "Inferences", "Question", "State", "Statistics"]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """Inputs for `model`; an empty `version` asks for the one that is served.
 
     `outputs`: which to give, all if empty; `deadline`: the instant after which the answer is worthless;
@@ -33,17 +34,16 @@ class Question:
     caller: str = ""
     priority: int = 0
     explain: bool = False
-    parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    parameters: Mapping[str, str | int | float | bool] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(msgspec.Struct, frozen=True):
     """The outputs that were asked for, and which version made them."""
 
     model: str
     version: str
     outputs: Sequence[Tensor]
-    parameters: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    parameters: Mapping[str, str | int | float | bool] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

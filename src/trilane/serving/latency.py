@@ -35,6 +35,7 @@ class LatencyModel:
         self._middle = [0.0] * _SIZES  # logarithm of the typical ratio to the line, by class of size
         self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
         self._seen = [0] * _SIZES
+        self._ratios = [(1.0, math.exp(0.1))] * _SIZES  # to the line, by class: what `expected` and `upper` take
         self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
 
     @staticmethod
@@ -54,6 +55,7 @@ class LatencyModel:
             if rows >= 1 and 0 < seconds < math.inf:
                 over = math.log(seconds / model.expected(rows))
                 model._upper[_class(rows)] = min(max(over, 0.0), math.log(_OUTLIER))
+        model._keep()
         return model
 
     def observe(self, rows: int, seconds: float) -> None:
@@ -90,6 +92,7 @@ class LatencyModel:
         self._weight, self._rows, self._squares = self._weight * square, self._rows * square, self._squares * square
         self._middle = [0.0] * _SIZES
         self._seen = [min(seen, 4) for seen in self._seen]
+        self._keep()
 
     def _solve(self) -> None:
         spread = self._weight * self._squares - self._rows * self._rows
@@ -114,18 +117,25 @@ class LatencyModel:
         spread = max(abs(ratio - self._middle[size]), 0.02)
         step = _STEP * spread * (self._quantile if above else self._quantile - 1)
         self._upper[size] = min(max(self._upper[size] + step, 0.0), math.log(_OUTLIER))
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keeps the ratios to the line: they are asked for with each request, and change with each batch."""
+        middle, upper = self._middle, self._upper
+        nearest = [self._nearest(size) for size in range(_SIZES)]
+        found = {size: (math.exp(middle[size]), math.exp(middle[size] + upper[size])) for size in {*nearest}}
+        self._ratios = [found[size] for size in nearest]
 
     def _line(self, rows: int) -> float:
         return max(self.alpha + self.beta * rows, 1e-9)
 
     def expected(self, rows: int) -> float:
         """The typical time of a batch of `rows`, in seconds."""
-        return self._line(rows) * math.exp(self._middle[self._nearest(rows)])
+        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[_class(rows)][0]
 
     def upper(self, rows: int) -> float:
         """The time that a batch of `rows` exceeds rarely only, in seconds."""
-        size = self._nearest(rows)
-        return self._line(rows) * math.exp(self._middle[size] + self._upper[size])
+        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[_class(rows)][1]
 
     def table(self) -> dict[int, tuple[float, float]]:
         """What was learnt: by the sizes that were seen, the typical time and the upper one, in seconds."""
@@ -143,9 +153,8 @@ class LatencyModel:
                 high = middle - 1
         return low
 
-    def _nearest(self, rows: int) -> int:
-        """The class of the size, or of those observed the one nearest to it."""
-        size = _class(rows)
+    def _nearest(self, size: int) -> int:
+        """The class, or of those observed the one nearest to it."""
         if self._seen[size]:
             return size
         observed = [other for other in range(_SIZES) if self._seen[other]]
@@ -153,4 +162,5 @@ class LatencyModel:
 
 
 def _class(rows: int) -> int:
-    return min((rows - 1).bit_length(), _SIZES - 1)
+    size = (rows - 1).bit_length()
+    return size if size < _SIZES else _SIZES - 1

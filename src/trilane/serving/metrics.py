@@ -1,10 +1,12 @@
 """What a server counts, for Prometheus.
 
-Law: nothing here blocks, and what is counted for each decision is counted once a batch.
+Law: nothing here blocks; what is counted for each decision is counted once a batch, and what is counted for each
+request in plain numbers, which are told to Prometheus a few times a second and before each scrape.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter as Counts
 
 import numpy as np
@@ -79,8 +81,8 @@ class Metrics:
         self._replica()
         self._admission(own)
         self.models = ModelMetrics(own)
-        self._routes: dict[tuple[str, int], Counter] = {}
-        self._latencies: dict[str, Histogram] = {}
+        self._answered: dict[tuple[str, int], int] = {}
+        self._times: dict[str, _Times] = {}
         self._fresh: dict[str, Counter] = {}
 
     def _lanes(self, own: CollectorRegistry) -> None:
@@ -216,17 +218,27 @@ class Metrics:
 
     def time(self, endpoint: str, seconds: float, trace: str = "") -> None:
         """Counts how long a decision took; `trace`: the id of its trace, if it has one."""
-        histogram = self._latencies.get(endpoint)
-        if histogram is None:
-            histogram = self._latencies[endpoint] = self._latency.labels(endpoint)
-        histogram.observe(seconds, {"trace_id": trace} if trace and not self._shared else None)
+        times = self._times.get(endpoint)
+        if times is None:
+            times = self._times[endpoint] = _Times(self._latency.labels(endpoint))
+        if trace and not self._shared:
+            times.histogram.observe(seconds, {"trace_id": trace})
+        else:
+            times.counts[bisect_left(_LATENCIES, seconds)] += 1
+            times.total += seconds
 
     def count_request(self, route: str, status: int) -> None:
         """Counts a request that was answered."""
-        counter = self._routes.get((route, status))
-        if counter is None:
-            counter = self._routes[route, status] = self.requests.labels(route, str(status))
-        counter.inc()
+        key = route, status
+        self._answered[key] = self._answered.get(key, 0) + 1
+
+    def tell_requests(self) -> None:
+        """Tells Prometheus of the requests that were counted since this was called the last time."""
+        answered, self._answered = self._answered, {}
+        for (route, status), number in answered.items():
+            self.requests.labels(route, str(status)).inc(number)
+        for times in self._times.values():
+            times.tell()
 
     def count(self, endpoint: str, answers: Answers) -> None:
         """Counts one batch of decisions."""
@@ -256,12 +268,33 @@ class Metrics:
 
     def text(self, *, exemplars: bool = False) -> bytes:
         """The metrics in Prometheus' text format, or in OpenMetrics, which has `exemplars`."""
+        self.tell_requests()
         write = openmetrics.generate_latest if exemplars else generate_latest
         if not self._shared:
             return bytes(write(self._own))
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return bytes(write(together))
+
+
+class _Times:
+    """Durations since they were last told, by the bucket of a histogram."""
+
+    __slots__ = ("counts", "histogram", "total")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self.histogram, self.counts, self.total = histogram, [0] * (len(_LATENCIES) + 1), 0.0
+
+    def tell(self) -> None:
+        """Adds them to the histogram, which takes no more than one at a time by any other way."""
+        if not any(self.counts):
+            return
+        counts, total = self.counts, self.total
+        self.counts, self.total = [0] * len(counts), 0.0
+        for bucket, number in zip(self.histogram._buckets, counts, strict=True):
+            if number:
+                bucket.inc(number)
+        self.histogram._sum.inc(total)
 
 
 class ValueCount:

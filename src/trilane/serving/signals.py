@@ -8,6 +8,7 @@ were. Instants and durations are seconds of one steady clock.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -145,16 +146,15 @@ def told(tallies: list[Tally]) -> Told:
 
 
 def _bucket(seconds: float) -> int:
-    if seconds <= 0:
-        return 0
-    fraction, exponent = math.frexp(seconds)  # fraction in [0.5, 1)
-    place = (exponent - 1 - _LEAST) * _PER_OCTAVE + int((2 * fraction - 1) * _PER_OCTAVE)
-    return min(max(place, 0), _BUCKETS - 1)
+    return bisect_right(_TOPS, seconds)
 
 
 def _top(bucket: int) -> float:
     octave, part = divmod(bucket, _PER_OCTAVE)
     return math.ldexp(1 + (part + 1) / _PER_OCTAVE, octave + _LEAST)
+
+
+_TOPS = [_top(bucket) for bucket in range(_BUCKETS - 1)]
 
 
 def _quantile(latencies: dict[int, int], q: float) -> float:

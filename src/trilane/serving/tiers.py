@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
 __all__ = ["Job", "Shares", "Turn", "Waiting"]
 
 T = TypeVar("T")
@@ -26,8 +28,7 @@ _AGED = 0.05  # the share of the time for those who have waited too long
 _SPAN = 0.5  # seconds over which shares are judged
 
 
-@dataclass(frozen=True, slots=True)
-class Job(Generic[T]):
+class Job(msgspec.Struct, Generic[T], frozen=True):
     """A request that waits: `rows` of work, instants in seconds, a `tier` (0 goes first), and whose it is."""
 
     rows: int
@@ -123,17 +124,22 @@ class Waiting(Generic[T]):
 
     def add(self, job: Job[T]) -> None:
         """A request waits from now on."""
-        queue = self._queues.get(job.tier)
+        tier, rows = job.tier, job.rows
+        queue = self._queues.get(tier)
         if queue is None:
-            queue = self._queues[job.tier] = []
+            queue = self._queues[tier] = []
             self._queues = dict(sorted(self._queues.items()))
+            self._rows.setdefault(tier, 0)
         bisect.insort(queue, (-job.deadline, next(self._numbers), job))
-        self._count(job, 1)
+        self.requests += 1
+        self.rows += rows
+        self._rows[tier] += rows
 
-    def _count(self, job: Job[T], sign: int) -> None:
-        self.requests += sign
-        self.rows += sign * job.rows
-        self._rows[job.tier] = self._rows.get(job.tier, 0) + sign * job.rows
+    def _out(self, job: Job[T]) -> Job[T]:
+        self.requests -= 1
+        self.rows -= job.rows
+        self._rows[job.tier] -= job.rows
+        return job
 
     def filled(self) -> list[int]:
         """The tiers that have requests, the highest first."""
@@ -165,12 +171,8 @@ class Waiting(Generic[T]):
 
     def take(self, tier: int) -> Job[T]:
         """Takes the request of a tier that is next."""
-        job = self._queues[tier].pop()[2]
-        self._count(job, -1)
-        return job
+        return self._out(self._queues[tier].pop()[2])
 
     def put_out(self, tier: int) -> Job[T]:
         """Takes the request of a tier whose deadline is the latest."""
-        job = self._queues[tier].pop(0)[2]
-        self._count(job, -1)
-        return job
+        return self._out(self._queues[tier].pop(0)[2])

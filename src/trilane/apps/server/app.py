@@ -117,6 +117,7 @@ class Server:
         self.metrics.tell_admission(self.admission)
         if self.repository is not None:
             self.metrics.models.tell(self.repository.slots())
+        self.metrics.tell_requests()
 
     def _operations(self) -> dict[str, Answer]:
         return {
@@ -169,6 +170,7 @@ class Server:
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._telling.cancel()
+        self.metrics.tell_requests()
         address.forget(self.project.config.state)
         self.measuring.close()
         self.deployments.close()

@@ -7,6 +7,7 @@ by `/v1/decide` and is refused, is refused before its body is read.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable
@@ -61,7 +62,10 @@ class Decisions:
         code = send(protocol, 200, body, form.headers)
         ended = time.perf_counter()
         took = ended - began
-        trace = self._measuring.tell(scope, took, lambda parent: _story(name, share, began, ended, code, parent))
+        trace = ""
+        if self._measuring.may_want(took):
+            story = functools.partial(_story, name, share, began, ended, code)
+            trace = self._measuring.tell(scope, took, story)
         self._metrics.time(name, took, trace)
         return code
 

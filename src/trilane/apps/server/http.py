@@ -119,6 +119,10 @@ def error_body(error: TrilaneError) -> bytes:
 
 def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> int:
     """Answers, and gives back `status`; a caller who has gone away is nobody's fault."""
-    with contextlib.suppress(ProtocolClosed):
-        protocol.response_bytes(status, _RETRY if status in (429, 503) and headers is JSON else headers, body)
+    if headers is JSON and status in (429, 503):
+        headers = _RETRY
+    try:
+        protocol.response_bytes(status, headers, body)
+    except ProtocolClosed:
+        return status
     return status

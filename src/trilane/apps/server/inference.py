@@ -7,8 +7,8 @@ endpoint goes before a model of the same name.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -217,8 +217,8 @@ class Models:
     def ready(self, model: str, version: str = "") -> State:
         return self._of(model).ready(model, version)
 
-    async def infer(self, question: Question) -> Inference:
-        return await self._of(question.model).infer(question)
+    def infer(self, question: Question) -> Coroutine[Any, Any, Inference]:
+        return self._of(question.model).infer(question)
 
     async def load(self, model: str) -> None:
         await self._of(model).load(model)

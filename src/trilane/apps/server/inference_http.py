@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,8 +20,8 @@ from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError
 from trilane.serving.admission import CALLER, TIER, priority_of
-from trilane.serving.deadline import Headers, of_parameters
-from trilane.serving.inference import Inferences, Question
+from trilane.serving.deadline import of_parameters
+from trilane.serving.inference import Inferences
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
@@ -88,7 +87,7 @@ class InferenceHttp:
         body = await read_body(scope, protocol)
         coding = headers.get("content-encoding")
         if coding is not None:
-            body = await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
+            body = await _inflated(body, coding)
 
         def deadline(parameters: Mapping[str, Any]) -> float:
             allowed = min(waits, of_parameters(parameters)) if parameters else waits
@@ -104,14 +103,16 @@ class InferenceHttp:
             deadline=deadline,
             caller=headers.get(CALLER) or "",
         )
-        answer, header = oip.encode(await self._models.infer(_asked_by(question, headers)), wanted)
+        tier = headers.get(TIER)  # it goes before the parameter `priority`
+        if tier is not None:
+            question = msgspec.structs.replace(question, priority=priority_of(tier))
+        answer, header = oip.encode(await self._models.infer(question), wanted)
         told = JSON if header is None else [_BINARY, (_HEADER, str(header))]
         accepts = headers.get("accept-encoding")
         if accepts is not None:
             coding = coding_for(accepts, len(answer), text=header is None)
             if coding:
-                whole = answer
-                answer = await _off_the_loop(len(whole) > _ALONE, lambda: compressed(whole, coding))
+                answer = await _compressed(answer, coding)
                 told = [*told, ("content-encoding", coding)]
         return send(protocol, 200, answer, told)
 
@@ -167,13 +168,12 @@ def _header_length(text: str | None) -> int | None:
     return int(text)
 
 
-def _asked_by(question: Question, headers: Headers) -> Question:
-    """The question with who asks, and with the tier that a header names in place of the parameter `priority`."""
-    caller, tier = headers.get(CALLER), headers.get(TIER)
-    if caller is None and tier is None:
-        return question
-    priority = question.priority if tier is None else priority_of(tier)
-    return replace(question, caller=caller or "", priority=priority)
+async def _inflated(body: bytes, coding: str) -> bytes:
+    return await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
+
+
+async def _compressed(body: bytes, coding: str) -> bytes:
+    return await _off_the_loop(len(body) > _ALONE, lambda: compressed(body, coding))
 
 
 async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:

@@ -70,7 +70,7 @@ class Measuring:
             refused = False
             try:
                 code = await answer(scope, protocol, *parameters)
-                if not tells:
+                if not tells and self._stories.may_want(time.perf_counter() - began):
                     self._ended(scope, route, parameters, began, code, {})
                 return code
             except TrilaneError as error:
@@ -85,6 +85,10 @@ class Measuring:
                 signals.answered(now, now - began, refused=refused)
 
         return measured
+
+    def may_want(self, seconds: float) -> bool:
+        """Whether anybody may want the story of a request that took `seconds`: else it need not be made."""
+        return self._stories.may_want(seconds)
 
     def tell(self, scope: Scope, seconds: float, story: Callable[[str], Story]) -> str:
         """Tells the story of a request that took `seconds`, made for its `traceparent`, if anybody wants it.

@@ -49,6 +49,10 @@ class Stories:
         """Whether a request is to be traced."""
         return self._traces is not None and self._traces.wanted(scope.headers.get(PARENT))
 
+    def may_want(self, seconds: float) -> bool:
+        """Whether a request that took so long may have to be told."""
+        return self._traces is not None or seconds >= self._slow
+
     def is_slow(self, seconds: float) -> bool:
         """Whether a request that took so long is to be logged."""
         return seconds >= self._slow

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import cast
 
 import msgspec
 
@@ -17,7 +18,20 @@ from trilane.serving.engine import Answers
 __all__ = ["DecisionFormat", "with_batch"]
 
 _encode, _pack = msgspec.json.Encoder().encode, msgspec.msgpack.Encoder().encode
-_RUNGS = tuple(word.encode() for word in RUNGS)
+_NO_WORSE = tuple(f'"degraded":false,"rung":"{word}","why":[]' for word in RUNGS)
+
+
+class _Sheet:
+    """What all answers of a batch have in common, made once: several requests ask for it one after another."""
+
+    __slots__ = ("answers", "is_worse", "plain", "rungs", "scores")
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+        self.scores: list[float] = answers.scores.tolist()
+        self.rungs: list[int] = answers.rungs.tolist()
+        self.is_worse = cast("list[bool]", answers.reading.statuses.any(axis=1).tolist())
+        self.plain = [_NO_WORSE[rung] for rung in self.rungs]
 
 
 class DecisionFormat:
@@ -26,36 +40,27 @@ class DecisionFormat:
     def __init__(self, names: tuple[str, ...], *, threshold: float | None) -> None:
         self._names = names
         self._threshold = threshold
+        self._sheet: _Sheet | None = None
         self._statuses = functools.lru_cache(4_096)(self._encode_statuses)
-        self._why = functools.lru_cache(256)(_encode)
+        self._why = functools.lru_cache(256)(_text)
 
     def encode(self, answers: Answers, start: int, stop: int) -> bytes:
         """The response body for rows `start` up to `stop`."""
-        all_fresh = b"{}" if not answers.reading.statuses[start:stop].any() else b""
-        faults = answers.faults
-        parts = []
-        rungs = answers.rungs[start:stop].tolist()
-        scores = answers.scores[start:stop].tolist()
-        for offset, score in enumerate(scores):
-            row = start + offset
-            why = answers.why(row) if faults else ()
-            positive = (
-                "" if self._threshold is None else f',"positive":{"true" if score >= self._threshold else "false"}'
-            )
-            parts.append(
-                b'{"id":"%b-%d","score":%b%b,"degraded":%b,"rung":"%b","why":%b,"statuses":%b}'
-                % (
-                    answers.id.encode(),
-                    row,
-                    repr(score).encode(),
-                    positive.encode(),
-                    b"true" if why else b"false",
-                    _RUNGS[rungs[offset]],
-                    self._why(why) if why else b"[]",
-                    all_fresh or self._statuses(answers.reading.statuses[row].tobytes()),
-                )
-            )
-        return b'{"bundle":"%b","decisions":[%b]}' % (answers.bundle[:16].encode(), b",".join(parts))
+        sheet = self._sheet
+        if sheet is None or sheet.answers is not answers:
+            sheet = _Sheet(answers)
+            self._sheet = sheet if stop - start < len(sheet.scores) else None  # no request else will ask for it
+        parts = [self._row(sheet, row) for row in range(start, stop)]
+        return f'{{"bundle":"{answers.bundle[:16]}","decisions":[{",".join(parts)}]}}'.encode()
+
+    def _row(self, sheet: _Sheet, row: int) -> str:
+        answers, score, positive = sheet.answers, sheet.scores[row], ""
+        if self._threshold is not None:
+            positive = ',"positive":true' if score >= self._threshold else ',"positive":false'
+        statuses = self._statuses(answers.reading.statuses[row].tobytes()) if sheet.is_worse[row] else "{}"
+        why = answers.why(row) if answers.faults else ()
+        rest = f'"degraded":true,"rung":"{RUNGS[sheet.rungs[row]]}","why":{self._why(why)}' if why else sheet.plain[row]
+        return f'{{"id":"{answers.id}-{row}","score":{score!r}{positive},{rest},"statuses":{statuses}}}'
 
     def msgpack(self, answers: Answers, start: int, stop: int) -> bytes:
         """The same in MessagePack."""
@@ -70,8 +75,8 @@ class DecisionFormat:
             decisions.append({**one, "degraded": bool(why), "rung": rung, "why": why, "statuses": worse})
         return _pack({"bundle": answers.bundle[:16], "decisions": decisions})
 
-    def _encode_statuses(self, codes: bytes) -> bytes:
-        return _encode(self._worse(codes))
+    def _encode_statuses(self, codes: bytes) -> str:
+        return _text(self._worse(codes))
 
     def _worse(self, codes: bytes) -> dict[str, list[str]]:
         worse: dict[str, list[str]] = {}
@@ -79,6 +84,10 @@ class DecisionFormat:
             if code != FRESH:
                 worse.setdefault(STATUSES[code], []).append(name)
         return worse
+
+
+def _text(value: object) -> str:
+    return _encode(value).decode()
 
 
 def with_batch(body: bytes, batch: Mapping[str, int | float | str], *, packed: bool) -> bytes:

@@ -6,10 +6,10 @@ inputs, and every byte of the body belongs to one of them.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +26,7 @@ _Scalar = str | int | float | bool | None
 _Length = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _ABSENT = msgspec.Raw()
 _LONGEST_NAME = 1_024
+_REMEMBERED = 4_096  # bytes of JSON before binary parts, which is the same from question to question, that are kept
 _SHARED_MEMORY = "shared_memory_region"
 _encode = msgspec.json.Encoder().encode
 
@@ -67,16 +68,16 @@ class _LooseBody(msgspec.Struct):
     outputs: list[_Output] | None = None
 
 
+_NOTHING = memoryview(b"")
 _body_of = msgspec.json.Decoder(_Body).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """How the answer shall be written: its `id`, and which outputs in binary, by name or else all or none."""
 
     id: str = ""
     binary: bool = False
-    by_output: Mapping[str, bool] = field(default_factory=dict)
+    by_output: Mapping[str, bool] = msgspec.field(default_factory=dict)
 
 
 def decode(
@@ -100,9 +101,15 @@ def decode(
     if header is not None and header > len(body):
         what = f"the header of {header} bytes ends beyond the body of {len(body)}"
         raise ContractError(what, where="inference-header-content-length", remedy="Send the length of the JSON alone")
-    asked = _read(body if header is None else body[:header])
-    inputs = _tensors(asked, memoryview(body)[len(body) if header is None else header :])
+    if header is None:
+        asked = _read(body)
+        inputs = _tensors(asked, _NOTHING)
+    else:
+        asked = _read_head(body[:header]) if header <= _REMEMBERED else _read(body[:header])
+        inputs = _tensors(asked, memoryview(body)[header:])
     own, outputs = asked.parameters or {}, asked.outputs or ()
+    if not own and not outputs:
+        return Question(model, inputs, version, deadline=deadline(own), caller=caller), Wanted(asked.id or "")
     question = Question(
         model,
         inputs,
@@ -140,6 +147,9 @@ def _read(text: bytes) -> _Body | _LooseBody:
             return _read_loosely(text)
         what = malformed(text[:64], error)
         raise ContractError(what, where="$", remedy="Send valid JSON", status=400) from None
+
+
+_read_head = functools.lru_cache(256)(_read)
 
 
 def _read_loosely(text: bytes) -> _LooseBody:
@@ -233,22 +243,27 @@ def encode(answer: Inference, wanted: Wanted) -> tuple[bytes, int | None]:
     outputs: list[bytes] = []
     parts: list[bytes] = []
     for tensor in answer.outputs:
-        head = b'{"name":%b,"datatype":"%b","shape":%b,' % (
-            _encode(tensor.name),
-            tensor.datatype.encode(),
-            _encode(tensor.array.shape),
-        )
-        if wanted.by_output.get(tensor.name, wanted.binary):
+        head = _opening_of(tensor.name, tensor.datatype, tensor.array.shape)
+        if wanted.by_output.get(tensor.name, wanted.binary) if wanted.by_output else wanted.binary:
             part = to_bytes(tensor.array, tensor.datatype)
             parts.append(part)
             outputs.append(b'%b"parameters":{"binary_data_size":%d}}' % (head, len(part)))
         else:
             outputs.append(b'%b"data":%b}' % (head, to_json(tensor.array, tensor.datatype)))
-    text = b'{"model_name":%b,"model_version":%b,%b%b"outputs":[%b]}' % (
-        _encode(answer.model),
-        _encode(answer.version),
+    text = b'%b%b%b"outputs":[%b]}' % (
+        _opening(answer.model, answer.version),
         b'"id":%b,' % _encode(wanted.id) if wanted.id else b"",
         b'"parameters":%b,' % _encode(answer.parameters) if answer.parameters else b"",
         b",".join(outputs),
     )
     return (b"".join((text, *parts)), len(text)) if parts else (text, None)
+
+
+@functools.lru_cache(1_024)
+def _opening(model: str, version: str) -> bytes:
+    return b'{"model_name":%b,"model_version":%b,' % (_encode(model), _encode(version))
+
+
+@functools.lru_cache(1_024)
+def _opening_of(output: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return b'{"name":%b,"datatype":"%b","shape":%b,' % (_encode(output), datatype.encode(), _encode(shape))
