@@ -11,11 +11,11 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+import msgspec
 
 from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
@@ -173,7 +173,7 @@ class GrpcServer:
                 tier = str(value)
         question = question_of(request, parameters, deadline=deadline, caller=caller)
         if tier is not None:  # in place of the parameter `priority`, as over HTTP
-            question = replace(question, priority=priority_of(tier))
+            question = msgspec.structs.replace(question, priority=priority_of(tier))
         await self._gate.passed()
         return answered(await self._models.infer(question), request)
 
