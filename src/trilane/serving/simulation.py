@@ -9,9 +9,10 @@ import bisect
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from trilane.features.algebra import Floats
@@ -127,7 +128,7 @@ class Door:
             return None
         self._entries[job.payload] = entry
         admission.charge(caller, job.rows, job.arrived)
-        return replace(job, deadline=entry.due) if entry.hopeless else job
+        return msgspec.structs.replace(job, deadline=entry.due) if entry.hopeless else job
 
     def leave(self, job: Job[int], answered: float | None) -> None:
         """A request is out."""
