@@ -20,7 +20,10 @@ POLICY = """
 strict = tl.Endpoint("strict", model=big, deadline="5s", tier="sheddable")
 policy = tl.Policy(
     tiers=[tl.Tier("batch", floor=0.1, aging="1s")],
-    callers=[tl.Caller("poor", rate=0.001, burst=2), tl.Caller("nightly", up_to="batch")],
+    callers=[
+        *(tl.Caller(name, rate=0.001, burst=2) for name in ("poor", "reader")),
+        tl.Caller("nightly", up_to="batch"),
+    ],
 )
 """
 
@@ -63,6 +66,20 @@ def test_who_has_used_up_a_quota_is_refused_before_the_body_is_read_and_nothing_
     assert _count(up, "trilane_batch_rows_count") == batches
     assert _count(up, "trilane_refused_total", reason="quota", tier="standard") == 3
     assert _decide(up).status_code == 200
+
+
+def test_feature_reads_count_against_the_quota_too(up: Running) -> None:
+    def read(rows: int) -> httpx.Response:
+        return up.client.post(
+            "/v1/features/is_big", json={"rows": [ASK] * rows}, headers={"x-trilane-caller": "reader"}
+        )
+
+    assert read(3).status_code == 200
+    refused = read(1)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 1_000
+    assert refused.json()["error"]["reason"] == "quota"
+    assert up.client.post("/v1/features/is_big", json={"rows": [ASK]}).status_code == 200
 
 
 def test_the_connection_of_one_who_is_refused_stays(up: Running) -> None:

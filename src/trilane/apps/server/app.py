@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from typing import Annotated, NoReturn, cast
 
 import msgspec
@@ -23,7 +24,7 @@ from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
-from trilane.apps.server.http import error_body, read_body, retry_after, send, status_of
+from trilane.apps.server.http import error_body, read_body, refuse, retry_after, send, status_of
 from trilane.apps.server.inference import EndpointModels, Models
 from trilane.apps.server.inference_http import InferenceHttp, error_text
 from trilane.apps.server.lane_look import LaneLook
@@ -41,8 +42,9 @@ from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
-from trilane.serving.admission import Admission
+from trilane.serving.admission import CALLER, TIER, Admission
 from trilane.serving.metrics import Metrics
+from trilane.serving.policy import STANDARD, TIERS
 from trilane.serving.repository import ModelRepository
 
 __all__ = ["Server"]
@@ -205,9 +207,15 @@ class Server:
 
     async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
         reads = self.reads.of_endpoint(name) or self.reads.selected(name) or self._no_features(name)
+        admission, caller, began = self.admission, scope.headers.get(CALLER) or "", time.perf_counter()
+        tier = admission.tier(TIERS.index(STANDARD), scope.headers.get(TIER), caller)
+        refusal = admission.afford(caller, tier, began)
+        if refusal is not None:
+            return await refuse(scope, protocol, refusal)
         form = wire(scope)
         body = await read_body(scope, protocol)
-        return send(protocol, 200, await reads.answer(body, form), form.headers)
+        answer = await reads.answer(body, form, counted=lambda rows: admission.charge(caller, rows, began))
+        return send(protocol, 200, answer, form.headers)
 
     def _no_features(self, name: str) -> NoReturn:
         """Tells why no features can be read under this name."""

@@ -7,6 +7,7 @@ of one instant, and others are answered in between.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -54,12 +55,13 @@ class FeatureReads:
         views = {view.name: view.version[:16] for view in reader.plan.views}
         self.facts = {"views": msgspec.json.encode(views).decode()}
 
-    async def answer(self, body: bytes, wire: Wire) -> bytes:
-        """The answer to a request. Raises ContractError."""
+    async def answer(self, body: bytes, wire: Wire, *, counted: Callable[[int], None]) -> bytes:
+        """The answer to a request, whose rows are told to `counted` first. Raises ContractError."""
         if wire.asked == ARROW:
             asked: list[msgspec.Struct] | Asked = self._tables.decode(body)
         else:
             asked = self._rows.asked(body, packed=wire.asked == MSGPACK)
+        counted(len(asked))
         if isinstance(asked, list) and len(asked) <= _PORTION:
             share = await self._together.submit(asked)
             reading = share_of(share.result, share.start, share.stop)
