@@ -7,6 +7,7 @@ it has answered what is under way; a worker that dies comes back.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ def listen(config: Config) -> None:
 
 def create() -> Server:
     """The application of one worker, for granian."""
+    # A worker inherits the handlers by which its parent takes note; until its own are set, it has nothing to finish.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(int(os.environ.get(SERVER, "0")))
     config = load_config(Path(os.environ[PROJECT]))
     log_to_stderr(config.log_level, config.log_format)
