@@ -44,7 +44,7 @@ class Output:
         try:
             return msgspec.json.decode((self.path / _JOB).read_bytes(), type=Job)
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            pass  # no job yet: then nothing else may be there either
         except (OSError, msgspec.DecodeError) as error:
             raise ConflictError(f"its job cannot be read: {error}", where=str(self.path), remedy=_ELSEWHERE) from None
         strange = [one for one in self.path.iterdir() if one.name not in (_LOCK, _INPUT)] if self.path.is_dir() else []
