@@ -35,7 +35,9 @@ class LatencyModel:
         self._middle = [0.0] * _SIZES  # logarithm of the typical ratio to the line, by class of size
         self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
         self._seen = [0] * _SIZES
+        self._observed = 0  # the sum of those
         self._ratios = [(1.0, math.exp(0.1))] * _SIZES  # to the line, by class: what `expected` and `upper` take
+        self._nearest = list(range(_SIZES))  # the class by which each goes: its own, or of those observed the nearest
         self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
 
     @staticmethod
@@ -55,7 +57,7 @@ class LatencyModel:
             if rows >= 1 and 0 < seconds < math.inf:
                 over = math.log(seconds / model.expected(rows))
                 model._upper[_class(rows)] = min(max(over, 0.0), math.log(_OUTLIER))
-        model._keep()
+        model._keep(*range(_SIZES))
         return model
 
     def observe(self, rows: int, seconds: float) -> None:
@@ -63,7 +65,7 @@ class LatencyModel:
         if rows < 1 or not 0 < seconds < math.inf:
             return
         seconds = min(max(seconds, _SHORTEST), _LONGEST)
-        if sum(self._seen) >= 8:  # the first ones say what an outlier is
+        if self._observed >= 8:  # the first ones say what an outlier is
             seconds = min(seconds, _OUTLIER * self.expected(rows))
             self._follow(rows, seconds)
         weight = 1 / (seconds * seconds)  # relative errors: else the largest batches alone would decide
@@ -92,7 +94,8 @@ class LatencyModel:
         self._weight, self._rows, self._squares = self._weight * square, self._rows * square, self._squares * square
         self._middle = [0.0] * _SIZES
         self._seen = [min(seen, 4) for seen in self._seen]
-        self._keep()
+        self._observed = sum(self._seen)
+        self._keep(*range(_SIZES))
 
     def _solve(self) -> None:
         spread = self._weight * self._squares - self._rows * self._rows
@@ -108,6 +111,9 @@ class LatencyModel:
     def _stray(self, rows: int, seconds: float) -> None:
         size = _class(rows)
         self._seen[size] += 1
+        self._observed += 1
+        if self._seen[size] == 1:
+            self._find_nearest()
         ratio = math.log(seconds / self._line(rows))
         # A running mean at first, then an exponential one; a step is bounded, so that one pause moves it little.
         apart = ratio - self._middle[size]
@@ -117,25 +123,31 @@ class LatencyModel:
         spread = max(abs(ratio - self._middle[size]), 0.02)
         step = _STEP * spread * (self._quantile if above else self._quantile - 1)
         self._upper[size] = min(max(self._upper[size] + step, 0.0), math.log(_OUTLIER))
-        self._keep()
+        self._keep(size)
 
-    def _keep(self) -> None:
-        """Keeps the ratios to the line: they are asked for with each request, and change with each batch."""
-        middle, upper = self._middle, self._upper
-        nearest = [self._nearest(size) for size in range(_SIZES)]
-        found = {size: (math.exp(middle[size]), math.exp(middle[size] + upper[size])) for size in {*nearest}}
-        self._ratios = [found[size] for size in nearest]
+    def _keep(self, *sizes: int) -> None:
+        """Keeps the ratios of these classes to the line: they are asked for with each request, and one changes with
+        each batch.
+        """
+        for size in sizes:
+            middle = self._middle[size]
+            self._ratios[size] = math.exp(middle), math.exp(middle + self._upper[size])
+
+    def _find_nearest(self) -> None:
+        """A class was observed for the first time."""
+        observed = [size for size in range(_SIZES) if self._seen[size]]
+        self._nearest = [min(observed, key=lambda other: abs(other - size)) for size in range(_SIZES)]
 
     def _line(self, rows: int) -> float:
         return max(self.alpha + self.beta * rows, 1e-9)
 
     def expected(self, rows: int) -> float:
         """The typical time of a batch of `rows`, in seconds."""
-        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[_class(rows)][0]
+        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[self._nearest[_class(rows)]][0]
 
     def upper(self, rows: int) -> float:
         """The time that a batch of `rows` exceeds rarely only, in seconds."""
-        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[_class(rows)][1]
+        return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[self._nearest[_class(rows)]][1]
 
     def table(self) -> dict[int, tuple[float, float]]:
         """What was learnt: by the sizes that were seen, the typical time and the upper one, in seconds."""
@@ -152,13 +164,6 @@ class LatencyModel:
             else:
                 high = middle - 1
         return low
-
-    def _nearest(self, size: int) -> int:
-        """The class, or of those observed the one nearest to it."""
-        if self._seen[size]:
-            return size
-        observed = [other for other in range(_SIZES) if self._seen[other]]
-        return min(observed, key=lambda other: abs(other - size), default=size)
 
 
 def _class(rows: int) -> int:

@@ -93,6 +93,18 @@ def test_a_cost_that_bends_is_told_size_by_size() -> None:
     assert model.expected(8) == pytest.approx(_line(8), rel=0.1)
 
 
+def test_a_size_that_was_never_seen_strays_from_the_line_as_the_nearest_that_was() -> None:
+    model = LatencyModel()
+    for _ in range(300):
+        for rows in (1, 8, 512):
+            model.observe(rows, _line(rows) * (3 if rows == 512 else 1))
+    straying = {rows: model.expected(rows) / (model.alpha + model.beta * rows) for rows in (8, 32, 256, 512, 4_096)}
+    assert straying[32] == pytest.approx(straying[8])
+    assert straying[256] == straying[4_096] == pytest.approx(straying[512])
+    model.observe(32, 2 * _line(32))
+    assert model.expected(32) > 1.3 * _line(32)
+
+
 @given(st.integers(1, 4_096), st.floats(1e-6, 10))
 def test_as_many_rows_fit_as_take_no_longer(most: int, seconds: float) -> None:
     model = LatencyModel(alpha=1e-3, beta=2e-5)
