@@ -23,12 +23,13 @@ from trilane.serving.engine import Answers
 from trilane.serving.entries import no_model
 from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics
 from trilane.serving.metrics import Metrics
+from trilane.serving.protocol.oip_facts import version_of
 from trilane.serving.protocol.oip_rows import TensorRows
 from trilane.serving.protocol.oip_tensors import objects
 from trilane.serving.share import Share
 from trilane.serving.tally import Tally
 
-__all__ = ["EndpointModels", "Models", "Part", "chosen"]
+__all__ = ["EndpointModels", "Models", "Part", "check_version", "chosen"]
 
 _PLATFORM = "trilane_endpoint"
 _RUNGS = tuple(rung.encode() for rung in RUNGS)
@@ -48,7 +49,7 @@ class EndpointModels:
 
     def index(self) -> list[State]:
         found = [
-            State(name, deployed.bundle.digest[:16], "READY", loaded=True)
+            State(name, version_of(deployed.bundle.digest), "READY", loaded=True)
             for name, deployed in sorted(self._deployments.all().items())
         ]
         broken = sorted({*self._deployments.errors} - {state.name for state in found})
@@ -56,14 +57,14 @@ class EndpointModels:
 
     async def about(self, model: str, version: str = "") -> About:
         deployed = self._deployed(model, version)
-        own = deployed.bundle.digest[:16]
+        own = version_of(deployed.bundle.digest)
         return About(
             model, own, (own,), _PLATFORM, self._format(deployed).specs, _outputs(deployed), max_rows=DECISIONS
         )
 
     def ready(self, model: str, version: str = "") -> State:
         deployed = self._deployed(model, version)
-        return State(model, deployed.bundle.digest[:16], "READY", loaded=True)
+        return State(model, version_of(deployed.bundle.digest), "READY", loaded=True)
 
     async def infer(self, question: Question) -> Inference:
         began = time.perf_counter()
@@ -117,9 +118,7 @@ class EndpointModels:
 
     def _deployed(self, model: str, version: str) -> Deployed:
         deployed = self._decisions.find(model)
-        own = deployed.bundle.digest[:16]
-        if version and version != own:
-            raise no_version(model, version, [own])
+        check_version(model, version, deployed.bundle.digest)
         return deployed
 
     def _format(self, deployed: Deployed) -> TensorRows:
@@ -135,17 +134,15 @@ class EndpointModels:
         digest = deployed.bundle.digest
         found = self._tallies.get(digest)
         if found is None:
-            found = self._tallies[digest] = Tally(deployed.bundle.endpoint, digest[:16], now=self._wall.now)
+            found = self._tallies[digest] = Tally(deployed.bundle.endpoint, version_of(digest), now=self._wall.now)
         return found
 
 
-def no_version(model: str, version: str, known: Sequence[str]) -> DefinitionError:
-    """The refusal of a version that is not served."""
-    what, remedy = (
-        f"{model!r} has no version {version!r}",
-        f"Ask for {', '.join(known) or 'another model'}, or for none",
-    )
-    return DefinitionError(what, where=model, remedy=remedy, status=404, file="")
+def check_version(model: str, version: str, digest: str) -> None:
+    """Raises DefinitionError (404) unless `version` is empty, or that of `digest`, or its first 16 digits."""
+    if version and version != digest[:16] and version != version_of(digest):
+        what, remedy = f"{model!r} has no version {version!r}", f"Ask for {version_of(digest)}, or for none"
+        raise DefinitionError(what, where=model, remedy=remedy, status=404, file="")
 
 
 def chosen(outputs: Sequence[str], specs: Sequence[TensorSpec], model: str) -> Sequence[str]:
@@ -182,7 +179,7 @@ def _answer(question: Question, deployed: Deployed, share: Share[Answers]) -> In
             ids = [f"{answers.id}-{row}".encode() for row in range(start, stop)]
             outputs.append(Tensor(name, "BYTES", objects(ids, (len(ids),))))
     told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
-    return Inference(question.model, deployed.bundle.digest[:16], outputs, told)
+    return Inference(question.model, version_of(deployed.bundle.digest), outputs, told)
 
 
 class Part(Inferences, Protocol):

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from trilane.apps.server.deployments import Deployed, Deployments
-from trilane.apps.server.inference import chosen, no_version
+from trilane.apps.server.inference import check_version, chosen
 from trilane.clock import WallClock
 from trilane.errors import ConflictError, DefinitionError, TrilaneError, UnavailableError
 from trilane.models.signature import Matrix, Scores
@@ -23,6 +23,7 @@ from trilane.serving.batcher import Batcher
 from trilane.serving.door import Door
 from trilane.serving.inference import About, Inference, Question, State, Statistics
 from trilane.serving.policy import TIERS
+from trilane.serving.protocol.oip_facts import version_of
 from trilane.serving.share import Share
 from trilane.serving.tally import Tally
 
@@ -43,7 +44,7 @@ class _Served:
 
     @property
     def version(self) -> str:
-        return self.deployed.bundle.model_digest[:16]
+        return version_of(self.deployed.bundle.model_digest)
 
 
 class TrainedModels:
@@ -97,15 +98,19 @@ class TrainedModels:
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         found = self._find(model, version)
-        return {"runtime": type(found.deployed.engine.runtime).__name__, "endpoint": found.deployed.bundle.endpoint}
+        bundle = found.deployed.bundle
+        return {
+            "endpoint": bundle.endpoint,
+            "model_digest": bundle.model_digest[:16],
+            "runtime": type(found.deployed.engine.runtime).__name__,
+        }
 
     def _find(self, model: str, version: str) -> _Served:
         found = self._all().get(model)
         if found is None:
             remedy = f"There are {', '.join(sorted(self._all())) or 'none yet'}; `/v2/repository/index` tells of all"
             raise DefinitionError(f"there is no model {model!r}", where=model, remedy=remedy, status=404, file="")
-        if version and version != found.version:
-            raise no_version(model, version, [found.version])
+        check_version(model, version, found.deployed.bundle.model_digest)
         return found
 
     def _all(self) -> dict[str, _Served]:
@@ -130,7 +135,7 @@ class TrainedModels:
             return runtime.predict(portions[0] if len(portions) == 1 else np.concatenate(portions))
 
         inputs = (TensorSpec("features", "FP32", (-1, runtime.signature.width)),)
-        tally = Tally(name, deployed.bundle.model_digest[:16], now=self._wall.now)
+        tally = Tally(name, version_of(deployed.bundle.model_digest), now=self._wall.now)
         door = Door(self._deployments.admission, tier=TIERS[deployed.tier], where="deadline")
         return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop, admission=door), door, tally)
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from trilane.models.tensor import TensorSpec
 from trilane.serving.inference import About, State, Statistics
 
-__all__ = ["EXTENSIONS", "configuration", "index", "metadata", "statistics"]
+__all__ = ["EXTENSIONS", "configuration", "index", "metadata", "statistics", "version_of"]
 
 Facts: TypeAlias = dict[str, object]
 
@@ -23,6 +23,14 @@ EXTENSIONS = (
     "schedule_policy",
     "statistics",
 )
+
+
+def version_of(digest: str) -> str:
+    """The version of what has a SHA-256: a number made of its first 12 digits.
+
+    The protocol has any text, but Triton's tools read a version as a whole number, and JavaScript one below 2^53.
+    """
+    return str(int(digest[:12], 16))
 
 
 def metadata(about: About) -> Facts:
@@ -41,17 +49,22 @@ def _tensor(spec: TensorSpec) -> Facts:
 
 
 def configuration(about: About, settings: Mapping[str, object]) -> Facts:
-    """The configuration of a model, in Triton's words; what it has no word for is among the parameters."""
-    rows = about.max_rows > 0
+    """The configuration of a model, in Triton's words; what it has no word for is among the parameters.
+
+    Triton leaves the axis of rows out of shapes, and has none for an input that is nothing but that axis: clients that
+    follow the configuration, such as `perf_analyzer`, cannot ask for one then. Such a model is told whole.
+    """
+    rows = about.max_rows > 0 and all(len(spec.shape) > 1 for spec in about.inputs)
+    told = {**settings, **({"max_rows": about.max_rows} if about.max_rows else {})}
     return {
         "name": about.name,
         "platform": about.platform,
         "backend": str(settings.get("runtime", "trilane")),
-        "max_batch_size": about.max_rows,
+        "max_batch_size": about.max_rows if rows else 0,
         "input": [_dimensions(spec, rows=rows) for spec in about.inputs],
         "output": [_dimensions(spec, rows=rows) for spec in about.outputs],
         **({"dynamic_batching": {}} if rows else {}),
-        "parameters": {name: {"string_value": str(value)} for name, value in sorted(settings.items())},
+        "parameters": {name: {"string_value": str(value)} for name, value in sorted(told.items())},
     }
 
 
@@ -70,7 +83,8 @@ def statistics(found: Iterable[Statistics]) -> Facts:
 
 
 def _statistics(one: Statistics) -> Facts:
-    nothing = _duration(0, 0)
+    # Reading and writing tensors is part of an answer's time, and not measured alone; clients want one count for all.
+    nothing, around = _duration(0, 0), _duration(one.succeeded, 0)
     return {
         "name": one.name,
         "version": one.version,
@@ -81,18 +95,18 @@ def _statistics(one: Statistics) -> Facts:
             "success": _duration(one.succeeded, one.success_ns),
             "fail": _duration(one.failed, one.fail_ns),
             "queue": _duration(one.succeeded, one.queue_ns),
-            "compute_input": nothing,  # reading the inputs is part of the answer's time, and not measured alone
+            "compute_input": around,
             "compute_infer": _duration(one.succeeded, one.compute_ns),
-            "compute_output": nothing,
+            "compute_output": around,
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
         "batch_stats": [
             {
                 "batch_size": rows,
-                "compute_input": nothing,
+                "compute_input": _duration(times, 0),
                 "compute_infer": _duration(times, took),
-                "compute_output": nothing,
+                "compute_output": _duration(times, 0),
             }
             for rows, (times, took) in one.by_batch.items()
         ],
