@@ -1,8 +1,9 @@
 """The record of every decision: written beside the answer's way, never in it.
 
 A block holds the decisions that one batch made, request after request; a decision's id is the id of its block and its
-row. Laws: recording
-never blocks or fails an answer; what cannot be kept is counted; a block appears whole or not at all.
+row. Laws: recording never blocks or fails an answer; what cannot be kept is counted; a block appears whole or not at
+all. The writer's thread is a guest in the server's process: it has the interpreter for one block at a time, and SQLite
+works without it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["Decision", "Recorder", "Records"]
 
 _log = logging.getLogger(__name__)
 _LONGEST_NUMBER = 9  # digits of a row's number
+_PAGE = 16_384  # bytes of SQLite's pages: a block fills few of them, where each costs some calls of the system
 
 _SCHEMA = """
 CREATE TABLE block (
@@ -44,7 +46,10 @@ CREATE INDEX block_time ON block (endpoint, at);
 
 
 class _Payload(msgspec.Struct, array_like=True, frozen=True):
-    """What a block keeps: columns as raw little-endian arrays, row by row in the order of `names`."""
+    """What a block keeps: columns as raw little-endian arrays, row by row in the order of `names`.
+
+    `statuses` is empty if all are fresh; `ages` are those of one row if all rows have the same.
+    """
 
     names: tuple[str, ...]
     rows: tuple[msgspec.Raw, ...]
@@ -113,7 +118,7 @@ class Recorder:
         period: float = 0.05,
         told: Callable[[str, int], None] | None = None,
     ) -> None:
-        self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False)
+        self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False, page=_PAGE)
         self._waiting: deque[tuple[str, tuple[str, ...], Answers, tuple[int, ...]]] = deque()
         self._capacity, self._period, self._told = capacity, period, told
         self._stop = threading.Event()
@@ -148,8 +153,8 @@ class Recorder:
             return
         size = sum(len(answers.scores) for _, _, answers, _ in blocks)
         try:
-            rows = [_row(*block) for block in blocks]
             with self._file.transaction() as connection:
+                rows = (_row(*block) for block in blocks)  # one at a time: between two, others have the interpreter
                 connection.executemany("INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)", rows)
         except Exception as error:  # noqa: BLE001 - whatever it is, the blocks after these can still be kept
             self._drop(size)
@@ -166,18 +171,19 @@ class Recorder:
 
 
 def _row(endpoint: str, names: tuple[str, ...], answers: Answers, sizes: tuple[int, ...]) -> tuple[object, ...]:
-    reading = answers.reading
-    payload = _Payload(
+    reading, ages = answers.reading, answers.reading.ages
+    alike = len(ages) > 1 and bool((ages == ages[0]).all())
+    payload = (  # as _Payload has it, in one call: to encode each row by itself costs twice as much
         names,
-        tuple(msgspec.Raw(_encode(row)) for row in answers.rows),
-        reading.values.astype("<f8").tobytes(),
-        reading.statuses.tobytes(),
-        reading.ages.astype("<i8").tobytes(),
-        answers.scores.astype("<f8").tobytes(),
-        tuple((fault.reason, None if fault.rows is None else tuple(sorted(fault.rows))) for fault in answers.faults),
+        answers.rows,
+        reading.values.astype("<f8", copy=False).tobytes(),
+        reading.statuses.tobytes() if reading.statuses.any() else b"",
+        (ages[:1] if alike else ages).astype("<i8", copy=False).tobytes(),
+        answers.scores.astype("<f8", copy=False).tobytes(),
+        [(fault.reason, None if fault.rows is None else sorted(fault.rows)) for fault in answers.faults],
         answers.by_model.tobytes(),
         answers.rungs.tobytes(),
-        dict(answers.origins),
+        answers.origins,
         sizes,
     )
     return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
@@ -233,10 +239,12 @@ class Records:
 
 def _columns(payload: _Payload, size: int) -> tuple[Any, Any, Any]:
     shape = (size, len(payload.names))
+    statuses = np.frombuffer(payload.statuses or bytes(size * shape[1]), np.uint8).reshape(shape)
+    ages = np.frombuffer(payload.ages, "<i8")
     return (
         np.frombuffer(payload.values, "<f8").reshape(shape),
-        np.frombuffer(payload.statuses, np.uint8).reshape(shape),
-        np.frombuffer(payload.ages, "<i8").reshape(shape),
+        statuses,
+        ages.reshape(shape) if ages.size == size * shape[1] else np.broadcast_to(ages, shape),
     )
 
 

@@ -31,12 +31,13 @@ _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 class SqliteFile:
     """The file at `path` with the tables of `schema`, made at the first write.
 
-    `full_sync`: whether a transaction that ended survives a power cut, not only the death of the process.
+    `full_sync`: whether a transaction that ended survives a power cut, not only the death of the process; `page`: the
+    bytes of a page, of a file that is made now.
     """
 
-    def __init__(self, path: Path, *, schema: str, full_sync: bool = True) -> None:
+    def __init__(self, path: Path, *, schema: str, full_sync: bool = True, page: int = 4_096) -> None:
         self.path = path
-        self._schema = schema
+        self._schema, self._page = schema, page
         self._full_sync = full_sync
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -93,6 +94,7 @@ class SqliteFile:
         draft = self.path.with_name(f"{self.path.name}.{os.getpid()}-{threading.get_ident()}.draft")
         try:
             with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA page_size = {self._page}")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(self._schema)
             with contextlib.suppress(FileExistsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from trilane.errors import ContractError, SetupError
+from trilane.features.fallback import STATUSES
 from trilane.feedback.record import Recorder, Records
 from trilane.serving.engine import Answers
 from trilane.serving.reading import Fault, Reading
@@ -144,6 +146,25 @@ def test_a_block_of_an_earlier_release_tells_its_rungs_by_what_it_kept(tmp_path:
     found = [records.find(f"0f-{row}") for row in range(2)]
     assert [one and one.rung for one in found] == ["stale", "constant"]
     assert list(records.requests("e")) == [(5, (1, 1))]  # which requests they were is not known: a row each
+    records.close()
+
+
+@pytest.mark.parametrize("ages", [[[9, 9], [9, 9]], [[0, 1], [2, 3]]], ids=["alike", "each its own"])
+@pytest.mark.parametrize("statuses", [[[0, 0], [0, 0]], [[0, 0], [1, 4]]], ids=["all fresh", "some worse"])
+def test_statuses_and_ages_come_back_however_few_bytes_hold_them(
+    tmp_path: Path, ages: list[list[int]], statuses: list[list[int]]
+) -> None:
+    given = _answers("0f")
+    reading = Reading(given.reading.values, np.array(statuses, np.uint8), np.array(ages, np.int64), ())
+    _written(tmp_path / "r.db", ("e", dataclasses.replace(given, reading=reading)))
+    records = Records(tmp_path / "r.db")
+    for row in range(2):
+        found = records.find(f"0f-{row}")
+        assert found is not None
+        assert [*found.ages.values()] == ages[row]
+        assert [*found.statuses.values()] == [STATUSES[code] for code in statuses[row]]
+    [batch] = records.read("e")
+    assert [batch.column("age:v.a").to_pylist(), batch.column("age:v.b").to_pylist()] == np.transpose(ages).tolist()
     records.close()
 
 
