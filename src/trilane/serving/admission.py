@@ -87,6 +87,10 @@ class Line(Protocol):
         """Refuses the request of a tier whose deadline is the latest; False if none waits."""
         ...
 
+    def may_try(self, deadline: float, now: float) -> bool:
+        """Whether a request that seems to be too late would be tried, to see whether it still is."""
+        ...
+
 
 class Keeper(Protocol):
     """What a line asks of whoever lets requests into it."""
@@ -279,9 +283,11 @@ class Admission:
         wait = line.wait(tier, 1, began)
         hopeless = began + wait + self.late[tier] > deadline
         limit = self._fixed if self.learned is None else self.learned.limit
+        if hopeless:
+            self._fade(began)
+            hopeless = not line.may_try(deadline, began)
         if hopeless and not ladder:
             reason = DEADLINE
-            self._fade(began)
         elif self.total >= limit and (hopeless or not (self.make_room(tier) or self._has_room(tier))):
             reason = FULL
         else:

@@ -144,6 +144,10 @@ class Batcher(Generic[Portion, Result]):
         """Seconds that an answer takes if `requests` are in and none waits for more than it must."""
         return self._dispatcher.unloaded(requests)
 
+    def may_try(self, deadline: float, now: float) -> bool:
+        """Whether a request that seems to be too late would be tried, to see whether it still is."""
+        return not self._running and self._dispatcher.may_try(deadline, now)
+
     def waiting(self, tier: int) -> int:
         """How many requests of a tier wait."""
         return self._dispatcher.waiting.requests_of(tier)

@@ -9,7 +9,8 @@ than batches that the nearest deadlines leave room for can answer, those deadlin
 2308.07470).
 
 Laws: pure logic on the caller's clock, so a server and a simulator run the same code; no request is lost; a batch is
-never expected to miss a deadline of its own.
+never expected to miss a deadline of its own, but for one request that is tried now and then while nothing else runs:
+the estimates learn from batches alone, and would else never learn that a slow time is over.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Generic, TypeAlias, TypeVar
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.latency import LatencyModel
 from trilane.serving.tiers import Job, Shares, Waiting
+from trilane.serving.trials import Trials
 
 __all__ = ["Batch", "Decision", "Dispatcher", "Job", "Late", "Wait"]
 
@@ -80,6 +82,7 @@ class Dispatcher(Generic[T]):
         self._max_rows, self._price, self._margin = max_rows, price, margin
         self.shares = shares or Shares()
         self.waiting = Waiting[T]()
+        self._trials = Trials()
         self._note(1)
 
     @property
@@ -100,6 +103,7 @@ class Dispatcher(Generic[T]):
     def done(self, rows: int, seconds: float) -> None:
         """A batch of `rows` took `seconds`."""
         self.latency.observe(rows, seconds)
+        self._trials.ended(seconds)
         self._note(rows)
 
     def _note(self, rows: int) -> None:
@@ -115,7 +119,7 @@ class Dispatcher(Generic[T]):
         if not self.waiting.requests:
             return None
         late = self.late(now)
-        if late is not None:
+        if late is not None and (late := self._but_one(late, now)) is not None:
             return late
         jobs, aged = self._first(now)
         if self.waiting.requests:
@@ -126,6 +130,20 @@ class Dispatcher(Generic[T]):
                 self.waiting.add(job)
             return Wait(until)
         return self._batch(jobs, reason, now, aged)
+
+    def may_try(self, deadline: float, now: float, rows: int = 1) -> bool:
+        """Whether a request that seems to be late would be tried all the same, as nothing else teaches better."""
+        room = self._room(deadline, now)
+        return not self.waiting.requests and self._trials.due(now) and 0 < room >= self.latency.at_best(rows)
+
+    def _but_one(self, late: Late[T], now: float) -> Late[T] | None:
+        """Those of `late` for whom nothing is done, as one may be tried, which then is all that waits."""
+        best = min(late.jobs, key=lambda job: (job.rows, job.tier, -job.deadline))
+        if not self.may_try(best.deadline, now, best.rows):
+            return late
+        self.waiting.add(best)
+        rest = tuple(job for job in late.jobs if job is not best)
+        return Late(rest) if rest else None
 
     def _room(self, deadline: float, now: float) -> float:
         return deadline - self._margin - now
@@ -259,6 +277,7 @@ class Dispatcher(Generic[T]):
     def _batch(self, jobs: list[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
         rows = sum(job.rows for job in jobs)
         expected = self.latency.expected(rows)
+        self._trials.began(now, expected)
         by_tier: dict[int, int] = {}
         for job in jobs:
             by_tier[job.tier] = by_tier.get(job.tier, 0) + job.rows

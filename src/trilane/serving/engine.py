@@ -29,6 +29,7 @@ from trilane.serving.endpoint import Endpoint
 from trilane.serving.ladder import Draft, Ladder, Smaller, as_float32, breaker_of, late, predicted, stored_views
 from trilane.serving.latency import LatencyModel
 from trilane.serving.reading import Fault, FeatureReader, Reading, Rows, Throttle
+from trilane.serving.trials import Trials
 
 __all__ = ["Answers", "Engine", "Scored", "rebuild"]
 
@@ -110,7 +111,7 @@ class Engine:
         self._views = stored_views(endpoint.model)
         # How long the model and a read take is asked only where a smaller model could be in time instead.
         self._latency = None if smaller is None else latency or LatencyModel()
-        self._read_time, self._batches = 0.0, 0
+        self._read_time, self._batches, self._trials = 0.0, 0, Trials()
         self._throttle = Throttle(__name__)
 
     def answer(self, rows: Rows, *, now: int, id: str, deadline: float = math.inf) -> Answers:
@@ -158,8 +159,9 @@ class Engine:
         draft, smaller = Draft.of(len(rows), [Fault(reason)]), self.ladder.smaller
         reading = None
         if smaller is not None:
-            needed = self._read_time + smaller.latency.upper(len(rows))
-            if deadline - self._timer() >= needed and smaller.breaker.would_enter(self._timer()):
+            start = self._timer()
+            within = deadline - start - self._read_time
+            if smaller.fits(len(rows), start, within) and smaller.breaker.would_enter(start):
                 reading = self.read(rows, now, deadline)
                 draft.faults[:0] = reading.faults
         self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
@@ -219,15 +221,18 @@ class Engine:
         return self._of(draft, rows, reading, now, id, parts)
 
     def _predicted(self, reading: Reading, matrix: npt.NDArray[np.float32], deadline: float) -> Scored:
-        size, start = len(matrix), self._timer()
+        size, start, tried = len(matrix), self._timer(), False
         why = late(self.ladder.stale, reading, self._views) if reading.faults else ""
         if not why and self._latency is not None and deadline - start < self._latency.upper(size):
-            why = "model: the deadline leaves no room for it"
+            tried = 0 < deadline - start >= self._latency.at_best(size) and self._trials.due(start)
+            why = "" if tried else "model: the deadline leaves no room for it"
         ticket = 0 if why else self.breaker.enter(start)
         if not ticket:
             why = why or f"model: its breaker is open: {self.breaker.reason}"
             return Scored(np.full(size, np.nan), False, (Fault(why),))
         faults: tuple[Fault, ...] = ()
+        if self._latency is not None:
+            self._trials.began(start, self._latency.expected(size))
         try:
             scores = predicted(self.runtime, matrix, self.endpoint.model.name)
         except TrilaneError as error:
@@ -237,16 +242,17 @@ class Engine:
         finite = np.isfinite(scores)
         if whole := bool(finite.all()):
             self.breaker.leave(ticket, end, end - start)
-            self._learn(size, end - start)
+            self._learn(size, end - start, tried=tried)
             return Scored(scores, whole)
         # A score that is no number is the row's doing as often as the model's: it opens no breaker for other rows.
         self.breaker.leave(ticket, end, end - start, failed=bool(faults) and not finite.any())
         return Scored(scores, whole, (*faults, *self._not_finite(finite, faults)))
 
-    def _learn(self, size: int, seconds: float) -> None:
+    def _learn(self, size: int, seconds: float, *, tried: bool) -> None:
         if self._latency is not None:
             self._batches += 1
-            if self._batches % _EVERY == 0:
+            self._trials.ended(seconds)
+            if tried or self._batches % _EVERY == 0:
                 self._latency.observe(size, seconds)
 
     def _salvaged(self, matrix: npt.NDArray[np.float32], error: TrilaneError) -> tuple[Scores, tuple[Fault, ...]]:

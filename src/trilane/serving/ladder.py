@@ -27,6 +27,7 @@ from trilane.serving.degradation import CACHED, CONSTANT, FRESH, SMALLER, Cached
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.latency import LatencyModel
 from trilane.serving.reading import Fault, Reading, Rows
+from trilane.serving.trials import Trials
 
 __all__ = ["Draft", "Ladder", "Smaller", "as_float32", "breaker_of", "late", "predicted", "stored_views"]
 
@@ -40,6 +41,13 @@ class Smaller:
     columns: Ints
     breaker: Breaker
     latency: LatencyModel = field(default_factory=LatencyModel)
+    trials: Trials = field(default_factory=Trials)
+
+    def fits(self, rows: int, now: float, within: float) -> bool:
+        """Whether it answers `rows` within so many seconds, or is tried, to see whether it still does not."""
+        if within >= self.latency.upper(rows):
+            return True
+        return 0 < within >= self.latency.at_best(rows) and self.trials.due(now)
 
 
 @dataclass(slots=True)
@@ -175,12 +183,13 @@ class Ladder:
             return
         why = late(self.stale, reading, self._views)
         start = self._timer()
-        if not why and deadline - start < smaller.latency.upper(len(left)):
+        if not why and not smaller.fits(len(left), start, deadline - start):
             why = "the deadline leaves no room"
         ticket = 0 if why else smaller.breaker.enter(start)
         if not ticket:
             draft.hindered(f"{smaller.name}: {why or f'its breaker is open: {smaller.breaker.reason}'}", left)
             return
+        smaller.trials.began(start, smaller.latency.expected(len(left)))
         try:
             scores = predicted(smaller.runtime, as_float32(reading)[left][:, smaller.columns], smaller.name)
         except TrilaneError as error:
@@ -190,6 +199,7 @@ class Ladder:
         good = np.isfinite(scores)
         smaller.breaker.leave(ticket, end := self._timer(), end - start)
         smaller.latency.observe(len(left), end - start)
+        smaller.trials.ended(end - start)
         draft.scores[left[good]], draft.rungs[left[good]] = scores[good], SMALLER
         if not good.all():
             draft.hindered(f"{smaller.name}: a score is not a finite number", left[~good])

@@ -18,6 +18,7 @@ _STEP = 0.05  # how far one observation moves a quantile, as a part of the sprea
 _APART = math.log(2)
 _KEPT = 0.25  # the weight that is kept when the line is moved as a whole
 _OUTLIER = 8.0  # an observation counts as at most so many times what was predicted
+_STREAK = 32  # observations in a row below the upper quantile, after which it is taken for too high
 
 
 class LatencyModel:
@@ -36,8 +37,11 @@ class LatencyModel:
         self._upper = [0.1] * _SIZES  # logarithm of the upper quantile of the ratio
         self._seen = [0] * _SIZES
         self._observed = 0  # the sum of those
+        self._below = [0] * _SIZES  # how many in a row were below the upper quantile
+        self._highest = [-math.inf] * _SIZES  # logarithm of the greatest ratio among them
         self._ratios = [(1.0, math.exp(0.1))] * _SIZES  # to the line, by class: what `expected` and `upper` take
         self._nearest = list(range(_SIZES))  # the class by which each goes: its own, or of those observed the nearest
+        self._quickest = math.inf  # what one row took in the quickest batch
         self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
 
     @staticmethod
@@ -58,6 +62,7 @@ class LatencyModel:
                 over = math.log(seconds / model.expected(rows))
                 model._upper[_class(rows)] = min(max(over, 0.0), math.log(_OUTLIER))
         model._keep(*range(_SIZES))
+        model._quickest = math.inf  # a sweep may be another machine's
         return model
 
     def observe(self, rows: int, seconds: float) -> None:
@@ -77,6 +82,8 @@ class LatencyModel:
         self._products = keep * self._products + weight * rows * seconds
         self._solve()
         self._stray(rows, seconds)
+        one = seconds if rows == 1 else seconds * self.expected(1) / self.expected(rows)
+        self._quickest = min(self._quickest, one)
 
     def _follow(self, rows: int, seconds: float) -> None:
         """Moves the whole line to where batches are seen to be, if that is far away: what was much quicker would else
@@ -123,7 +130,22 @@ class LatencyModel:
         spread = max(abs(ratio - self._middle[size]), 0.02)
         step = _STEP * spread * (self._quantile if above else self._quantile - 1)
         self._upper[size] = min(max(self._upper[size] + step, 0.0), math.log(_OUTLIER))
+        self._settle(size, ratio, above=above)
         self._keep(size)
+
+    def _settle(self, size: int, ratio: float, *, above: bool) -> None:
+        """Halves the way of an upper quantile down to what is seen, once it was long not reached: its small steps would
+        take tens of thousands of batches from where a fault left it. The greatest of so many is rarely below it.
+        """
+        if above:
+            self._below[size], self._highest[size] = 0, -math.inf
+            return
+        self._below[size] += 1
+        self._highest[size] = max(self._highest[size], ratio)
+        if self._below[size] == _STREAK:
+            reached = max(self._highest[size] - self._middle[size], 0.0)
+            self._upper[size] = min(self._upper[size], (self._upper[size] + reached) / 2)
+            self._below[size], self._highest[size] = 0, -math.inf
 
     def _keep(self, *sizes: int) -> None:
         """Keeps the ratios of these classes to the line: they are asked for with each request, and one changes with
@@ -148,6 +170,10 @@ class LatencyModel:
     def upper(self, rows: int) -> float:
         """The time that a batch of `rows` exceeds rarely only, in seconds."""
         return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[self._nearest[_class(rows)]][1]
+
+    def at_best(self, rows: int) -> float:
+        """`upper`, if batches were as quick again as the quickest since the sweep; 0 if there was none since."""
+        return self.upper(rows) * self._quickest / self.expected(1) if self._quickest < math.inf else 0.0
 
     def table(self) -> dict[int, tuple[float, float]]:
         """What was learnt: by the sizes that were seen, the typical time and the upper one, in seconds."""

@@ -105,6 +105,10 @@ class Door:
         """See `Line`."""
         return self._dispatcher.unloaded(requests)
 
+    def may_try(self, deadline: float, now: float) -> bool:
+        """See `Line`."""
+        return not self._ends and self._dispatcher.may_try(deadline, now)
+
     def waiting(self, tier: int) -> int:
         """See `Line`."""
         return self._dispatcher.waiting.requests_of(tier)

@@ -21,7 +21,7 @@ class _Line:
     """A line in which a request waits `seconds`; those who wait are numbers by tier."""
 
     def __init__(self, admission: Admission, seconds: float = 0.0) -> None:
-        self.admission, self.seconds = admission, seconds
+        self.admission, self.seconds, self.tries = admission, seconds, False
         self.inside: dict[int, list[Entry]] = {tier: [] for tier in range(4)}
         self.refused: list[UnavailableError] = []
 
@@ -33,6 +33,9 @@ class _Line:
 
     def waiting(self, tier: int) -> int:
         return len(self.inside[tier])
+
+    def may_try(self, deadline: float, now: float) -> bool:
+        return self.tries
 
     def put_out(self, tier: int) -> bool:
         entry = self.inside[tier].pop()
@@ -181,6 +184,27 @@ def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> N
     assert _reason(line.ask(STANDARD, now=1.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == "admitted"
+
+
+@pytest.mark.parametrize("ladder", [False, True])
+def test_how_late_answers_were_is_forgotten_whether_or_not_there_is_a_worse_answer(ladder: bool) -> None:
+    line = _line(seconds=0.01)
+    for _ in range(1_000):
+        line.admission.missed(STANDARD, 0.1)
+    for now in (1.0, 20.0):
+        line.ask(STANDARD, now=now, patience=0.1, ladder=ladder)
+    entry = line.ask(STANDARD, now=20.0, patience=0.1, ladder=ladder)
+    assert isinstance(entry, Entry)
+    assert not entry.hopeless
+
+
+def test_one_that_seems_to_be_late_is_let_in_where_it_would_be_tried() -> None:
+    line = _line(seconds=1.0)
+    assert _reason(line.ask(STANDARD, patience=0.1)) == DEADLINE
+    line.tries = True
+    entry = line.ask(STANDARD, patience=0.1)
+    assert isinstance(entry, Entry)
+    assert entry.due == pytest.approx(0.1)
 
 
 def test_another_policy_counts_from_the_next_request_and_who_is_in_stays_in() -> None:

@@ -31,6 +31,9 @@ class _Line:
     def waiting(self, tier: int) -> int:
         return sum(entry.tier == tier for _, entry in self.inside)
 
+    def may_try(self, deadline: float, now: float) -> bool:
+        return False
+
     def put_out(self, tier: int) -> bool:
         door, entry = next(one for one in self.inside if one[1].tier == tier)
         self.inside.remove((door, entry))

@@ -306,3 +306,24 @@ def test_a_smaller_model_reads_nothing_that_the_first_does_not(shop: Shop) -> No
 def test_a_cache_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(DefinitionError, match=r"tl\.cached"):
         tl.cached(**{"ttl": "1m", **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rung", ["fresh", "smaller"])
+def test_a_model_that_seemed_too_slow_is_tried_a_second_later_and_found_to_be_quick(filled: Shop, rung: str) -> None:
+    made = Made(filled, [tl.smaller(_small(filled)), tl.constant(0.25)])
+    instead, within = {"fresh": ("smaller", 0.05), "smaller": ("constant", 0.005)}[rung]
+
+    def quick(matrix: Matrix) -> Scores:
+        made.watch.now += 0.001
+        return _baskets(matrix) if rung == "fresh" else matrix[:, 0].astype(np.float64)
+
+    made.first.formula = quick if rung == "fresh" else _broken
+    made.second.formula = quick if rung == "smaller" else made.second.formula
+
+    def asked() -> list[str]:
+        return _rungs(made.ask(6.0, deadline=made.watch.now + within))
+
+    assert asked() == [instead]
+    made.watch.now += 1.0
+    for _ in range(3):
+        assert asked() == [rung]

@@ -84,6 +84,27 @@ def test_the_upper_estimate_is_exceeded_rarely_but_is_no_fantasy() -> None:
     assert 0.02 < above / 3_000 < 0.10
 
 
+def test_an_upper_estimate_that_a_fault_left_behind_falls_within_some_hundred_batches() -> None:
+    random = np.random.default_rng(2)
+    model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64)})
+    for i in range(200):
+        model.observe(1, _line(1) * (7.0 if i % 5 == 0 else 1.0))
+    assert model.upper(1) > 5 * _line(1)
+    for factor in random.lognormal(0, 0.1, 200).tolist():
+        model.observe(1, _line(1) * factor)
+    assert _line(1) < model.upper(1) < 1.6 * _line(1)
+
+
+def test_how_quick_batches_ever_were_is_kept_while_they_are_slow_but_not_taken_from_a_sweep() -> None:
+    model = LatencyModel.of({rows: _line(rows) / 10 for rows in (1, 8, 64)})
+    assert model.at_best(8) == 0
+    for seconds in (_line(8), 50 * _line(8)):
+        for _ in range(100):
+            model.observe(8, seconds)
+    assert model.expected(8) == pytest.approx(50 * _line(8), rel=0.1)
+    assert 0.5 * _line(8) < model.at_best(8) < 2 * _line(8)
+
+
 def test_a_cost_that_bends_is_told_size_by_size() -> None:
     model = LatencyModel()
     for _ in range(300):

@@ -197,3 +197,23 @@ def test_nobody_is_put_out_for_one_of_its_own_tier_or_a_lower(found: list[int]) 
             assert lowest > tier
             assert admission.in_flight[lowest] == before[lowest] - 1
     assert [tier for tier in range(4) for _ in range(admission.in_flight[tier])] == sorted(found)[:8]
+
+
+@pytest.mark.parametrize("ladder", [False, True])
+@pytest.mark.parametrize("factor", [8.0, 60.0])
+def test_after_a_time_in_which_nothing_could_be_in_time_all_is_answered_again(factor: float, ladder: bool) -> None:
+    """Nobody is let in any more, so nothing but a trial now and then can tell that the slow time is over."""
+    admission, random = Admission(tl.Policy()), np.random.default_rng(5)
+    model = LatencyModel.of({rows: ALPHA + BETA * rows for rows in (1, 8, 64)})
+    dispatcher = Dispatcher[int](model, max_rows=128, shares=admission.shares)
+    door, found = Door(admission, dispatcher, ladder=ladder), []
+    for times, start in ((factor, 0.0), (1.0, 4.0), (1.0, 7.0)):
+
+        def cost(rows: int, times: float = times) -> float:
+            return (ALPHA + BETA * rows) * times * float(random.lognormal(0, 0.3))
+
+        traffic = _traffic(0.2 * CAPACITY, 4.0 if not start else 3.0, start=start)
+        requests = [Request(one.at, 1, PATIENCE, STANDARD) for one in traffic]
+        found.append(np.isfinite(simulate(requests, dispatcher, cost, door=door).latencies).mean())
+    assert found[0] < 0.5
+    assert found[2] == 1.0
