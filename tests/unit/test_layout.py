@@ -25,7 +25,7 @@ DRIVERS = {
     "fastavro": r"trilane\.sources\.formats\.avro",
     "feast": r"trilane\.apps\.feast_import\.reader",
     "google": r"trilane\.(sources\.formats\.protobuf|serving\.protocol\.oip_(messages|grpc))",
-    "granian": r"trilane\.apps\.server(\.\w+)?",
+    "httptools": r"trilane\.apps\.server\.connection",
     "grpc": r"trilane\.apps\.server\.grpc",
     "httpx": r"trilane\.(apps\..+|sources\.schema_registry)",
     "joblib": r"trilane\.models\.runtime\.sklearn",
@@ -46,7 +46,7 @@ DRIVERS = {
     "sqlalchemy": r"trilane\.lifecycle\.metadata(\.\w+)?",
     "sqlite3": r"trilane\.\w+\.(.+\.)?sqlite(\.\w+)?",
     "typer": r"trilane\.apps\..+",
-    "uvloop": r"trilane\.apps\.server(\.\w+)?",
+    "uvloop": r"trilane\.apps\.server\.working",
     "xgboost": r"trilane\.models\.runtime\.xgboost",
 }
 

@@ -1,4 +1,4 @@
-"""The server role as a process: granian with this project's settings, in place of the process that calls `serve`.
+"""The server role as a process: the one that listens, in place of the process that calls `serve`.
 
 Laws: the process id stays, so whoever started it can signal and supervise it; its workers end with it; its port is held
 for exactly as long as it lives.

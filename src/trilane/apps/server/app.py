@@ -1,4 +1,4 @@
-"""The RSGI application: what each operation of the routes does.
+"""The server's application: what each operation of the routes does.
 
 Law: nothing that a caller sends can stop the server or another caller's answer; every fault is told with its path.
 """
@@ -10,18 +10,15 @@ import logging
 import os
 import threading
 import time
-from typing import Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane import __version__
 from trilane.apps.project import Project
-from trilane.apps.rounds import LONGEST, ROUND, Rounds
 from trilane.apps.server import address
 from trilane.apps.server.decisions import Decisions
 from trilane.apps.server.deployments import Deployments
-from trilane.apps.server.drain import Closing, Drain
 from trilane.apps.server.events import Events
 from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.http import error_body, read_body, refuse, retry_after, send, status_of
@@ -32,6 +29,7 @@ from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.openapi import document
 from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads
+from trilane.apps.server.request import Pairs, Request
 from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
 from trilane.apps.server.trained import TrainedModels
@@ -47,6 +45,9 @@ from trilane.serving.metrics import Metrics
 from trilane.serving.policy import STANDARD, TIERS
 from trilane.serving.repository import ModelRepository
 
+if TYPE_CHECKING:
+    from trilane.apps.server.grpc import GrpcServer
+
 __all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
 _TELL = 0.25  # seconds between two counts of who was let in, and of what models did
-_TEXT = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
-_OPEN_METRICS = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")]
+_TEXT: Pairs = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
+_OPEN_METRICS: Pairs = (("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8"),)
 
 
 class _Clock(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,9 +71,12 @@ class Server:
 
     def __init__(self, project: Project) -> None:
         self.project = project
+        self.parting = False  # whether it is about to end
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._grpc: GrpcServer | None = None
 
-    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Takes up its work on `loop`."""
         project = self.project
         self._loop = loop
         self.metrics = Metrics(shared="PROMETHEUS_MULTIPROC_DIR" in os.environ)
@@ -102,12 +106,8 @@ class Server:
         self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
         self._lanes = LaneLook(project, self.deployments)
         self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
-        own = int(os.environ.get(ROUND, "0"))
-        rounds, notice = Rounds(project.config.state, project.config.port), project.config.drain / 1e6
-        self.drain = Drain(rounds, own=own, notice=notice, longest=max(notice, LONGEST), loop=loop)
-        self.drain.watch()
         if project.config.grpc_port:
-            loop.create_task(self._listen_to_grpc(models))
+            self._opening = loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
         self._tell_counts(loop)
 
@@ -162,7 +162,7 @@ class Server:
         except SetupError as error:
             _log.error("no gRPC: %s", error)
             return
-        self.drain.before_the_end(lambda: server.stop(_GRACE))
+        self._grpc = server
 
     def _tell_address(self) -> None:
         try:
@@ -170,7 +170,13 @@ class Server:
         except SetupError as error:  # a full disk: then only the configuration says where this server is
             _log.warning("other commands may not find this server: %s", error)
 
-    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def finish(self) -> None:
+        """Ends what takes requests besides HTTP, once those under way are answered."""
+        if self._grpc is not None:
+            await self._grpc.stop(_GRACE)
+
+    def close(self) -> None:
+        """Ends its work, and writes what waits."""
         self._telling.cancel()
         self.metrics.tell_requests()
         address.forget(self.project.config.state)
@@ -182,40 +188,36 @@ class Server:
         self.recorder.close()
         self.project.close()
 
-    async def __rsgi__(self, scope: Scope, protocol: HTTPProtocol) -> None:
-        if scope.proto != "http":
-            return
-        if self.drain.began:
-            protocol = cast(HTTPProtocol, Closing(protocol))
-        route = self._router.find(scope.method, scope.path)
+    async def answer(self, request: Request) -> None:
+        route = self._router.find(request.method, request.path)
         try:
             if route is None:
-                raise self._router.missing(scope.method, scope.path)
-            code = await route.answer(scope, protocol, *route.parameters)
+                raise self._router.missing(request.method, request.path)
+            code = await route.answer(request, *route.parameters)
         except TrilaneError as error:
-            if scope.path.startswith("/v2"):  # whose clients know errors in a form of their own, and 400 for bad input
+            if request.path.startswith("/v2"):  # whose clients know errors in another form, and 400 for bad input
                 status = status_of(error)
-                code = send(protocol, 400 if status == 422 else status, error_text(error), retry_after(error))
+                code = send(request, 400 if status == 422 else status, error_text(error), retry_after(error))
             else:
-                code = send(protocol, status_of(error), error_body(error), retry_after(error))
+                code = send(request, status_of(error), error_body(error), retry_after(error))
         except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
-            _log.exception("request %s %s", scope.method, scope.path)
-            code = send(protocol, 500, _DEFECT)
+            _log.exception("request %s %s", request.method, request.path)
+            code = send(request, 500, _DEFECT)
         self.metrics.count_request(route.label if route else "unknown", code)
 
     # -- decisions and features ---------------------------------------------------------------------------------
 
-    async def features(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def features(self, request: Request, name: str) -> int:
         reads = self.reads.of_endpoint(name) or self.reads.selected(name) or self._no_features(name)
-        admission, caller, began = self.admission, scope.headers.get(CALLER) or "", time.perf_counter()
-        tier = admission.tier(TIERS.index(STANDARD), scope.headers.get(TIER), caller)
+        admission, caller, began = self.admission, request.headers.get(CALLER) or "", time.perf_counter()
+        tier = admission.tier(TIERS.index(STANDARD), request.headers.get(TIER), caller)
         refusal = admission.afford(caller, tier, began)
         if refusal is not None:
-            return await refuse(scope, protocol, refusal)
-        form = wire(scope)
-        body = await read_body(scope, protocol)
+            return refuse(request, refusal)
+        form = wire(request)
+        body = await read_body(request)
         answer = await reads.answer(body, form, counted=lambda rows: admission.charge(caller, rows, began))
-        return send(protocol, 200, answer, form.headers)
+        return send(request, 200, answer, form.headers)
 
     def _no_features(self, name: str) -> NoReturn:
         """Tells why no features can be read under this name."""
@@ -227,7 +229,7 @@ class Server:
             raise DefinitionError(what, where=name, remedy=f"{error.remedy}; views: {views}", status=404) from None
         raise UnavailableError("it was deployed a moment ago", where=name, remedy="Ask again")
 
-    async def explain(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def explain(self, request: Request, name: str) -> int:
         decision = self.records.find(name)
         if decision is None:
             raise ContractError(
@@ -239,18 +241,18 @@ class Server:
         facts = await asyncio.get_running_loop().run_in_executor(
             None, explained_decision, self.project, decision, self.records.find
         )
-        return send(protocol, 200, _encode(facts))
+        return send(request, 200, _encode(facts))
 
     # -- operation ----------------------------------------------------------------------------------------------
 
-    async def clock(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def clock(self, request: Request) -> int:
         clock = self.project.clock
         if not isinstance(clock, SharedClock):
             raise ConflictError(
                 "this server runs on the wall clock", where="clock", remedy="Start it with --replay to move its clock"
             )
         try:
-            asked = msgspec.json.decode(await read_body(scope, protocol), type=_Clock)
+            asked = msgspec.json.decode(await read_body(request), type=_Clock)
         except NOT_JSON as error:
             reason, path = split_message(str(error))
             raise ContractError(
@@ -268,38 +270,38 @@ class Server:
             await asyncio.sleep(0.001)
             waiting = behind(self.project, self.deployments.views, now)
         answer = {"now": format_instant(clock.now()), "caught_up": asked.wait_ms > 0 and not waiting}
-        return send(protocol, 200, _encode({**answer, "waiting_for": waiting}))
+        return send(request, 200, _encode({**answer, "waiting_for": waiting}))
 
-    async def status(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def status(self, request: Request) -> int:
         written = {"written": self.recorder.written, "dropped": self.recorder.dropped}
         # Not here: it asks the log, and decisions must not wait for one that is slow.
         loop = asyncio.get_running_loop()
         facts = await loop.run_in_executor(None, status, self.project, self.deployments, written)
-        return send(protocol, 200, _encode(facts))
+        return send(request, 200, _encode(facts))
 
-    async def tell_signals(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        return send(protocol, 200, _encode(self.measuring.told()))
+    async def tell_signals(self, request: Request) -> int:
+        return send(request, 200, _encode(self.measuring.told()))
 
-    async def policy(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        return send(protocol, 200, _encode(self.admission.facts()))
+    async def policy(self, request: Request) -> int:
+        return send(request, 200, _encode(self.admission.facts()))
 
-    async def slo(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def slo(self, request: Request) -> int:
         facts = await asyncio.get_running_loop().run_in_executor(None, slo_facts, self.project)
-        return send(protocol, 200, _encode({"endpoints": facts}))
+        return send(request, 200, _encode({"endpoints": facts}))
 
-    async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        return send(protocol, 200, b'{"live":true}')
+    async def live(self, request: Request) -> int:
+        return send(request, 200, b'{"live":true}')
 
-    async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def ready(self, request: Request) -> int:
         serving, errors, reason = sorted(self.deployments.router.routes()), self.deployments.errors, self._not_ready()
         body = {"ready": reason is None, "reason": reason, "endpoints": serving, "errors": dict(errors)}
         body["breakers"] = self.deployments.breakers.open()  # as information: the ladders answer meanwhile
-        return send(protocol, 503 if reason else 200, _encode({**body, **await self._lanes.facts()}))
+        return send(request, 503 if reason else 200, _encode({**body, **await self._lanes.facts()}))
 
     def _not_ready(self) -> str | None:
         """Why this server should not be asked; None if it should."""
         serving, errors = self.deployments.router.routes(), dict(self.deployments.errors)
-        if self.drain.began:
+        if self.parting:
             return "it is about to end, and answers only what is asked meanwhile"
         waits = self.repository.waits_for() if self.repository is not None else []
         if waits:
@@ -312,7 +314,7 @@ class Server:
             return "; ".join(f"{endpoint}: {error}" for endpoint, error in sorted(errors.items()))
         return None if serving else "no endpoint is deployed yet: train a model, then run `trilane apply`"
 
-    async def scrape(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def scrape(self, request: Request) -> int:
         self._tell()
         try:
             found = lanes(self.project, self.deployments.views)
@@ -325,11 +327,11 @@ class Server:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
         # Not here: it waits for files, and decisions must not.
         await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
-        if "application/openmetrics-text" in (scope.headers.get("accept") or ""):
-            return send(protocol, 200, self.metrics.text(exemplars=True), _OPEN_METRICS)
-        return send(protocol, 200, self.metrics.text(), _TEXT)
+        if "application/openmetrics-text" in (request.headers.get("accept") or ""):
+            return send(request, 200, self.metrics.text(exemplars=True), _OPEN_METRICS)
+        return send(request, 200, self.metrics.text(), _TEXT)
 
-    async def openapi(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def openapi(self, request: Request) -> int:
         found, sources = (
             self.deployments.all(),
             self.deployments.definitions.sources if self.deployments.definitions else {},
@@ -339,7 +341,7 @@ class Server:
             endpoints={name: deployed.engine.endpoint.contract for name, deployed in found.items()},
             sources={name: source.contract for name, source in sources.items()},
         )
-        return send(protocol, 200, _encode(told))
+        return send(request, 200, _encode(told))
 
     def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
         with self._one_scrape:

@@ -13,11 +13,11 @@ import time
 from collections.abc import Awaitable
 
 import msgspec
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.deployments import Deployed, Deployments, Portion
 from trilane.apps.server.http import patience, read_body, refuse, send, wants_batch
 from trilane.apps.server.measuring import Measuring
+from trilane.apps.server.request import Request
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
 from trilane.serving.admission import CALLER, QUOTA, TIER, Entry, Refusal
@@ -36,20 +36,20 @@ class Decisions:
     def __init__(self, deployments: Deployments, metrics: Metrics, measuring: Measuring) -> None:
         self._deployments, self._metrics, self._measuring = deployments, metrics, measuring
 
-    async def answer(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def answer(self, request: Request, name: str) -> int:
         """Answers `POST /v1/decide/{endpoint}`."""
         began = time.perf_counter()
         deployed = self.find(name)
-        headers, admission = scope.headers, self._deployments.admission
+        headers, admission = request.headers, self._deployments.admission
         caller = (headers.get(CALLER) or "") if admission.asks_who else ""
         tier = admission.tier(deployed.tier, headers.get(TIER), caller)
-        entry = self.enter(deployed, began=began, deadline=began + patience(scope), tier=tier, caller=caller)
+        entry = self.enter(deployed, began=began, deadline=began + patience(request), tier=tier, caller=caller)
         if isinstance(entry, Refusal):
-            return await refuse(scope, protocol, entry)
+            return refuse(request, entry)
         answered = None
         try:
-            form, told = wire(scope, tables=False), wants_batch(scope)
-            rows = deployed.row_format.rows(await read_body(scope, protocol), packed=form.asked == MSGPACK)
+            form, told = wire(request, tables=False), wants_batch(request)
+            rows = deployed.row_format.rows(await read_body(request), packed=form.asked == MSGPACK)
             admission.charge(caller, len(rows), began)
             share = await _queued(deployed, rows, entry)
             answered = time.perf_counter()
@@ -59,13 +59,13 @@ class Decisions:
         body = encode(share.result, share.start, share.stop)
         if told:
             body = with_batch(body, share.explained(), packed=form.answered == MSGPACK)
-        code = send(protocol, 200, body, form.headers)
+        code = send(request, 200, body, form.headers)
         ended = time.perf_counter()
         took = ended - began
         trace = ""
         if self._measuring.may_want(took):
             story = functools.partial(_story, name, share, began, ended, code)
-            trace = self._measuring.tell(scope, took, story)
+            trace = self._measuring.tell(request, took, story)
         self._metrics.time(name, took, trace)
         return code
 

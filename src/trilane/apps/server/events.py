@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.project import Project
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.http import read_body, send
+from trilane.apps.server.request import Request
 from trilane.errors import DefinitionError, TrilaneError
 from trilane.serving.metrics import Metrics
 from trilane.sources.hot_keys import HotKeys
@@ -43,7 +43,7 @@ class Events:
         """Appends what waits."""
         self._appender.close()
 
-    async def take(self, scope: Scope, protocol: HTTPProtocol, name: str) -> int:
+    async def take(self, request: Request, name: str) -> int:
         """Answers `POST /v1/events/{source}`."""
         definitions = self._deployments.definitions
         sources = definitions.sources if definitions else {}
@@ -51,8 +51,8 @@ class Events:
         if source is None:
             remedy = f"The applied sources are {', '.join(sorted(sources)) or 'none'}"
             raise DefinitionError(f"there is no event source {name!r}", where=name, remedy=remedy, status=404)
-        body = await read_body(scope, protocol)
-        kind = scope.headers.get("content-type") or ""
+        body = await read_body(request)
+        kind = request.headers.get("content-type") or ""
         hot = self._hot.get(name)
         if hot is None or hot.source != source:
             hot = self._hot[name] = HotKeys(self._project.log, source)
@@ -78,7 +78,7 @@ class Events:
         self._metrics.events.labels(name, "accepted").inc(accepted)
         self._metrics.events.labels(name, "rejected").inc(len(found.rejected))
         answer = {"accepted": accepted, "rejected": found.rejected, "offsets": offsets}
-        return send(protocol, 202 if accepted else 422, _encode(answer))
+        return send(request, 202 if accepted else 422, _encode(answer))
 
     @contextlib.contextmanager
     def _counting_failures(self, store: str) -> Iterator[None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import msgspec
-from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.limits import EXPLAIN, LARGEST_BODY
+from trilane.apps.server.request import Pairs, Request, too_large
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import Refusal
 from trilane.serving.deadline import of_headers
@@ -25,82 +24,45 @@ __all__ = [
     "wants_batch",
 ]
 
-JSON = [("content-type", "application/json")]
-_RETRY = [*JSON, ("retry-after", "1")]
-_SMALL = 64 << 10  # bytes of a body that are taken off a connection rather than closing it
+JSON: Pairs = (("content-type", "application/json"),)
+_RETRY: Pairs = (*JSON, ("retry-after", "1"))
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-async def read_body(scope: Scope, protocol: HTTPProtocol) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The whole body. Raises ContractError (413) beyond `LARGEST_BODY`, before reading what was announced."""
-    announced = scope.headers.get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > LARGEST_BODY:
-        raise _too_large(int(announced))
-    try:
-        return await _read(protocol) if announced is None else bytes(await protocol())
-    except ProtocolClosed as error:  # nobody will read this answer, but the metrics and the log must not blame us
-        raise ContractError(
-            f"the body ended early: {error}", where="body", remedy="Send the whole body", status=400
-        ) from None
+    if request.length > LARGEST_BODY:
+        raise too_large(request.length)
+    return await request.body()
 
 
-async def _read(protocol: HTTPProtocol) -> bytes:
-    parts, size = [], 0
-    async for chunk in protocol:
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise _too_large(size)
-        parts.append(bytes(chunk))
-    return b"".join(parts)
-
-
-def patience(scope: Scope) -> float:
+def patience(request: Request) -> float:
     """Seconds that the caller will wait for an answer; infinite if it does not say. Raises ContractError (400)."""
-    return of_headers(scope.headers)
+    return of_headers(request.headers)
 
 
-async def refuse(scope: Scope, protocol: HTTPProtocol, refusal: Refusal) -> int:
-    """Answers one that is not let in, as cheaply as can be: there may be many of them.
-
-    A connection whose request was not read to its end cannot be used again: a small body is taken off, unread; with a
-    large one the connection is closed, and the answer says so.
-    """
-    headers = [*JSON, ("retry-after", str(refusal.seconds))]
-    announced = scope.headers.get("content-length") or ""
-    with contextlib.suppress(ProtocolClosed):
-        if announced.isdecimal() and int(announced[:12]) <= _SMALL:
-            await protocol()
-        else:
-            headers.append(("connection", "close"))
-        protocol.response_bytes(429, headers, refusal.body())
+def refuse(request: Request, refusal: Refusal) -> int:
+    """Answers one that is not let in, as cheaply as can be: there may be many of them."""
+    request.answer(429, (*JSON, ("retry-after", str(refusal.seconds))), refusal.body())
     return 429
 
 
-def retry_after(error: TrilaneError) -> list[tuple[str, str]]:
+def retry_after(error: TrilaneError) -> Pairs:
     """The headers of an error's answer: with when to try again, if the error says."""
     seconds = error.facts.get("retry_after_s")
     if isinstance(seconds, float):
-        return [*JSON, ("retry-after", str(max(1, math.ceil(seconds))))]
+        return (*JSON, ("retry-after", str(max(1, math.ceil(seconds)))))
     return JSON
 
 
-def wants_batch(scope: Scope) -> bool:
+def wants_batch(request: Request) -> bool:
     """Whether the caller asks of the batch its answer was made in. Raises ContractError (400)."""
-    asked = scope.headers.get(EXPLAIN)
+    asked = request.headers.get(EXPLAIN)
     if asked is None:
         return False
     if asked.strip().lower() != "batch":
         raise ContractError(f"{asked!r} cannot be explained", where=EXPLAIN, remedy="Send batch", status=400)
     return True
-
-
-def _too_large(size: int) -> ContractError:
-    return ContractError(
-        f"the body has {size} bytes or more",
-        where="body",
-        remedy=f"Send at most {LARGEST_BODY} bytes in a request",
-        status=413,
-    )
 
 
 def status_of(error: TrilaneError) -> int:
@@ -117,12 +79,9 @@ def error_body(error: TrilaneError) -> bytes:
     return _encode({"error": payload})
 
 
-def send(protocol: HTTPProtocol, status: int, body: bytes, headers: list[tuple[str, str]] = JSON) -> int:
-    """Answers, and gives back `status`; a caller who has gone away is nobody's fault."""
+def send(request: Request, status: int, body: bytes, headers: Pairs = JSON) -> int:
+    """Answers, and gives back `status`."""
     if headers is JSON and status in (429, 503):
         headers = _RETRY
-    try:
-        protocol.response_bytes(status, headers, body)
-    except ProtocolClosed:
-        return status
+    request.answer(status, headers, body)
     return status

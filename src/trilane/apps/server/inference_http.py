@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
 
 from trilane.apps.server.coding import coding_for, compressed, inflated
 from trilane.apps.server.http import JSON, patience, read_body, send
+from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError
@@ -62,29 +62,29 @@ class InferenceHttp:
             "oip_unload": self.unload,
         }
 
-    async def server(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        return send(protocol, 200, self._server)
+    async def server(self, request: Request) -> int:
+        return send(request, 200, self._server)
 
-    async def live(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        return send(protocol, 200, b'{"live":true}')
+    async def live(self, request: Request) -> int:
+        return send(request, 200, b'{"live":true}')
 
-    async def ready(self, scope: Scope, protocol: HTTPProtocol) -> int:
+    async def ready(self, request: Request) -> int:
         """The specification's body says `live`, and clients read `ready`: both are there."""
         reason = self._ready()
-        return _tell(protocol, {"live": True, "ready": reason is None, "reason": reason}, 503 if reason else 200)
+        return _tell(request, {"live": True, "ready": reason is None, "reason": reason}, 503 if reason else 200)
 
-    async def model(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
-        return _tell(protocol, metadata(await self._models.about(model, version)))
+    async def model(self, request: Request, model: str, version: str = "") -> int:
+        return _tell(request, metadata(await self._models.about(model, version)))
 
-    async def model_ready(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+    async def model_ready(self, request: Request, model: str, version: str = "") -> int:
         state = self._models.ready(model, version)
         ready = state.state == "READY"
-        return _tell(protocol, {"name": model, "ready": ready, "reason": state.reason}, 200 if ready else 503)
+        return _tell(request, {"name": model, "ready": ready, "reason": state.reason}, 200 if ready else 503)
 
-    async def infer(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
-        began, headers = time.perf_counter(), scope.headers
-        waits, announced = patience(scope), _header_length(headers.get(_HEADER))
-        body = await read_body(scope, protocol)
+    async def infer(self, request: Request, model: str, version: str = "") -> int:
+        began, headers = time.perf_counter(), request.headers
+        waits, announced = patience(request), _header_length(headers.get(_HEADER))
+        body = await read_body(request)
         coding = headers.get("content-encoding")
         if coding is not None:
             body = await _inflated(body, coding)
@@ -107,40 +107,40 @@ class InferenceHttp:
         if tier is not None:
             question = msgspec.structs.replace(question, priority=priority_of(tier))
         answer, header = oip.encode(await self._models.infer(question), wanted)
-        told = JSON if header is None else [_BINARY, (_HEADER, str(header))]
+        told = JSON if header is None else (_BINARY, (_HEADER, str(header)))
         accepts = headers.get("accept-encoding")
         if accepts is not None:
             coding = coding_for(accepts, len(answer), text=header is None)
             if coding:
                 answer = await _compressed(answer, coding)
-                told = [*told, ("content-encoding", coding)]
-        return send(protocol, 200, answer, told)
+                told = (*told, ("content-encoding", coding))
+        return send(request, 200, answer, told)
 
-    async def config(self, scope: Scope, protocol: HTTPProtocol, model: str, version: str = "") -> int:
+    async def config(self, request: Request, model: str, version: str = "") -> int:
         about = await self._models.about(model, version)
-        return _tell(protocol, configuration(about, self._models.settings(model, version)))
+        return _tell(request, configuration(about, self._models.settings(model, version)))
 
-    async def stats(self, scope: Scope, protocol: HTTPProtocol, model: str = "", version: str = "") -> int:
-        return _tell(protocol, statistics(self._models.statistics(model, version)))
+    async def stats(self, request: Request, model: str = "", version: str = "") -> int:
+        return _tell(request, statistics(self._models.statistics(model, version)))
 
-    async def index(self, scope: Scope, protocol: HTTPProtocol) -> int:
-        body = await read_body(scope, protocol)
+    async def index(self, request: Request) -> int:
+        body = await read_body(request)
         try:
             asked = msgspec.json.decode(body, type=_IndexBody) if body.strip() else _IndexBody()
         except NOT_JSON as error:
             reason, path = split_message(str(error))
             raise ContractError(reason, where=path, remedy='Send {"ready": true}, or nothing', status=400) from None
-        return _tell(protocol, index(self._models.index(), ready=asked.ready))
+        return _tell(request, index(self._models.index(), ready=asked.ready))
 
-    async def load(self, scope: Scope, protocol: HTTPProtocol, model: str) -> int:
-        await read_body(scope, protocol)  # parameters of it have no meaning here
+    async def load(self, request: Request, model: str) -> int:
+        await read_body(request)  # parameters of it have no meaning here
         await self._models.load(model)
-        return send(protocol, 200, b"{}")
+        return send(request, 200, b"{}")
 
-    async def unload(self, scope: Scope, protocol: HTTPProtocol, model: str) -> int:
-        await read_body(scope, protocol)
+    async def unload(self, request: Request, model: str) -> int:
+        await read_body(request)
         await self._models.unload(model)
-        return send(protocol, 200, b"{}")
+        return send(request, 200, b"{}")
 
 
 def error_text(error: TrilaneError) -> bytes:
@@ -154,8 +154,8 @@ def sentence(error: TrilaneError) -> str:
     return f"{said}. {error.remedy}" if error.remedy else said
 
 
-def _tell(protocol: HTTPProtocol, facts: object, status: int = 200) -> int:
-    return send(protocol, status, _encode(facts))
+def _tell(request: Request, facts: object, status: int = 200) -> int:
+    return send(request, status, _encode(facts))
 
 
 def _header_length(text: str | None) -> int | None:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["DEADLINE", "DECISIONS", "EXPLAIN", "FEATURE_ROWS", "LARGEST_BODY"]
+__all__ = [
+    "DEADLINE",
+    "DECISIONS",
+    "EXPLAIN",
+    "FEATURE_ROWS",
+    "HEAD",
+    "LARGEST_BODY",
+    "PIPELINED",
+    "SMALL_BODY",
+]
 
+HEAD = 64 << 10  # bytes of a request's first line and headers
 LARGEST_BODY = 8 << 20
+SMALL_BODY = 64 << 10  # bytes of a body that is taken off a connection before anybody asks for it
+PIPELINED = 256  # requests that a connection may have waiting
 DECISIONS = 2_000  # rows of a request for decisions
 FEATURE_ROWS = 10_000  # rows of a feature read, unless configured otherwise
 DEADLINE = "x-request-timeout-ms"  # the header that says how long its caller will wait

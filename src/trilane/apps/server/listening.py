@@ -1,78 +1,127 @@
-"""The process that listens: granian, with a project's settings, keeping its workers.
+"""The process that listens, and keeps the workers that answer: as many as a project's settings say.
 
-Laws: SIGHUP replaces the workers one by one, each going on until its successor listens; SIGTERM ends them, none before
-it has answered what is under way; a worker that dies comes back.
+Laws: all workers take connections from one socket, which stays open however they come and go; SIGHUP replaces them,
+each going on until a successor listens; SIGTERM and SIGINT end them, none before it has answered what is under way; a
+worker that dies comes back.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import os
 import signal
+import socket
+import sys
+from asyncio.subprocess import Process
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.log import LogLevels
-from granian.server import Server as Listener
 
 from trilane.apps.config import Config, load_config
 from trilane.apps.logs import log_to_stderr
-from trilane.apps.processes import PROJECT, SERVER, die_with_parent
+from trilane.apps.processes import PROJECT
 from trilane.apps.rounds import LONGEST, ROUND, Rounds
 
-if TYPE_CHECKING:
-    from trilane.apps.server.app import Server
+__all__ = ["listen"]
 
-__all__ = ["create", "listen"]
-
+_log = logging.getLogger(__name__)
 _BACKLOG = 2048
+_PAUSE = 0.5  # seconds before a worker that died is started again
+_GRACE = 10.0  # seconds more than a worker takes for its end at most
 
 
 def listen(config: Config) -> None:
     """Serves until SIGTERM or SIGINT."""
-    rounds, number = Rounds(config.state, config.port), 1
-    rounds.clear()
-    os.environ[ROUND] = str(number)
-    server = Listener(
-        # By file: granian takes a bare module name for a path below the working directory if that is a package.
-        f"{Path(__file__)}:create",
-        factory=True,
-        address=config.host,
-        port=config.port,
-        interface=Interfaces.RSGI,
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        websockets=False,
-        workers=config.workers,
-        backlog=_BACKLOG,
-        respawn_failed_workers=True,
-        respawn_interval=0.5,
-        workers_kill_timeout=round(config.drain / 1e6 + LONGEST) + 10,
-        log_level=LogLevels.warning,
-    )
-
-    @server.on_reload
-    def begin_round() -> None:
-        nonlocal number
-        number += 1
-        os.environ[ROUND] = str(number)  # the new workers inherit it
-        rounds.begin(number)
-
-    server.serve()
+    with _socket(config) as listener:
+        asyncio.run(_Workers(config, listener).keep())
 
 
-def create() -> Server:
-    """The application of one worker, for granian."""
-    # A worker inherits the handlers by which its parent takes note; until its own are set, it has nothing to finish.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent(int(os.environ.get(SERVER, "0")))
+def _socket(config: Config) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+class _Workers:
+    """The workers of one server: in each place one that answers, and those that it replaces."""
+
+    def __init__(self, config: Config, listener: socket.socket) -> None:
+        self._config, self._listener = config, listener
+        self._rounds, self._round = Rounds(config.state, config.port), 1
+        self._patience = config.drain / 1e6 + 2 * LONGEST + _GRACE
+        self._places: list[asyncio.Task[None]] = []
+        self._living: set[Process] = set()
+        self._stop = asyncio.Event()
+
+    async def keep(self) -> None:
+        """Keeps them until it is told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._replace)
+        self._rounds.clear()
+        self._fill()
+        await self._stop.wait()
+        await asyncio.gather(*self._places)
+
+    def _fill(self) -> None:
+        self._places += [asyncio.create_task(self._place(self._round)) for _ in range(self._config.workers)]
+
+    def _replace(self) -> None:
+        if self._stop.is_set():
+            return
+        former = [*self._living]
+        self._round += 1
+        with contextlib.suppress(OSError):  # a full disk: then they end without waiting for their successors
+            self._rounds.begin(self._round)
+        self._fill()
+        self._terminate(former)
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._terminate([*self._living])
+
+    async def _place(self, own: int) -> None:
+        """Keeps a worker of round `own` until another round begins, or the end."""
+        environment = {**os.environ, ROUND: str(own)}
+        descriptor = self._listener.fileno()
+        while not self._stop.is_set() and own == self._round:
+            worker = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "trilane.apps.server.working", str(descriptor)),
+                pass_fds=(descriptor,),
+                env=environment,
+            )
+            self._living.add(worker)
+            if self._stop.is_set() or own != self._round:  # while it was started
+                self._terminate([worker])
+            code = await worker.wait()
+            self._living.discard(worker)
+            if not self._stop.is_set() and own == self._round:
+                _log.error("worker %d ended with status %d; another one is started", worker.pid, code)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _PAUSE)
+
+    def _terminate(self, workers: list[Process]) -> None:
+        for worker in workers:
+            _signal(worker, signal.SIGTERM)
+            asyncio.get_running_loop().call_later(self._patience, _signal, worker, signal.SIGKILL)
+
+
+def _signal(worker: Process, number: signal.Signals) -> None:
+    if worker.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.send_signal(number)
+
+
+def main() -> None:
+    """Listens for the project that the environment names."""
     config = load_config(Path(os.environ[PROJECT]))
     log_to_stderr(config.log_level, config.log_format)
-    from trilane.apps.project import Project
-    from trilane.apps.server.app import Server
-
-    return Server(Project(config))
+    listen(config)
 
 
 if __name__ == "__main__":
-    listen(load_config(Path(os.environ[PROJECT])))
+    main()

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from granian.rsgi import HTTPProtocol, Scope  # type: ignore[attr-defined]
-
 from trilane.apps.config import Config
 from trilane.apps.server.http import status_of
 from trilane.apps.server.replicas import Replicas
+from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
 from trilane.apps.server.stories import PARENT, Stories
 from trilane.errors import SetupError, TrilaneError
@@ -64,20 +63,20 @@ class Measuring:
         """`answer`, each call of which is noted; `tells`: whether it tells the stories of its requests itself."""
         signals = self._signals
 
-        async def measured(scope: Scope, protocol: HTTPProtocol, *parameters: str) -> int:
+        async def measured(request: Request, *parameters: str) -> int:
             began = time.perf_counter()
             signals.in_flight += 1
             refused = False
             try:
-                code = await answer(scope, protocol, *parameters)
+                code = await answer(request, *parameters)
                 if not tells and self._stories.may_want(time.perf_counter() - began):
-                    self._ended(scope, route, parameters, began, code, {})
+                    self._ended(request, route, parameters, began, code, {})
                 return code
             except TrilaneError as error:
                 status = status_of(error)
                 refused = status == _OVERLOAD
                 if status >= _DEFECT:
-                    self._ended(scope, route, parameters, began, status, {"error": error.code, "what": error.what})
+                    self._ended(request, route, parameters, began, status, {"error": error.code, "what": error.what})
                 raise
             finally:
                 signals.in_flight -= 1
@@ -90,19 +89,19 @@ class Measuring:
         """Whether anybody may want the story of a request that took `seconds`: else it need not be made."""
         return self._stories.may_want(seconds)
 
-    def tell(self, scope: Scope, seconds: float, story: Callable[[str], Story]) -> str:
+    def tell(self, request: Request, seconds: float, story: Callable[[str], Story]) -> str:
         """Tells the story of a request that took `seconds`, made for its `traceparent`, if anybody wants it.
 
         Gives the id of its trace, empty if it has none.
         """
-        traced = self._stories.traces(scope)
+        traced = self._stories.traces(request)
         if not traced and not self._stories.is_slow(seconds):
             return ""
-        return self._stories.tell(story(scope.headers.get(PARENT) or ""), traced=traced)
+        return self._stories.tell(story(request.headers.get(PARENT) or ""), traced=traced)
 
     def _ended(
         self,
-        scope: Scope,
+        request: Request,
         route: str,
         parameters: tuple[str, ...],
         began: float,
@@ -111,7 +110,7 @@ class Measuring:
     ) -> None:
         """Tells of a request of which no more is known than how it ended."""
         ended, name = time.perf_counter(), "/".join(parameters)
-        self.tell(scope, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
+        self.tell(request, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
 
 
 def _traces(config: Config) -> Traces | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from granian.rsgi import Scope
-
+from trilane.apps.server.request import Request
 from trilane.serving.story import Fact, Story
 
 __all__ = ["PARENT", "Stories", "Teller"]
@@ -45,9 +44,9 @@ class Stories:
         self._traces = traces
         self._second, self._told, self._silent = 0, 0, 0
 
-    def traces(self, scope: Scope) -> bool:
+    def traces(self, request: Request) -> bool:
         """Whether a request is to be traced."""
-        return self._traces is not None and self._traces.wanted(scope.headers.get(PARENT))
+        return self._traces is not None and self._traces.wanted(request.headers.get(PARENT))
 
     def may_want(self, seconds: float) -> bool:
         """Whether a request that took so long may have to be told."""

@@ -8,18 +8,17 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from granian.rsgi import Scope
-
 from trilane.apps.server.http import JSON
+from trilane.apps.server.request import Pairs, Request
 from trilane.errors import ContractError
 
 __all__ = ["ARROW", "JSON_TEXT", "MSGPACK", "Wire", "wire", "wire_of"]
 
 JSON_TEXT, MSGPACK, ARROW = "json", "msgpack", "arrow"
-_MEDIA = {
+_MEDIA: dict[str, Pairs] = {
     JSON_TEXT: JSON,
-    MSGPACK: [("content-type", "application/msgpack")],
-    ARROW: [("content-type", "application/vnd.apache.arrow.stream")],
+    MSGPACK: (("content-type", "application/msgpack"),),
+    ARROW: (("content-type", "application/vnd.apache.arrow.stream"),),
 }
 _KINDS = {
     "application/json": JSON_TEXT,
@@ -40,7 +39,7 @@ class Wire:
 
     asked: str
     answered: str
-    headers: list[tuple[str, str]]
+    headers: Pairs
 
 
 @functools.lru_cache(256)
@@ -66,7 +65,7 @@ def wire_of(content_type: str, accept: str, *, tables: bool = True) -> Wire:
     raise ContractError(f"{accept!r} is no format of an answer", where="accept", remedy=f"Accept {known}", status=406)
 
 
-def wire(scope: Scope, *, tables: bool = True) -> Wire:
+def wire(request: Request, *, tables: bool = True) -> Wire:
     """The formats that the headers of a request ask for."""
-    headers = scope.headers
+    headers = request.headers
     return wire_of(headers.get("content-type") or "", headers.get("accept") or "", tables=tables)

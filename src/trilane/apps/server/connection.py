@@ -1,0 +1,347 @@
+"""One HTTP/1.1 connection: bytes into requests, answers into bytes. Parsed by llhttp (httptools), carried by uvloop.
+
+Laws: answers go out in the order of the requests; a request with a small body is given to whoever answers it when the
+body is there, so that a slow sender keeps nothing but its connection waiting; no more is read than is worked on, and
+nothing new is begun for a client who does not take its answers; what cannot be read is answered once (400, 431), and
+ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import httptools
+
+from trilane.apps.server.limits import HEAD, LARGEST_BODY, PIPELINED, SMALL_BODY
+from trilane.apps.server.request import Pairs, Request, early, too_large
+from trilane.errors import ContractError, TrilaneError
+
+__all__ = ["Connection", "Worker"]
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_MOST_HEADS = 512
+_heads: dict[tuple[int, Pairs], bytes] = {}
+_names: dict[bytes, str] = {}
+
+
+class Worker(Protocol):
+    """What the connections of a process have in common."""
+
+    @property
+    def tick(self) -> int:
+        """Seconds since it began; it moves once a second."""
+        ...
+
+    @property
+    def date(self) -> bytes:
+        """The line of the header `date`."""
+        ...
+
+    @property
+    def parting(self) -> bool:
+        """Whether clients shall come back on other connections."""
+        ...
+
+    def refused(self, error: TrilaneError) -> tuple[int, Pairs, bytes]:
+        """The answer to what is no request."""
+        ...
+
+    def made(self, connection: Connection) -> None:
+        """A connection is there."""
+        ...
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is gone."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, whose requests `answer` answers."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        answer: Callable[[Request], Coroutine[Any, Any, None]],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._worker, self._answer, self._loop = worker, answer, loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._target, self._headers = b"", dict[str, str]()
+        self._reading: Request | None = None  # whose head is read, and whose body is not
+        self._in_head, self._head_size = False, 0
+        self._current: Request | None = None  # which is being answered
+        self._task: asyncio.Task[None] | None = None
+        self._next: deque[Request] = deque()
+        self._refusal: ContractError | None = None  # what follows all requests is none
+        self._deaf = False  # nothing that comes is looked at any more
+        self._ended = False  # the client sends no more
+        self._paused = self._full = False
+        self.since = worker.tick  # since when it is as it is
+
+    # -- the transport's calls ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._worker.made(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deaf = True
+        for request in (self._current, self._reading, *self._next):
+            if request is not None:
+                request.end(early("the client closed the connection"))
+        self._next.clear()
+        self._transport = None
+        self._worker.lost(self)
+
+    def eof_received(self) -> bool:
+        """The client sends no more, and may wait for answers still."""
+        if self._reading is not None:
+            self._reading.end(early("the client sent no more"))
+            self._reading.keep_alive = False
+        self._deaf = self._ended = True
+        return self._current is not None
+
+    def pause_writing(self) -> None:
+        self._full, self.since = True, self._worker.tick
+
+    def resume_writing(self) -> None:
+        self._full, self.since = False, self._worker.tick
+        self._go_on()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        if self._reading is None and not self._in_head:
+            self.since = self._worker.tick
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nobody here speaks another protocol; the request itself was read, but what follows it cannot be.
+            self._deaf = True
+            last = self._next[-1] if self._next else self._current
+            if last is not None:
+                last.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(f"this is no HTTP request: {error}", 400)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > HEAD:
+                self._refuse(f"the head of the request has {HEAD} bytes or more", 431)
+
+    # -- the parser's calls -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_size = True, 0
+        self._target, self._headers = b"", {}
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = _names.get(name) or _name(name)
+        text, headers = value.decode("latin-1"), self._headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        parser, self._in_head = self._parser, False
+        if self._deaf:
+            return
+        request = self._reading = Request(
+            self,
+            parser.get_method().decode("ascii"),
+            self._target,
+            self._headers,
+            keep_alive=parser.should_keep_alive(),
+            old=parser.get_http_version() == "1.0",
+        )
+        if request.length < 0 or request.length > SMALL_BODY or request.expects:
+            self._begin(request)
+
+    def on_body(self, body: bytes) -> None:
+        request = self._reading
+        if request is None or self._deaf:
+            return
+        request.take(body)
+        if request.size > LARGEST_BODY:
+            request.end(too_large(request.size))
+            if request.size > 2 * LARGEST_BODY:  # it was told, and goes on
+                self._abort()
+        elif request.size > SMALL_BODY and not (request.is_read or request.answered):
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        request, self._reading = self._reading, None
+        if request is None or self._deaf:
+            return
+        begun = request.length < 0 or request.length > SMALL_BODY or request.expects
+        request.end()
+        if not begun:
+            self._begin(request)
+
+    # -- requests and answers -----------------------------------------------------------------------------------
+
+    def wants_body(self, request: Request) -> None:
+        self._resume()
+        if request.expects and not request.size and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def answer(self, request: Request, status: int, headers: Pairs, body: bytes) -> None:
+        transport = self._transport
+        if transport is None or request is not self._current:
+            return  # the client has gone
+        keep = request.keep_alive and not self._worker.parting
+        if not request.complete and not self._can_skip(request):
+            keep = False
+        head = _heads.get((status, headers)) or _head(status, headers)
+        more = b"" if keep and not request.old else b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
+        line = b"%b%b%bcontent-length: %d\r\n\r\n" % (head, self._worker.date, more, len(body))
+        if request.method == "HEAD":
+            transport.write(line)
+        elif len(body) > SMALL_BODY:
+            transport.writelines((line, body))
+        else:
+            transport.write(line + body)
+        self._current, self.since = None, self._worker.tick
+        if not keep:
+            self._part(request)
+        elif self._next or self._refusal or self._deaf:
+            self._go_on()
+        elif self._paused:
+            self._resume()
+
+    def _can_skip(self, request: Request) -> bool:
+        """Whether the rest of a body that nobody reads is so little that the connection can be kept."""
+        return not self._deaf and not request.expects and 0 < request.length - request.size <= SMALL_BODY
+
+    def _begin(self, request: Request) -> None:
+        if self._current is not None or self._full:
+            self._next.append(request)
+            if len(self._next) >= PIPELINED:
+                # One who sends more than anybody asks at once is answered what was taken, and has to come back.
+                request.keep_alive = False
+                self._deaf = True
+            return
+        self._current = request
+        self._task = self._loop.create_task(self._answer(request))
+
+    def _go_on(self) -> None:
+        """Begins what is next, if anything may be begun."""
+        if self._current is not None or self._full or self._transport is None:
+            return
+        if self._next:
+            self._begin(self._next.popleft())
+        elif self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            self._say(refusal)
+        elif self._deaf:
+            self._transport.close()
+        else:
+            self._resume()
+
+    def _refuse(self, what: str, status: int) -> None:
+        """What follows is no request: that is said once all before it are answered."""
+        self._deaf, self._in_head = True, False
+        if self._reading is not None:  # its body is at fault, and whoever reads it says so
+            self._reading.keep_alive = False
+            self._reading.end(early(what, status))
+            if self._current is self._reading or self._reading in self._next:
+                return
+        remedy = "Send HTTP/1.1 as RFC 9112 describes it"
+        self._refusal = ContractError(what, where="request", remedy=remedy, status=status)
+        self._go_on()
+
+    def _say(self, refusal: ContractError) -> None:
+        status, headers, body = self._worker.refused(refusal)
+        self._current = request = Request(self, "GET", b"/", {}, keep_alive=False)
+        request.answer(status, headers, body)
+
+    def _part(self, request: Request) -> None:
+        """Ends the connection after an answer; what the client still sends must not cost it that answer."""
+        self._deaf = True
+        self._next.clear()
+        if self._transport is None:
+            return
+        if request.complete or self._ended:
+            self._transport.close()
+        else:
+            self._resume()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._transport.pause_reading()
+            self._paused = True
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._transport.resume_reading()
+            self._paused = False
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._current is None and self._reading is None and not self._in_head and not self._full
+
+    def close(self) -> None:
+        """Ends it, once it is idle."""
+        if self._transport is not None and self.is_idle:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Ends it at once."""
+        self._abort()
+
+    def look(self, *, head: int, body: int, idle: int, taking: int) -> None:
+        """Ends it if it is as it is for too many seconds.
+
+        `head`, `body`: in which either has to come; `idle`: without a request; `taking`: with an answer that is not
+        taken, or a connection that is not ended by the client.
+        """
+        waited = self._worker.tick - self.since
+        if self._full or (self._deaf and self._current is None):
+            if waited > taking:
+                self._abort()
+        elif self._reading is not None:
+            if waited > body and not self._paused:
+                self._refuse("the body did not come in time", 408)
+        elif self._in_head:
+            if waited > head:
+                self._refuse("the head did not come in time", 408)
+        elif self._current is None and waited > idle and self._transport is not None:
+            self._transport.close()
+
+
+def _name(name: bytes) -> str:
+    """The name of a header, in lower case; those that are sent again and again are kept."""
+    found = name.decode("latin-1").lower()
+    if len(_names) < _MOST_HEADS and len(name) < 64:
+        _names[name] = found
+    return found
+
+
+def _head(status: int, headers: Pairs) -> bytes:
+    """The first lines of an answer, kept for the next one alike."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers)]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError(f"a header has a line of its own: {headers!r}")
+    found = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    if len(_heads) >= _MOST_HEADS:
+        _heads.clear()
+    _heads[status, headers] = found
+    return found

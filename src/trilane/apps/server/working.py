@@ -1,0 +1,74 @@
+"""One worker of a server, as a process: takes connections from the socket that it was given, and answers them.
+
+Law: it ends with the process that started it, and not before everybody who asked is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from trilane.apps.config import Config, load_config
+from trilane.apps.logs import log_to_stderr
+from trilane.apps.processes import PROJECT, SERVER, die_with_parent
+from trilane.apps.project import Project
+from trilane.apps.rounds import LONGEST, ROUND, Rounds
+from trilane.apps.server.app import Server
+from trilane.apps.server.connections import Connections
+from trilane.apps.server.drain import Drain
+
+__all__ = ["work"]
+
+
+def work(config: Config, listener: socket.socket) -> None:
+    """Answers what comes to `listener`, until SIGTERM."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    server = Server(Project(config))
+    server.open(loop)
+    try:
+        loop.run_until_complete(_serve(server, config, listener, loop))
+    finally:
+        server.close()
+        loop.close()
+
+
+async def _serve(server: Server, config: Config, listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    connections = Connections(server.answer, listener, loop=loop, alone=config.workers == 1)
+
+    def part() -> None:
+        server.parting = connections.parting = True
+
+    notice = config.drain / 1e6
+    drain = Drain(
+        Rounds(config.state, config.port),
+        own=int(os.environ.get(ROUND, "0")),
+        notice=notice,
+        longest=max(notice, LONGEST),
+        loop=loop,
+        part=part,
+    )
+    connections.open()
+    await drain.wait()
+    await server.finish()
+    await connections.close(longest=LONGEST)
+
+
+def main() -> None:
+    """Works with the descriptor that the command line names."""
+    # Ctrl-C in a terminal reaches all its processes; the one that started this one says when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(int(os.environ.get(SERVER, "0")))
+    config = load_config(Path(os.environ[PROJECT]))
+    log_to_stderr(config.log_level, config.log_format)
+    work(config, socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
