@@ -1,8 +1,8 @@
 """How many decisions does one server worker on one core make, and how fast, beside the bare limit of its HTTP server?
 
 The flights model (five nearline and three batch views, request features, 200 trees) decides over HTTP from a state of
-nine months of real flights; the peer is an echo on the same granian, RSGI and uvloop, which does nothing else. Both are
-pinned to one core in turn, `wrk` loads them from the other, and each pair of runs is taken back to back.
+nine months of real flights; the peer is an echo on the same connections and event loop, which does nothing else. Both
+are pinned to one core in turn, `wrk` loads them from the other, and each pair of runs is taken back to back.
 """
 
 from __future__ import annotations
@@ -91,8 +91,7 @@ def measure(project: Path, *, rounds: int, seconds: float) -> list[Result]:
     ours = f"http://127.0.0.1:{ours_port}/v1/decide/flight_delay"
     echo = f"http://127.0.0.1:{echo_port}/"
     us = [sys.executable, "-m", "trilane", "serve", "--replay", "--port", str(ours_port), "--project", str(project)]
-    them = [sys.executable, "-m", "granian", f"{Path(__file__).parent / 'echo.py'}:app", "--interface", "rsgi"]
-    them += ["--loop", "uvloop", "--http", "1", "--no-ws", "--port", str(echo_port), "--log-level", "warning"]
+    them = [sys.executable, str(Path(__file__).parent / "echo.py"), str(echo_port)]
     with serving(us, url=f"http://127.0.0.1:{ours_port}/health/ready"), serving(them, url=echo):
         for _ in range(rounds):
             for (rows, connections), found in pairs.items():

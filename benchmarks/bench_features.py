@@ -240,8 +240,7 @@ def _feast(folder: Path, port: int) -> Sequence[str]:
 
 
 def _echo(port: int) -> Sequence[str]:
-    line = [sys.executable, "-m", "granian", f"{Path(__file__).parent / 'echo.py'}:app", "--interface", "rsgi"]
-    return [*line, "--loop", "uvloop", "--http", "1", "--no-ws", "--port", str(port), "--log-level", "warning"]
+    return [sys.executable, str(Path(__file__).parent / "echo.py"), str(port)]
 
 
 def _results(loads: dict[tuple[int, int], list[dict[str, Load]]]) -> list[Result]:

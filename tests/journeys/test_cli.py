@@ -287,7 +287,7 @@ def test_of_two_servers_that_start_at_once_one_has_the_port(shop: Path) -> None:
     assert holds.poll() is None
     holds.terminate()
     holds.communicate(timeout=60)
-    assert holds.returncode in (0, -signal.SIGTERM)  # it may come before granian listens for it
+    assert holds.returncode in (0, -signal.SIGTERM)  # it may come before anybody listens for it
     holds.communicate()
 
 

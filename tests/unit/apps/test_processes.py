@@ -13,7 +13,7 @@ from tests.servers import free_port
 from trilane.apps.processes import hold_port
 from trilane.errors import SetupError
 
-# Holds a port, then becomes another program, as `trilane serve` becomes granian.
+# Holds a port, then becomes another program, as `trilane serve` becomes the one that listens.
 HOLDER = """
 import os, sys
 from pathlib import Path

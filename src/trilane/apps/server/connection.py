@@ -23,6 +23,7 @@ from trilane.errors import ContractError, TrilaneError
 __all__ = ["Connection", "Worker"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LARGE_HEAD = f"the head of the request has {HEAD} bytes or more"
 _MOST_HEADS = 512
 _heads: dict[tuple[int, Pairs], bytes] = {}
 _names: dict[bytes, str] = {}
@@ -73,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._target, self._headers = b"", dict[str, str]()
         self._reading: Request | None = None  # whose head is read, and whose body is not
-        self._in_head, self._head_size = False, 0
+        self._in_head, self._head_size, self._came = False, 0, 0
         self._current: Request | None = None  # which is being answered
         self._task: asyncio.Task[None] | None = None
         self._next: deque[Request] = deque()
@@ -118,6 +119,9 @@ class Connection(asyncio.Protocol):
             return
         if self._reading is None and not self._in_head:
             self.since = self._worker.tick
+        self._came = len(data)
+        if self._in_head:
+            self._head_size += self._came
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -128,10 +132,8 @@ class Connection(asyncio.Protocol):
                 last.keep_alive = False
         except httptools.HttpParserError as error:
             self._refuse(f"this is no HTTP request: {error}", 400)
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > HEAD:
-                self._refuse(f"the head of the request has {HEAD} bytes or more", 431)
+        if self._in_head and self._head_size > HEAD:
+            self._refuse(_LARGE_HEAD, 431)
 
     # -- the parser's calls -------------------------------------------------------------------------------------
 
@@ -144,12 +146,16 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key = _names.get(name) or _name(name)
-        text, headers = value.decode("latin-1"), self._headers
+        text, headers = value.decode("latin-1").rstrip(), self._headers
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
         parser, self._in_head = self._parser, False
         if self._deaf:
+            return
+        # It is measured only if what came is large enough for it.
+        if self._head_size + self._came > HEAD and len(self._target) + sum(map(len, self._headers.values())) > HEAD:
+            self._refuse(_LARGE_HEAD, 431)
             return
         request = self._reading = Request(
             self,

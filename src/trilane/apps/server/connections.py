@@ -24,7 +24,7 @@ __all__ = ["Connections"]
 
 _log = logging.getLogger(__name__)
 _HEAD, _BODY, _IDLE, _TAKING = 10, 60, 620, 30  # seconds; load balancers keep idle connections for up to 600
-_LINGER = 0.02  # seconds between two looks at who is left
+_LOOK = 0.02  # seconds between two looks at who is left
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BATCH = 64  # connections that one who shares with nobody takes at a time
 
@@ -60,15 +60,19 @@ class Connections:
         self._second()
         self._listen()
 
-    async def close(self, *, longest: float) -> None:
-        """Takes no more connections, and ends each once its request is answered; after `longest` seconds, at once."""
+    async def close(self, *, longest: float, linger: float = 0.0) -> None:
+        """Takes no more connections, and ends each once its request is answered; after `longest` seconds, at once.
+
+        Those without a request have `linger` seconds to send one, as a client may be about to.
+        """
         self.parting = True
         self._deafen()
-        end = self._loop.time() + longest
-        while (self._open or self._beginning) and self._loop.time() < end:
-            for connection in [*self._open]:
-                connection.close()
-            await asyncio.sleep(_LINGER)
+        began = self._loop.time()
+        while (self._open or self._beginning) and self._loop.time() < began + longest:
+            if self._loop.time() >= began + linger:
+                for connection in [*self._open]:
+                    connection.close()
+            await asyncio.sleep(_LOOK)
         for connection in [*self._open]:
             connection.abort()
         if self._timer is not None:

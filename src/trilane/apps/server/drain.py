@@ -39,7 +39,7 @@ class Drain:
         self._rounds, self._own, self._notice, self._longest, self._loop = rounds, own, notice, longest, loop
         self._part = part
         self._began, self._since = False, 0.0
-        self._replaced = False
+        self.replaced = False  # whether others go on in its place
         self._end: asyncio.Future[None] = loop.create_future()
 
     async def wait(self) -> None:
@@ -55,13 +55,13 @@ class Drain:
             self._leave()
             return
         self._began, self._since = True, self._loop.time()
-        self._replaced = self._rounds.has_successor(self._own)
+        self.replaced = self._rounds.has_successor(self._own)
         self._part()
         self._look()
 
     def _look(self) -> None:
         waited = self._loop.time() - self._since
-        done = self._rounds.successor_listens(self._own) if self._replaced else waited >= self._notice
+        done = self._rounds.successor_listens(self._own) if self.replaced else waited >= self._notice
         if done or waited >= self._longest:
             self._leave()
         else:

@@ -25,6 +25,8 @@ from trilane.apps.server.drain import Drain
 
 __all__ = ["work"]
 
+_LINGER = 1.0  # seconds in which clients that know of no successor yet may still ask
+
 
 def work(config: Config, listener: socket.socket) -> None:
     """Answers what comes to `listener`, until SIGTERM."""
@@ -57,7 +59,7 @@ async def _serve(server: Server, config: Config, listener: socket.socket, loop: 
     connections.open()
     await drain.wait()
     await server.finish()
-    await connections.close(longest=LONGEST)
+    await connections.close(longest=LONGEST, linger=_LINGER if drain.replaced else 0.0)
 
 
 def main() -> None:
