@@ -1,8 +1,8 @@
 """Requests of one endpoint or model on the event loop, answered together as its dispatcher decides.
 
 A batch that runs on the loop holds up the loop: what came meanwhile is seen after it, and may have come as it began. So
-the loop turns before the next batch is formed, those that are seen then are taken for as old as that, and what a batch
-takes is learnt with the delivery of its answers.
+batches take turns, the loop looks before the next one is formed, those that are seen then are taken for as old as that,
+and what a batch takes is learnt with the delivery of its answers.
 
 Laws: a batch is formed at the instant it starts. Rows of one request stay together. A full queue refuses at once, so
 that waiting requests keep their deadlines. Every request is answered or told why not, never because of its company, and
@@ -28,6 +28,7 @@ from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Account, Share, check_rows, too_many
+from trilane.serving.turns import Turns
 
 __all__ = ["Batcher"]
 
@@ -67,8 +68,8 @@ class Batcher(Generic[Portion, Result]):
     and its result holds the rows of all of them in that order. It may answer at once, on the loop, or give an awaitable
     of the answer, and then up to `executors` batches run at a time. `expire` gets portions and the reason.
     `latency`: what is known of the time that `run` takes, in seconds; `max_rows`: the largest batch; `queue_rows`: how
-    many rows may wait; `admission`: what let the requests in; `worked` is called with the seconds that each batch took;
-    deadlines are instants of `time.perf_counter`.
+    many rows may wait; `admission`: what let the requests in; `turns`: of all batchers on this loop; `worked` is called
+    with the seconds that each batch took; deadlines are instants of `time.perf_counter`.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Batcher(Generic[Portion, Result]):
         queue_rows: int = 16_384,
         worked: Callable[[float], None] | None = None,
         admission: Keeper | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._worked = worked
+        self._turns = turns or Turns(loop)
         self._run, self._expire, self._loop = run, expire, loop
         self._executors, self._queue_rows = executors, queue_rows
         self._admission: Keeper = admission or Admission(executors=executors)
@@ -94,7 +97,6 @@ class Batcher(Generic[Portion, Result]):
         self._alone: deque[Job[_Waiting[Portion, Result]]] = deque()  # whose batch failed: each is asked for alone
         self._running: set[_Running[Portion, Result]] = set()
         self._due = False
-        self._blind = 0.0  # seconds for which the loop has just seen nothing
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -128,7 +130,7 @@ class Batcher(Generic[Portion, Result]):
             raise ContractError("a deadline that is no number", where="deadline", remedy="Give an instant, or none")
         future: asyncio.Future[Share[Result]] = self._loop.create_future()
         now = time.perf_counter()
-        due = deadline - self._blind if deadline > now else deadline
+        due = deadline - self._turns.blind if deadline > now else deadline
         self._dispatcher.add(Job(rows, now, due, _Waiting(portion, future), tier), now)
         self._soon()
         return future
@@ -174,10 +176,10 @@ class Batcher(Generic[Portion, Result]):
     def _soon(self) -> None:
         if not self._due:
             self._due = True
-            self._loop.call_soon(self._pump)
+            self._turns.ask(self._pump)
 
     def _pump(self) -> None:
-        self._due, self._blind = False, 0.0
+        self._due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -203,7 +205,7 @@ class Batcher(Generic[Portion, Result]):
         if instant - now < _TICK:
             self._soon()
         else:
-            self._timer = self._loop.call_later(instant - now, self._pump)
+            self._timer = self._loop.call_later(instant - now, self._soon)
 
     def _free_the_late(self) -> None:
         """While every executor is busy: those that wait in vain hear of it in time."""
@@ -215,10 +217,10 @@ class Batcher(Generic[Portion, Result]):
         self._alone = deque(job for job in self._alone if not job.payload.future.done())
         due = min((job.deadline for job in self._alone), default=self._dispatcher.late_from)
         if due < math.inf:
-            self._timer = self._loop.call_later(max(due - now, _TICK), self._pump)
+            self._timer = self._loop.call_later(max(due - now, _TICK), self._soon)
 
     def _ask(self, jobs: _Jobs[Portion, Result], reason: str, now: float) -> bool:
-        """Runs a batch; whether that is over and something was done, so that the loop should turn before the next."""
+        """Runs a batch; whether that is over and something was done, so that it is the turn of others."""
         jobs = [job for job in jobs if not job.payload.future.cancelled()]
         if not jobs:
             return False
@@ -228,7 +230,7 @@ class Batcher(Generic[Portion, Result]):
             answer = self._run([job.payload.portion for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._failed(jobs, error)
-            self._loop.call_soon(self._turned)
+            self._over(0, now, time.perf_counter() - now)
             return True
         if inspect.isawaitable(answer):
             future = asyncio.ensure_future(answer, loop=self._loop)
@@ -239,12 +241,15 @@ class Batcher(Generic[Portion, Result]):
             return False
         actual = time.perf_counter() - now
         self._tell(jobs, answer, Account(rows, len(jobs), now, predicted, actual, reason))
-        self._blind = actual
-        self._loop.call_soon(self._turned, rows, now)  # after those who wait for the answers, in the next round
+        self._over(rows, now, actual)
         return True
 
-    def _turned(self, rows: int = 0, began: float = 0.0) -> None:
-        """The answers are delivered; next the loop looks at what came meanwhile, and a round later we look."""
+    def _over(self, rows: int, began: float, seconds: float) -> None:
+        self._turns.held(seconds)
+        self._loop.call_soon(self._delivered, rows, began)  # after those who wait for the answers, in the next round
+
+    def _delivered(self, rows: int, began: float) -> None:
+        """Learns of a batch that was answered, and looks whether more wait."""
         if rows:
             self._done(rows, time.perf_counter() - began)
         if self._dispatcher.requests or self._alone:

@@ -30,16 +30,18 @@ from trilane.serving.inference import About, Inference, Question
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Share
 from trilane.serving.stacking import Answered, Group, Portion, grouped, joined
+from trilane.serving.turns import Turns
 
 __all__ = ["Opened"]
 
 _SHORT = 1e-3  # seconds that a batch may hold up the loop; handing it to a thread costs a tenth of that
+_EVERY = 8  # one of so many batches that are far from long is learnt from
 _LEAST = 64 << 10  # what any model takes
 
 
 class Opened:
     """A model that answers. `own`: what it took of this process' memory; `sweep`: seconds by number of rows; `door`:
-    lets questions in.
+    lets questions in; `turns`: of all models on this loop.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Opened:
         own: int,
         load_s: float,
         sweep: dict[int, float],
+        turns: Turns | None = None,
     ) -> None:
         self.door = door
         self.found, self.load_s, self._own, self._loop, self._threads = found, load_s, own, loop, threads
@@ -71,7 +74,13 @@ class Opened:
             executors=len(self._apart) or 1,
             max_rows=found.options.max_rows if self.rows else 1,
             admission=door,
+            turns=turns,
         )
+        # What the model alone takes of a processor, or, of another device, of the time: the batcher's estimate has the
+        # delivery in it, and in a thread the waiting for the interpreter.
+        self._model_time = LatencyModel.of(sweep) if sweep else LatencyModel()
+        self._thread_time = time.perf_counter if found.options.providers else time.thread_time
+        self._runs = 0
         self._names = [spec.name for spec in self.outputs]
         self._waiting = 0
         self._left: asyncio.Future[None] | None = None
@@ -138,9 +147,22 @@ class Opened:
 
     def _run_here(self, portions: list[Portion]) -> Answered | Awaitable[Answered]:
         rows = sum(len(portion[0]) for portion in portions) if self.rows else 1
-        if self.batcher.latency.expected(rows) <= _SHORT:
-            return self._answered(portions)
-        return self._loop.run_in_executor(self._threads, self._answered, portions)
+        if self._model_time.expected(rows) > _SHORT:
+            return self._loop.run_in_executor(self._threads, self._timed, portions, rows)
+        began = time.perf_counter()
+        answered = self._answered(portions)
+        took = time.perf_counter() - began
+        self._runs += 1
+        if took > _SHORT / 2 or not self._runs % _EVERY:
+            self._model_time.observe(rows, took)
+        return answered
+
+    def _timed(self, portions: list[Portion], rows: int) -> Answered:
+        """In a thread; no other batch of this model runs meanwhile."""
+        began = self._thread_time()
+        answered = self._answered(portions)
+        self._model_time.observe(rows, self._thread_time() - began)
+        return answered
 
     def _answered(self, portions: list[Portion]) -> Answered:
         groups = grouped(portions)

@@ -516,6 +516,40 @@ def test_processing_beside_a_model_goes_before_and_after_it(tmp_path: Path) -> N
     on_loop(tmp_path, test)
 
 
+def test_a_model_is_no_longer_one_for_what_the_loop_does_beside_it(tmp_path: Path) -> None:
+    put(tmp_path, "negate", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        await ask(repository, "negate")
+        opened = repository._entries["negate"].slots["1"].opened
+        assert opened is not None
+        for _ in range(100):
+            opened._model_time.observe(1, 1e-5)
+            opened.batcher.latency.observe(1, 0.1)  # as many answers take until they are delivered
+        assert [await ask(repository, "negate", float(at)) for at in range(20)] == [[-float(at)] for at in range(20)]
+        assert not repository._running._threads
+
+    on_loop(tmp_path, test)
+
+
+def test_a_model_that_takes_long_runs_in_a_thread_until_it_is_quick_again(tmp_path: Path) -> None:
+    put(tmp_path, "negate", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        await ask(repository, "negate")
+        opened = repository._entries["negate"].slots["1"].opened
+        assert opened is not None
+        for _ in range(200):
+            opened._model_time.observe(1, 0.1)
+        assert await ask(repository, "negate", 3.0) == [-3]
+        assert repository._running._threads
+        for _ in range(300):
+            assert await ask(repository, "negate", 4.0) == [-4]
+        assert opened._model_time.expected(1) < 1e-3
+
+    on_loop(tmp_path, test)
+
+
 def test_idle_models_have_no_thread_and_no_timer(tmp_path: Path) -> None:
     import threading
 
