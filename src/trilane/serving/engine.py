@@ -8,6 +8,7 @@ awaited between them.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -37,6 +38,7 @@ _SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of 
 _NO_PARTS: Mapping[str, float] = {}
 _FOR_READING = 0.75  # of the time that is left, what a store may take before the answer goes on without it
 _LEAST = 1e-3  # seconds; less would say nothing of a store
+_LONG = 2e-3  # seconds of the model's own work
 _EVERY = 16  # of so many batches the time of one is learnt from
 
 
@@ -88,7 +90,9 @@ class Scored:
 
 
 class Engine:
-    """Answers for one bundle of an endpoint. `timer`: seconds, by which deadlines are told."""
+    """Answers for one bundle of an endpoint. `timer`: seconds, by which deadlines are told; `latency`: of its model;
+    `work`: the seconds for which this thread has been at work, of which those that it waited for others are no part.
+    """
 
     def __init__(
         self,
@@ -101,11 +105,12 @@ class Engine:
         breaker: Breaker | None = None,
         latency: LatencyModel | None = None,
         timer: Callable[[], float] = time.perf_counter,
+        work: Callable[[], float] = time.thread_time,
     ) -> None:
         self.endpoint, self.bundle, self.reader, self.runtime = endpoint, bundle, reader, runtime
         self.breaker = breaker_of(endpoint) if breaker is None else breaker
         self.ladder = Ladder(endpoint, smaller=smaller, timer=timer)
-        self._timer = timer
+        self._timer, self._work = timer, work
         cache = self.ladder.cache
         self._kept_first = cache if cache is not None and cache.rung.serve == "always" else None
         self._views = stored_views(endpoint.model)
@@ -113,6 +118,11 @@ class Engine:
         self._latency = None if smaller is None else latency or LatencyModel()
         self._read_time, self._batches, self._trials = 0.0, 0, Trials()
         self._throttle = Throttle(__name__)
+        self._own = copy.deepcopy(latency or LatencyModel())
+
+    def is_long(self, rows: int) -> bool:
+        """Whether the model works so long on a batch of `rows` that others should not stand still for it."""
+        return self._own.expected(rows) >= _LONG
 
     def answer(self, rows: Rows, *, now: int, id: str, deadline: float = math.inf) -> Answers:
         """Answers `rows` as of instant `now`, by `deadline` of the timer. UnavailableError if no rung is left."""
@@ -231,6 +241,7 @@ class Engine:
             why = why or f"model: its breaker is open: {self.breaker.reason}"
             return Scored(np.full(size, np.nan), False, (Fault(why),))
         faults: tuple[Fault, ...] = ()
+        began = self._work()
         if self._latency is not None:
             self._trials.began(start, self._latency.expected(size))
         try:
@@ -242,15 +253,17 @@ class Engine:
         finite = np.isfinite(scores)
         if whole := bool(finite.all()):
             self.breaker.leave(ticket, end, end - start)
-            self._learn(size, end - start, tried=tried)
+            self._learn(size, end - start, self._work() - began, tried=tried)
             return Scored(scores, whole)
         # A score that is no number is the row's doing as often as the model's: it opens no breaker for other rows.
         self.breaker.leave(ticket, end, end - start, failed=bool(faults) and not finite.any())
         return Scored(scores, whole, (*faults, *self._not_finite(finite, faults)))
 
-    def _learn(self, size: int, seconds: float, *, tried: bool) -> None:
+    def _learn(self, size: int, seconds: float, work: float, *, tried: bool) -> None:
+        self._batches += 1
+        if self._batches % _EVERY == 0:
+            self._own.observe(size, work)
         if self._latency is not None:
-            self._batches += 1
             self._trials.ended(seconds)
             if tried or self._batches % _EVERY == 0:
                 self._latency.observe(size, seconds)

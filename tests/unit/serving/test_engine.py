@@ -139,3 +139,27 @@ def test_one_rows_answer_is_the_same_in_any_company(shop: Shop, asked: list[tupl
         assert together.by_model[number] == alone.by_model[0]
         assert together.why(number) == alone.why(0)
     assert together.degraded == sum(bool(together.why(row)) for row in range(len(rows)))
+
+
+def test_a_batch_is_long_by_the_models_own_work_and_not_by_what_it_waited_for(shop: Shop) -> None:
+    worked, waited = 0.0, 0.0
+
+    def formula(matrix: Matrix) -> Scores:
+        nonlocal worked, waited
+        worked += 1e-5 * len(matrix)
+        waited += 1.0  # for other threads, say
+        return np.zeros(len(matrix))
+
+    model = shop.definitions.models["big"]
+    engine = Engine(
+        Endpoint("e", model=model, deadline="1h"),
+        bundle="b" * 64,
+        reader=shop.reader(),
+        runtime=Formula(len(model.feature_names), formula),
+        timer=lambda: waited,
+        work=lambda: worked,
+    )
+    for size in (1, 100) * 200:
+        engine.answer(shop.rows(*"a" * size), now=T0, id="x")
+    assert not engine.is_long(100)
+    assert engine.is_long(300)

@@ -57,7 +57,6 @@ from trilane.stores.online import versions
 __all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
 
 _log = logging.getLogger(__name__)
-_LONG = 2e-3  # seconds of a batch from which the loop must not stand still for it, as a thread may take it
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
 
 
@@ -289,7 +288,7 @@ class Deployments:
 
         def run(portions: list[Portion]) -> Answers | Awaitable[Answers]:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
-            if latency.expected(len(rows)) >= _LONG and not engine.keeps_by_request:
+            if engine.is_long(len(rows)) and not engine.keeps_by_request:
                 return later(portions, rows, deadline)
             return kept(portions, engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
 
