@@ -99,7 +99,7 @@ async def patiently(model: Supervised, *texts: str) -> list[int]:
         try:
             return await answer(model, *texts)
         except UnavailableError as error:
-            await asyncio.sleep(float(str(error.facts["retry_after"])))
+            await asyncio.sleep(float(str(error.facts["retry_after_s"])))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`trilane score`: many rows through a deployed endpoint, on all cores."""
+"""`trilane score`: many rows through a deployed endpoint or a model, on all cores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["score"]
 
 def score(
     *,
-    endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
+    endpoint: Annotated[str, typer.Argument(metavar="[ENDPOINT]", help="The endpoint, or a model instead.")] = "",
     input_: Annotated[
         str, typer.Option("--input", metavar="PATH|TABLE", help="A Parquet file, a folder of them, or a table.")
     ],
@@ -27,38 +27,65 @@ def score(
         str | None, typer.Option("--point-in-time", metavar="COLUMN", help="As of each row's instant, joined.")
     ] = None,
     bundle: Annotated[str | None, typer.Option(metavar="DIGEST", help="Another than the deployed one.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="A trained model or one from a file, by itself.")] = "",
+    version: Annotated[str, typer.Option(metavar="VERSION", help="Of the model: its number, or digest.")] = "",
+    features: Annotated[str, typer.Option(metavar="A,B,C", help="The columns of the model's matrix, in order.")] = "",
     keep: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="An input column to write, too.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at the first row that is refused.")] = False,
     project: ProjectOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Score every row of a table by what is deployed; run again after a failure, it goes on."""
+    """Score every row of a table by what is deployed, or by a model; run again after a failure, it goes on."""
     from trilane.apps.scoring.scoring_job import Asking, score
 
     if at and point_in_time:
         what = "--at names one instant, --point-in-time one of each row"
         raise DefinitionError(what, where="--at", remedy="Give one or the other", file="")
+    _check_options(endpoint, model, endpoint_only=(bundle, at, point_in_time), model_only=(version, features))
     terminal = Terminal(json=json)
     asking = Asking(
         endpoint=endpoint,
+        model=model,
         input=input_,
         output=output,
         bundle=bundle,
+        version=version,
+        features=[name.strip() for name in features.split(",")] if features else (),
         at=moment(at, option="--at"),
         event_time=point_in_time or "",
         keep=keep or (),
         strict=strict,
         workers=workers,
     )
-    with open_project(project) as opened, terminal.progress(f"score {endpoint}") as tick:
+    with open_project(project) as opened, terminal.progress(f"score {endpoint or model}") as tick:
         done = score(opened, asking, progress=tick)
-    rate = done.new_rows / done.seconds if done.new_rows else 0.0
+    job, rate = done.job, done.new_rows / done.seconds if done.new_rows else 0.0
     facts = {name: getattr(done, name) for name in ("scored", "rejected", "degraded", "parts", "new", "new_rows")}
     facts |= {"seconds": round(done.seconds, 3), "rows_per_s": round(rate), "output": str(output)}
-    facts |= {"bundle": done.job.bundle, "at": format_instant(done.job.at), "job": done.job.digest}
-    terminal.answer({"endpoint": endpoint, **facts})
-    terminal.tell(f"[bold]{done.scored:,}[/] rows scored by bundle {done.job.bundle[:16]}, {done.degraded:,} degraded.")
+    if model:
+        facts = {"model": model, "version": job.model_version, "digest": job.model_digest, **facts}
+        by = f"model {model}, version {job.model_version}"
+    else:
+        facts = {"endpoint": endpoint, **facts, "bundle": job.bundle, "at": format_instant(job.at)}
+        by = f"bundle {job.bundle[:16]}, {done.degraded:,} degraded"
+    terminal.answer({**facts, "job": job.digest})
+    terminal.tell(f"[bold]{done.scored:,}[/] rows scored by {by}.")
     if done.new:
         terminal.tell(f"{done.new_rows:,} of them now, in {done.seconds:,.1f} s: {rate:,.0f} rows/s.")
     if done.rejected:
         terminal.tell(f"{done.rejected:,} rows were refused; {output / '_rejects'} says which, and why.")
+
+
+def _check_options(
+    endpoint: str, model: str, *, endpoint_only: tuple[str | None, ...], model_only: tuple[str, ...]
+) -> None:
+    """Raises DefinitionError unless one of the two scores, with its own options."""
+    if bool(endpoint) == bool(model):
+        what = "both an endpoint and --model are named" if model else "there is nothing to score by"
+        raise DefinitionError(what, where="--model", remedy="Name an endpoint, or a model by --model", file="")
+    if model and any(endpoint_only):
+        what = "--bundle, --at and --point-in-time are an endpoint's: a model reads no features"
+        raise DefinitionError(what, where="--model", remedy="Leave them out", file="")
+    if endpoint and any(model_only):
+        what = "--version and --features are a model's: an endpoint has a bundle, and names its inputs"
+        raise DefinitionError(what, where=endpoint, remedy="Leave them out, or give --model", file="")

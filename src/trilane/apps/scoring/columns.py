@@ -23,7 +23,7 @@ from trilane.errors import DefinitionError
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 
-__all__ = ["OWN", "OutputColumns", "Rejects"]
+__all__ = ["OWN", "OutputColumns", "Rejects", "taken"]
 
 OWN = ("file", "row", "score", "positive", "rung", "degraded", "why")
 
@@ -71,7 +71,7 @@ class OutputColumns:
         size = len(rows)
         degraded, why = _reasons(answers)
         columns: list[Any] = [pa.repeat(pa.scalar(file), size), pa.array(rows + first)]
-        columns += [_taken(table.column(name), rows) for name in self._keep]
+        columns += [taken(table.column(name), rows) for name in self._keep]
         columns.append(pa.array(answers.scores))
         if self._bundle.threshold is not None:
             columns.append(pa.array(answers.scores >= self._bundle.threshold))
@@ -111,7 +111,7 @@ class Rejects:
         )
 
 
-def _taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.Array:
+def taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.Array:
     """The values of rows in ascending order, without a copy where they follow one another."""
     whole = column.combine_chunks()
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:

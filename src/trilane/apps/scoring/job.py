@@ -55,14 +55,21 @@ class Done(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything that decides the output.
 
-    `at`: as of when features are read (microseconds); `event_time`: the column with an instant of each row, by which
-    they are joined instead, or none; `keep`: the input columns that the output has too; `strict`: whether a row that
-    breaks the contract fails the job; `source`: the input as it was named, and `root` what its files lie below.
+    What scores is the `bundle` of an `endpoint`, or else a `model` alone: in its version, known by the digest of all
+    that its answers come from, with the columns of its matrix, `features`, if the caller named them.
+    `at`: as of when features are read (microseconds; 0 where none are); `event_time`: the column with an instant of
+    each row, by which they are joined instead, or none; `keep`: the input columns that the output has too; `strict`:
+    whether a row that breaks the contract fails the job; `source`: the input as it was named, and `root` what its files
+    lie below.
     """
 
     version: int = 1
-    endpoint: str
-    bundle: str
+    endpoint: str = ""
+    bundle: str = ""
+    model: str = ""
+    model_version: str = ""
+    model_digest: str = ""
+    features: tuple[str, ...] = ()
     at: int
     event_time: str
     keep: tuple[str, ...]
@@ -76,6 +83,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def digest(self) -> str:
         """SHA-256 over everything."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def scorer(self) -> str:
+        """The name of what scores."""
+        return self.endpoint or self.model
 
     @property
     def rows(self) -> int:

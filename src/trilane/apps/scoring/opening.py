@@ -1,17 +1,23 @@
-"""From a job to what scores its parts: the bundle compiled, its contract, the columns of the output."""
+"""From a job to what scores its parts: the bundle compiled, or the model opened, and the columns of the output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
+
 from trilane.apps.project import Project
+from trilane.apps.scoring.by_endpoint import ByEndpoint
+from trilane.apps.scoring.by_model import ByModel
 from trilane.apps.scoring.columns import OutputColumns
 from trilane.apps.scoring.job import Job, schema_of
+from trilane.apps.scoring.model import NamedModel, OpenModel, find_model, open_model
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.part import PartScorer
+from trilane.apps.scoring.tensors import TensorColumns
 from trilane.apps.server.deployments import compile_bundle
 from trilane.contract import Contract
 from trilane.decisions.bundle import Bundle
@@ -27,7 +33,7 @@ from trilane.serving.protocol.table import TableFormat
 from trilane.serving.reading import FeatureReader
 from trilane.types import Timestamp, as_field
 
-__all__ = ["bundle_named", "endpoint_of", "format_of", "open_scorer"]
+__all__ = ["bundle_named", "columns_of", "endpoint_of", "format_of", "keys_of", "model_of", "open_scorer"]
 
 
 def bundle_named(project: Project, endpoint: str, digest: str | None) -> Bundle:
@@ -72,7 +78,34 @@ def keys_of(endpoint: Endpoint) -> list[str]:
 
 
 def open_scorer(project: Project, job: Job, output: Output, *, progress: Callable[[int], None]) -> PartScorer:
-    """Compiles all that scoring a part takes. Raises ModelError or ConflictError if anything of the bundle changed."""
+    """Opens all that scoring a part takes. Raises ModelError or ConflictError if anything of the bundle, or the model,
+    changed.
+    """
+    schema = schema_of(Path(job.inputs[0].path))
+    answering = _by_model(project, job, schema) if job.model else _by_endpoint(project, job, schema)
+    return PartScorer(job, answering, output=output, progress=progress)
+
+
+def model_of(project: Project, job: Job) -> NamedModel:
+    """The model of a job. Raises ConflictError if its files changed."""
+    named = find_model(project, job.model, job.model_version)
+    if named.digest != job.model_digest:
+        remedy = "Put the files back, or name another folder for the output"
+        raise ConflictError("its files changed since the job began", where=f"model {job.model!r}", remedy=remedy)
+    return named
+
+
+def columns_of(model: OpenModel, features: Sequence[str], *, name: str) -> TensorColumns:
+    """What reads the inputs of a model: `features`, if they are named, or those that it knows itself."""
+    return TensorColumns(model.inputs, features=features or model.names, where=f"model {name!r}")
+
+
+def _by_model(project: Project, job: Job, schema: pa.Schema) -> ByModel:
+    model = open_model(project, model_of(project, job))
+    return ByModel(model, columns_of(model, job.features, name=job.model), schema, keep=job.keep)
+
+
+def _by_endpoint(project: Project, job: Job, schema: pa.Schema) -> ByEndpoint:
     bundle = bundle_named(project, job.endpoint, job.bundle)
     failures: list[None] = []
     served = compile_bundle(project, bundle)
@@ -100,7 +133,6 @@ def open_scorer(project: Project, job: Job, output: Output, *, progress: Callabl
         )
     engine = _unhurried(served, reader, rows=fastest_batch(read_profile(artifact)))
     names = [field.name for field in endpoint.contract.fields]
-    schema = schema_of(Path(job.inputs[0].path))
     columns = OutputColumns(bundle, schema, read=[*names, *filter(None, [job.event_time])], keep=job.keep)
 
     def unread() -> bool:
@@ -108,16 +140,8 @@ def open_scorer(project: Project, job: Job, output: Output, *, progress: Callabl
         failures.clear()
         return failed
 
-    return PartScorer(
-        job,
-        engine,
-        format_of(endpoint, job.event_time),
-        output=output,
-        columns=columns,
-        unread=unread,
-        prepare=prepare,
-        progress=progress,
-    )
+    format = format_of(endpoint, job.event_time)
+    return ByEndpoint(engine, format, at=job.at, columns=columns, unread=unread, prepare=prepare)
 
 
 def _unhurried(served: Engine, reader: FeatureReader, *, rows: int) -> Engine:

@@ -1,109 +1,130 @@
-"""One part of a scoring job: its rows read, checked, scored and written, a portion at a time.
+"""One part of a scoring job: its rows read, given to what scores them, and what comes of them written.
 
-Laws: the answer to a row is the one that the bundle's engine gives, as of the job's instant; memory does not grow with
-the part, nor with the file it lies in (but where features are joined point in time: then with the part). Where the
-online store cannot be read the part fails, to be scored later: a request has no time for that, a job has.
+Laws: memory does not grow with the part, nor with the file it lies in (but where features are joined point in time:
+then with the part); a row that cannot be answered costs no other row its answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trilane.apps.scoring.columns import OutputColumns, Rejects
+from trilane.apps.scoring.columns import Rejects
 from trilane.apps.scoring.job import Done, Job, Part
 from trilane.apps.scoring.output import Output, digest_of, drafting
 from trilane.contract import Rejection
-from trilane.errors import ContractError, UnavailableError
-from trilane.serving.engine import Answers, Engine
-from trilane.serving.protocol.table import TableFormat
-from trilane.serving.reading import Asked, Rows
+from trilane.errors import ContractError, TrilaneError
 
-__all__ = ["PartScorer", "Prepare"]
+__all__ = ["PORTION", "Answering", "PartScorer", "Tally", "Unanswered", "by_runs"]
 
 PORTION = 8_192  # rows that are scored together: enough to forget what a portion costs, few enough for the cache
 _WRITTEN = 131_072  # rows of a row group of the output
 _BUFFER = 1 << 18  # bytes that are read ahead of each column
 _HOPELESS = 100  # rows of a part that the model cannot answer, before any that it can
-
-# Joins what the engine will read to the checked rows of a whole part: (their table, themselves).
-Prepare = Callable[[pa.Table, Asked], Asked]
+_T = TypeVar("_T")
 
 
-@dataclass
-class _Tally:
-    scored: int = 0
-    degraded: int = 0
-    unanswered: int = 0
-    rejects: Rejects = field(default_factory=Rejects)
+class Tally:
+    """What became of the rows of one part so far; `file` is what the output calls its file."""
+
+    def __init__(self, file: str, *, strict: bool, progress: Callable[[int], None]) -> None:
+        self.file, self.progress, self._strict = file, progress, strict
+        self.scored = self.degraded = self._unanswered = 0
+        self.rejects = Rejects()
+
+    def refuse(self, rejected: Sequence[Rejection], place: int) -> None:
+        """Puts rows aside, which count from `place`. Raises ContractError if none may be."""
+        for one in rejected:
+            if self._strict:
+                where = f"{self.file}, row {place + one.index}, {one.path}"
+                raise ContractError(one.reason, where=where, remedy="Mend the row, or leave out --strict")
+            self.rejects.add(place + one.index, one)
+
+    def unanswered(self, row: int, error: TrilaneError) -> None:
+        """Puts a row aside for which there is no answer. Raises `error` where there never will be one for any."""
+        self._unanswered += 1
+        if self._unanswered >= _HOPELESS and not self.scored:
+            raise error
+        self.refuse([Rejection(0, "model", "$", error.what)], row)
+
+
+class Answering(Protocol):
+    """What scores rows; it belongs to one process."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the output."""
+        ...
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How they are written."""
+        ...
+
+    @property
+    def read(self) -> Sequence[str]:
+        """The columns of the input that it takes, and those that are kept."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it must have all rows of a part at once."""
+        ...
+
+    def facts(self, job: Job, part: Part) -> dict[str, str]:
+        """What the metadata of a file says of where its scores come from."""
+        ...
+
+    def batches(self, table: pa.Table, place: int, tally: Tally) -> Iterator[pa.RecordBatch]:
+        """The output of the rows of `table`, the first of which is row `place` of its file."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+        ...
 
 
 class PartScorer:
-    """Scores parts of one job. `unread`: whether the online store failed since it was asked last."""
+    """Scores parts of one job by `answering`."""
 
-    def __init__(
-        self,
-        job: Job,
-        engine: Engine,
-        format: TableFormat,
-        *,
-        output: Output,
-        columns: OutputColumns,
-        unread: Callable[[], bool],
-        prepare: Prepare | None = None,
-        progress: Callable[[int], None],
-    ) -> None:
-        self._job, self._engine, self._format = job, engine, format
-        self._output, self._columns, self._unread = output, columns, unread
-        self._prepare, self._progress = prepare, progress
+    def __init__(self, job: Job, answering: Answering, *, output: Output, progress: Callable[[int], None]) -> None:
+        self._job, self._answering, self._output, self._progress = job, answering, output, progress
 
     def score(self, part: Part) -> Done:
         """Scores `part` and writes its files. Raises ContractError, SetupError, UnavailableError or ModelError."""
-        tally = _Tally()
-        path = self._output.scores(part.number)
+        tally = Tally(self._job.name_of(part), strict=self._job.strict, progress=self._progress)
+        path, own = self._output.scores(part.number), self._answering
         with drafting(path) as draft:
-            facts = self._columns.facts(self._job, part)
-            with pq.ParquetWriter(draft, self._columns.schema.with_metadata(facts), **self._columns.encoding) as writer:
+            schema = own.schema.with_metadata(own.facts(self._job, part))
+            with pq.ParquetWriter(draft, schema, **own.encoding) as writer:
                 for batches in _gathered(self._scored(part, tally), _WRITTEN):
-                    writer.write_table(pa.Table.from_batches(batches, self._columns.schema), row_group_size=_WRITTEN)
+                    writer.write_table(pa.Table.from_batches(batches, own.schema), row_group_size=_WRITTEN)
         rejects = ""
         if tally.rejects:
             with drafting(self._output.rejects(part.number)) as draft:
-                pq.write_table(tally.rejects.table(self._job.name_of(part)), draft, compression="zstd")
+                pq.write_table(tally.rejects.table(tally.file), draft, compression="zstd")
             rejects = digest_of(self._output.rejects(part.number))
         return Done(part.number, tally.scored, len(tally.rejects), tally.degraded, digest_of(path), rejects)
 
-    def _scored(self, part: Part, tally: _Tally) -> Iterator[pa.RecordBatch]:
+    def close(self) -> None:
+        """Gives back what it holds."""
+        self._answering.close()
+
+    def _scored(self, part: Part, tally: Tally) -> Iterator[pa.RecordBatch]:
         place = part.first_row
         for table in self._portions(part):
-            asked, kept, rejected = self._format.checked(table)
-            self._refuse(part, rejected, place, tally)
-            if self._prepare is not None and len(asked):
-                asked = self._prepare(table.take(kept), asked)
-            for start in range(0, len(asked), PORTION):
-                stop = min(start + PORTION, len(asked))
-                for begin, answers in self._answered(part, asked.cut(start, stop), kept[start:stop] + place, tally):
-                    rows = kept[start + begin : start + begin + len(answers.scores)]
-                    tally.scored += len(rows)
-                    batch = self._columns.batch(answers, table, rows, first=place, file=self._job.name_of(part))
-                    tally.degraded += self._columns.degraded(batch)
-                    yield batch
-                self._progress(stop - start)
-            self._progress(len(rejected))
+            yield from self._answering.batches(table, place, tally)
             place += table.num_rows
 
     def _portions(self, part: Part) -> Iterator[pa.Table]:
         """The part's rows: by portions, or all at once where they are joined together."""
         path = Path(self._job.inputs[part.file].path)
-        size = PORTION if self._prepare is None else max(part.rows, 1)
-        wanted = self._columns.read
+        size = max(part.rows, 1) if self._answering.whole else PORTION
+        wanted = list(self._answering.read)
         try:
             with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
                 groups = range(part.first, part.stop)
@@ -117,43 +138,33 @@ class PartScorer:
                 f"it cannot be read: {reason}", where=f"{path}, {groups_named}", remedy="Write it again"
             ) from None
 
-    def _refuse(self, part: Part, rejected: list[Rejection], place: int, tally: _Tally) -> None:
-        for one in rejected:
-            if self._job.strict:
-                where = f"{self._job.name_of(part)}, row {place + one.index}, {one.path}"
-                raise ContractError(one.reason, where=where, remedy="Mend the row, or leave out --strict")
-            tally.rejects.add(place + one.index, one)
 
-    def _answered(
-        self, part: Part, asked: Asked, places: npt.NDArray[np.int64], tally: _Tally
-    ) -> Iterator[tuple[int, Answers]]:
-        """Answers to runs of rows, each with its start; a row for which there is none is refused alone."""
-        try:
-            # Of what is recorded of answers, which needs the rows themselves, nothing is done here.
-            answers = self._engine.answer(cast(Rows, asked), now=self._job.at, id="score")
-        except UnavailableError as error:
-            if self._unread():
-                raise _unreadable() from error
-            if len(asked) == 1:
-                tally.unanswered += 1
-                if tally.unanswered >= _HOPELESS and not tally.scored:
-                    raise  # no row of it will ever be answered
-                self._refuse(part, [Rejection(0, "model", "$", error.what)], int(places[0]), tally)
-                return
-            middle = len(asked) // 2
-            for start, stop in ((0, middle), (middle, len(asked))):
-                for begin, found in self._answered(part, asked.cut(start, stop), places[start:stop], tally):
-                    yield start + begin, found
+class Unanswered(Exception):  # noqa: N818 - it never leaves this package
+    """Rows could not be answered together, of which each alone may be: `error` says why."""
+
+    def __init__(self, error: TrilaneError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def by_runs(
+    ask: Callable[[int, int], _T], start: int, stop: int, refuse: Callable[[int, TrilaneError], None]
+) -> Iterator[tuple[int, _T]]:
+    """Answers to runs of the rows `start` up to `stop`, each with its start; one for which there is none is refused.
+
+    `ask` raises Unanswered for rows that it shall be asked for in smaller runs.
+    """
+    try:
+        found = ask(start, stop)
+    except Unanswered as told:
+        if stop - start == 1:
+            refuse(start, told.error)
             return
-        if self._unread():
-            raise _unreadable()
-        yield 0, answers
-
-
-def _unreadable() -> UnavailableError:
-    return UnavailableError(
-        "the online store cannot be read", where="score", remedy="Run the same command once it is back: it goes on"
-    )
+        middle = (start + stop) // 2
+        yield from by_runs(ask, start, middle, refuse)
+        yield from by_runs(ask, middle, stop, refuse)
+        return
+    yield start, found
 
 
 def _gathered(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[list[pa.RecordBatch]]:

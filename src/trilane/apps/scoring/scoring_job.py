@@ -1,7 +1,7 @@
-"""The scoring job: rows in, scores out, by a deployed bundle, on record as a run.
+"""The scoring job: rows in, scores out, by a deployed bundle or a model alone, on record as a run.
 
 Laws: run again after any death, it scores what is missing and nothing else, and the output is the same to the byte (as
-long as the stores are); a resumed job goes on with its own bundle and instant, whatever was deployed meanwhile.
+long as the stores are); a resumed job goes on with its own bundle or model and instant, whatever is deployed meanwhile.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilane.apps.project import Project
-from trilane.apps.scoring.columns import OutputColumns
 from trilane.apps.scoring.job import Done, Job, schema_of
-from trilane.apps.scoring.opening import bundle_named, endpoint_of, format_of, keys_of
+from trilane.apps.scoring.opening import bundle_named
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.source import Source, find_source, write_out
+from trilane.apps.scoring.subject import Subject, endpoint_subject, model_subject
 from trilane.apps.scoring.workers import score_parts
 from trilane.clock import format_instant
-from trilane.decisions.bundle import Bundle
 from trilane.errors import ConflictError
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import Run, run
 
 __all__ = ["Asking", "Scored", "score"]
 
-_LIKE = ("endpoint", "bundle", "at", "event_time", "keep", "strict", "source", "inputs", "parts")
+_SCORERS = ("endpoint", "bundle", "model", "model_version", "model_digest", "features")
+_LIKE = (*_SCORERS, "at", "event_time", "keep", "strict", "source", "inputs", "parts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What a caller asks for; None where the job that is there, or what is usual, decides."""
+    """What a caller asks for, by an `endpoint` or by a `model`; None where the job that is there, or what is usual,
+    decides.
+    """
 
-    endpoint: str
+    endpoint: str = ""
+    model: str = ""
     input: str
     output: Path
     bundle: str | None = None
+    version: str = ""
+    features: Sequence[str] = ()
     at: int | None = None
     event_time: str = ""
     keep: Sequence[str] = ()
@@ -67,12 +72,12 @@ def score(project: Project, asking: Asking, *, progress: Callable[[str, int, int
     project.registry.abandon_dead()
     with output.held():
         there = output.job()
-        job, bundle = _job(project, asking, output, there, tell)
+        job = _job(project, asking, output, there, tell)
         if there is None:
             output.begin(job)
         done = output.resume()
-        with run(project.metadata, "score", job.endpoint, clock=project.clock) as present:
-            _note(present, job, bundle, project)
+        with run(project.metadata, "score", job.scorer, clock=project.clock) as present:
+            _note(present, job, project)
             before = len(done)
             began = time.perf_counter()
             _score_rest(project, job, output, done, asking.workers or len(os.sched_getaffinity(0)), tell)
@@ -84,35 +89,26 @@ def score(project: Project, asking: Asking, *, progress: Callable[[str, int, int
 
 def _job(
     project: Project, asking: Asking, output: Output, there: Job | None, tell: Callable[[str, int, int], None]
-) -> tuple[Job, Bundle]:
+) -> Job:
     """The job as it is asked for now, checked to be the one that is there."""
-    same = there is not None and there.endpoint == asking.endpoint
-    bundle = bundle_named(project, asking.endpoint, asking.bundle or (there.bundle if there and same else None))
-    endpoint = endpoint_of(project, bundle)
-    format = format_of(endpoint, asking.event_time)
+    subject = _subject(project, asking, there)
     source = find_source(project, asking.input, output.path)
     if asking.event_time:
         from trilane.apps.batch_job import archive_sources
 
         tell("archive the log", 0, 0)
-        archive_sources(project, [*endpoint.model.plan.views, *endpoint.model.plan.stand_ins])
+        archive_sources(project, list(subject.views))
     if source.is_written_out and there is not None and there.source == source.name:
         root, inputs, parts = there.root, there.inputs, there.parts  # as it was written out then
     else:
         source = _written_out(project, source, output, tell)
         tell("look at the input", 0, 0)
-        root, (inputs, parts) = str(source.root), source.parts(format)
-    schema = schema_of(Path(inputs[0].path)) if there is None else None
-    keys = [name for name in keys_of(endpoint) if schema is None or name in schema.names]
-    keep = tuple(dict.fromkeys([*keys, *asking.keep]))
-    if schema is not None:
-        OutputColumns(bundle, schema, read=(), keep=keep)  # refused here, before anything is begun
+        root, (inputs, parts) = str(source.root), source.parts(subject.check)
     job = Job(
-        endpoint=asking.endpoint,
-        bundle=bundle.digest,
-        at=asking.at if asking.at is not None else there.at if there else project.clock.now(),
+        **subject.facts,
+        at=_instant(project, asking, there),
         event_time=asking.event_time,
-        keep=keep,
+        keep=subject.keep(schema_of(Path(inputs[0].path)) if there is None else None),
         strict=asking.strict,
         source=source.name,
         root=root,
@@ -126,7 +122,24 @@ def _job(
             where=str(output.path),
             remedy="Name another folder, or ask for the same to go on with it",
         )
-    return job, bundle
+    return job
+
+
+def _instant(project: Project, asking: Asking, there: Job | None) -> int:
+    """As of when features are read; a model alone reads none, so its output is the same whenever it is made."""
+    if asking.model:
+        return 0
+    return asking.at if asking.at is not None else there.at if there else project.clock.now()
+
+
+def _subject(project: Project, asking: Asking, there: Job | None) -> Subject:
+    if asking.model:
+        return model_subject(
+            project, asking.model, there, version=asking.version, features=asking.features, keep=asking.keep
+        )
+    return endpoint_subject(
+        project, asking.endpoint, there, bundle=asking.bundle, event_time=asking.event_time, keep=asking.keep
+    )
 
 
 def _written_out(project: Project, source: Source, output: Output, tell: Callable[[str, int, int], None]) -> Source:
@@ -161,13 +174,18 @@ def _score_rest(
         done[one.part] = one
 
 
-def _note(present: Run, job: Job, bundle: Bundle, project: Project) -> None:
-    present.reads(uri("bundle", job.endpoint, job.bundle[:16]))
-    present.reads(uri("model", bundle.model, bundle.model_digest[:16]))
-    if job.source in project.definitions.tables:
+def _note(present: Run, job: Job, project: Project) -> None:
+    if job.model:
+        present.reads(uri("model", job.model, job.model_digest[:16]))
+    else:
+        bundle = bundle_named(project, job.endpoint, job.bundle)
+        present.reads(uri("bundle", job.endpoint, job.bundle[:16]))
+        present.reads(uri("model", bundle.model, bundle.model_digest[:16]))
+    if not Path(job.source).is_absolute():  # as paths are: then it is a table
         present.reads(uri("source", job.source))
-    present.writes(uri("scores", job.endpoint, job.digest[:16]))
-    present.note(job=job.digest, input=job.source, at=format_instant(job.at), event_time=job.event_time)
+    present.writes(uri("scores", job.scorer, job.digest[:16]))
+    at = {} if job.model else {"at": format_instant(job.at), "event_time": job.event_time}
+    present.note(job=job.digest, input=job.source, **at)
 
 
 def _summary(job: Job, done: dict[int, Done], before: int, seconds: float) -> Scored:

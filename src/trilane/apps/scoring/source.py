@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,15 +17,20 @@ from trilane.apps.project import Project
 from trilane.apps.scoring.job import InputFile, Part, cut, input_files, schema_of
 from trilane.apps.scoring.output import Output, drafting
 from trilane.errors import ContractError, DefinitionError, SetupError
-from trilane.serving.protocol.table import TableFormat
 from trilane.sources.table import TableSource
 from trilane.stores.offline.lake import pinned
 from trilane.stores.offline.tables import table_files
 
-__all__ = ["Source", "find_source", "write_out"]
+__all__ = ["Check", "Source", "find_source", "write_out"]
 
 _BATCH = 65_536
 _GROUP = 262_144
+
+
+class Check(Protocol):
+    """Raises ContractError for a schema that does not fit; `where` names its file."""
+
+    def __call__(self, schema: pa.Schema, *, where: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +47,10 @@ class Source:
         """Whether its rows must be written out first."""
         return self.table is not None and not self.files
 
-    def parts(self, format: TableFormat) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]:
+    def parts(self, check: Check) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]:
         """The files checked, and cut. Raises ContractError for one that does not fit."""
         for path in self.files:
-            format.check_schema(schema_of(path), where=str(path))
+            check(schema_of(path), where=str(path))
         return cut(self.files)
 
 
@@ -62,10 +68,10 @@ def find_source(project: Project, text: str, output: Path) -> Source:
 
 
 def _table(project: Project, name: str) -> Source:
-    definitions = project.definitions
-    found = definitions.tables.get(name)
+    tables = project.definitions.tables if project.applied_digest() is not None else {}
+    found = tables.get(name)
     if found is None:
-        known = ", ".join(sorted(definitions.tables)) or "none"
+        known = ", ".join(sorted(tables)) or "none"
         what = f"there is no file, no folder and no table {name!r}"
         raise SetupError(what, where="--input", remedy=f"Declared tables: {known}")
     root = project.config.root

@@ -69,8 +69,10 @@ def _alone(
     config: Config, job: Job, output: Output, parts: Sequence[Part], progress: Callable[[int], None]
 ) -> Iterator[Done]:
     if parts:
-        with Project(config) as project:
-            scorer = open_scorer(project, job, output, progress=progress)
+        with (
+            Project(config) as project,
+            contextlib.closing(open_scorer(project, job, output, progress=progress)) as scorer,
+        ):
             yield from map(scorer.score, parts)
 
 
@@ -131,8 +133,10 @@ def _work(connection: Connection, config: Config, job: Job, output: Output) -> N
     pa.set_cpu_count(1)  # the processes are the parallelism
     pa.set_io_thread_count(1)
     try:
-        with Project(config) as project:
-            scorer = open_scorer(project, job, output, progress=connection.send)
+        with (
+            Project(config) as project,
+            contextlib.closing(open_scorer(project, job, output, progress=connection.send)) as scorer,
+        ):
             while True:
                 connection.send(scorer.score(connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):

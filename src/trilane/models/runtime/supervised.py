@@ -151,7 +151,7 @@ class Supervised:
                 f"its process {self._reason}; it is started anew in {pause:.1f} s",
                 where=f"model {self.name!r}",
                 remedy="Ask again then",
-                retry_after=pause,
+                retry_after_s=round(pause, 4),
             )
         return self._process
 
