@@ -170,12 +170,12 @@ class View:
         """How old this view's lane is, as a model's input: see `tl.age`."""
         return Trait(self, None, "age_s")
 
-    @property
+    @functools.cached_property
     def feature_names(self) -> tuple[str, ...]:
         """The features' own names, in order of declaration."""
         return tuple(feature.name for feature in self.features)
 
-    @property
+    @functools.cached_property
     def output_names(self) -> tuple[str, ...]:
         """The features' names as models, answers and training sets spell them: `view.feature`."""
         return tuple(f"{self.name}.{feature.name}" for feature in self.features)

@@ -197,6 +197,11 @@ class Dispatcher(Generic[T]):
 
     def _first(self, now: float) -> tuple[list[Job[T]], int]:
         """The batch by the order of tiers and deadlines, as large as its deadlines allow; how many are out of turn."""
+        all_rows, tiers = self.waiting.rows, self.waiting.filled()
+        if len(tiers) == 1 and all_rows <= self._max_rows:
+            first = self.waiting.first(tiers[0])
+            if self.latency.upper(all_rows) <= self._room(first.deadline, now):
+                return self.waiting.take_all(tiers[0]), 0  # what follows, asked once for all
         jobs: list[Job[T]] = []
         rows, nearest, aged = 0, math.inf, 0
         for turn in self.shares.turns(self.waiting, now):
@@ -257,25 +262,27 @@ class Dispatcher(Generic[T]):
 
     def _worth_waiting(self, jobs: list[Job[T]], now: float, others_busy: bool) -> tuple[float, str]:
         """Until when to wait for company (at most `now`: not at all), and why not longer."""
-        count, rows = len(jobs), sum(job.rows for job in jobs)
+        count, rows = len(jobs), sum([job.rows for job in jobs])
         if rows + self.arrivals.rows > self._max_rows:
             return now, "full"
-        nearest = min(job.deadline for job in jobs)
+        nearest = min([job.deadline for job in jobs])
         stop = now + self._room(nearest, now) - self.latency.upper(math.ceil(rows + self.arrivals.rows))
         if stop <= now:
             return now, "deadline"
         gain = self.latency.alpha * (float(others_busy) + self._price)
         # A clock that was set back must not make anybody wait until it has caught up.
-        waited = sum(now - job.arrived if job.arrived <= now else gain for job in jobs)
-        if waited >= gain:
-            return now, "waited"
+        waited = 0.0
+        for job in jobs:
+            waited += now - job.arrived if job.arrived <= now else gain
+            if waited >= gain:
+                return now, "waited"
         ahead = self.arrivals.residual(now)
         if gain <= (count + 1) * ahead + count * self.latency.beta * self.arrivals.rows:
             return now, "idle"
         return min(stop, now + (gain - waited) / count), "waited"
 
     def _batch(self, jobs: list[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
-        rows = sum(job.rows for job in jobs)
+        rows = sum([job.rows for job in jobs])
         expected = self.latency.expected(rows)
         self._trials.began(now, expected)
         by_tier: dict[int, int] = {}

@@ -1,13 +1,14 @@
 """What a server counts, for Prometheus.
 
-Law: nothing here blocks; what is counted for each decision is counted once a batch, and what is counted for each
-request in plain numbers, which are told to Prometheus a few times a second and before each scrape.
+Law: nothing here blocks; what is counted for each request, and once a batch for its decisions, is counted in plain
+numbers, which are told to Prometheus a few times a second and before each scrape.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Counts
+from collections.abc import Callable
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -82,8 +83,11 @@ class Metrics:
         self._admission(own)
         self.models = ModelMetrics(own)
         self._answered: dict[tuple[str, int], int] = {}
-        self._times: dict[str, _Times] = {}
-        self._fresh: dict[str, Counter] = {}
+        self._observed: list[_Observed] = []
+        self._times: dict[str, _Observed] = {}
+        self._batches: dict[str, _Batches] = {}
+        self._served: dict[tuple[str, str, str], int] = {}
+        self._aged: dict[tuple[str, str], _Observed] = {}
 
     def _lanes(self, own: CollectorRegistry) -> None:
         """How the nearline lanes do."""
@@ -220,12 +224,16 @@ class Metrics:
         """Counts how long a decision took; `trace`: the id of its trace, if it has one."""
         times = self._times.get(endpoint)
         if times is None:
-            times = self._times[endpoint] = _Times(self._latency.labels(endpoint))
+            times = self._times[endpoint] = self._observing(self._latency.labels(endpoint), _LATENCIES)
         if trace and not self._shared:
             times.histogram.observe(seconds, {"trace_id": trace})
         else:
-            times.counts[bisect_left(_LATENCIES, seconds)] += 1
-            times.total += seconds
+            times.add(seconds)
+
+    def _observing(self, histogram: Histogram, bounds: tuple[float, ...]) -> _Observed:
+        found = _Observed(histogram, bounds)
+        self._observed.append(found)
+        return found
 
     def count_request(self, route: str, status: int) -> None:
         """Counts a request that was answered."""
@@ -237,34 +245,52 @@ class Metrics:
         answered, self._answered = self._answered, {}
         for (route, status), number in answered.items():
             self.requests.labels(route, str(status)).inc(number)
-        for times in self._times.values():
-            times.tell()
+        served, self._served = self._served, {}
+        for labels, number in served.items():
+            self.values.labels(*labels).inc(number)
+        for endpoint, batches in self._batches.items():
+            self._tell_batches(endpoint, batches)
+        for observed in self._observed:
+            observed.tell()
 
     def count(self, endpoint: str, answers: Answers) -> None:
         """Counts one batch of decisions."""
         size = len(answers.scores)
-        worse = answers.degraded
-        self.batch_rows.labels(endpoint).observe(size)
-        self.decisions.labels(endpoint, "false").inc(size - worse)
-        if worse:
-            self.decisions.labels(endpoint, "true").inc(worse)
+        worse = answers.degraded if answers.faults else 0
+        batches = self._batches.get(endpoint)
+        if batches is None:
+            batches = self._batches[endpoint] = _Batches(self._observing(self.batch_rows.labels(endpoint), _SIZES))
+        batches.sizes.add(size)
+        batches.whole += size - worse
+        batches.worse += worse
         if worse or answers.origins:
-            self._count_rungs(endpoint, answers)
-        elif size:
-            fresh = self._fresh.get(endpoint)
-            if fresh is None:
-                fresh = self._fresh[endpoint] = self.rungs.labels(endpoint, RUNGS[0])
-            fresh.inc(size)
+            for rung, number in enumerate(np.bincount(answers.rungs, minlength=len(RUNGS)).tolist()):
+                batches.rungs[rung] += number
+        else:
+            batches.rungs[0] += size
 
-    def _count_rungs(self, endpoint: str, answers: Answers) -> None:
-        numbers = np.bincount(answers.rungs, minlength=len(RUNGS)).tolist()
-        for rung, number in zip(RUNGS, numbers, strict=True):
+    def _tell_batches(self, endpoint: str, batches: _Batches) -> None:
+        self.decisions.labels(endpoint, "false").inc(batches.whole)
+        if batches.worse:
+            self.decisions.labels(endpoint, "true").inc(batches.worse)
+        for rung, number in zip(RUNGS, batches.rungs, strict=True):
             if number:
                 self.rungs.labels(endpoint, rung).inc(number)
+        batches.whole, batches.worse, batches.rungs = 0, 0, [0] * len(RUNGS)
 
     def values_of(self, endpoint: str, plan: FeaturePlan) -> ValueCount:
         """What counts the values of a plan's features under an endpoint's name."""
-        return ValueCount(self, endpoint, plan)
+
+        def ages(view: str) -> _Observed:
+            found = self._aged.get((endpoint, view))
+            if found is None:
+                found = self._aged[endpoint, view] = self._observing(self.ages.labels(endpoint, view), _AGES)
+            return found
+
+        return ValueCount(self._count_values, ages, endpoint, plan)
+
+    def _count_values(self, labels: tuple[str, str, str], number: int) -> None:
+        self._served[labels] = self._served.get(labels, 0) + number
 
     def text(self, *, exemplars: bool = False) -> bytes:
         """The metrics in Prometheus' text format, or in OpenMetrics, which has `exemplars`."""
@@ -277,16 +303,22 @@ class Metrics:
         return bytes(write(together))
 
 
-class _Times:
-    """Durations since they were last told, by the bucket of a histogram."""
+class _Observed:
+    """What a histogram was not told of yet, by its buckets."""
 
-    __slots__ = ("counts", "histogram", "total")
+    __slots__ = ("bounds", "counts", "histogram", "total")
 
-    def __init__(self, histogram: Histogram) -> None:
-        self.histogram, self.counts, self.total = histogram, [0] * (len(_LATENCIES) + 1), 0.0
+    def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
+        self.histogram, self.bounds = histogram, bounds
+        self.counts, self.total = [0] * (len(bounds) + 1), 0.0
+
+    def add(self, value: float) -> None:
+        """One more was seen."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def tell(self) -> None:
-        """Adds them to the histogram, which takes no more than one at a time by any other way."""
+        """Adds all to the histogram, which takes no more than one at a time by any other way."""
         if not any(self.counts):
             return
         counts, total = self.counts, self.total
@@ -297,34 +329,45 @@ class _Times:
         self.histogram._sum.inc(total)
 
 
+class _Batches:
+    """The batches of an endpoint of which Prometheus was not told yet."""
+
+    __slots__ = ("rungs", "sizes", "whole", "worse")
+
+    def __init__(self, sizes: _Observed) -> None:
+        self.sizes, self.whole, self.worse, self.rungs = sizes, 0, 0, [0] * len(RUNGS)
+
+
 class ValueCount:
     """Counts the statuses and ages of the values that are read for one endpoint, view by view."""
 
-    def __init__(self, metrics: Metrics, endpoint: str, plan: FeaturePlan) -> None:
+    def __init__(
+        self,
+        counted: Callable[[tuple[str, str, str], int], None],
+        ages: Callable[[str], _Observed],
+        endpoint: str,
+        plan: FeaturePlan,
+    ) -> None:
         names = [column.view.name for column in plan.columns]
-        self._views = list(dict.fromkeys(names))
-        self._first = [names.index(view) for view in self._views]
-        self._base = np.array([self._views.index(name) * len(STATUSES) for name in names])
-        self._size = len(self._views) * len(STATUSES)
-        self._fresh = np.bincount(self._base, minlength=self._size)  # of a row whose values all are
-        self._ages = [metrics.ages.labels(endpoint, view) for view in self._views]
-        self._metrics, self._endpoint = metrics, endpoint
-        self._counters: dict[int, Counter] = {}
+        views = list(dict.fromkeys(names))
+        self._labels = [(endpoint, view, status) for view in views for status in STATUSES]
+        self._first = [names.index(view) for view in views]
+        self._base = np.array([views.index(name) * len(STATUSES) for name in names])
+        fresh = [self._labels[place * len(STATUSES)] for place in range(len(views))]
+        self._fresh = [(labels, names.count(labels[1])) for labels in fresh]
+        self._counted, self._ages = counted, [ages(view) for view in views]
 
     def add(self, reading: Reading) -> None:
         """Counts what was read together."""
-        if not len(reading.statuses):
+        size = len(reading.statuses)
+        if not size:
             return
         if reading.statuses.any():
-            numbers = np.bincount((reading.statuses + self._base).reshape(-1), minlength=self._size)
+            numbers = np.bincount((reading.statuses + self._base).reshape(-1), minlength=len(self._labels))
+            for place in np.flatnonzero(numbers).tolist():
+                self._counted(self._labels[place], int(numbers[place]))
         else:
-            numbers = self._fresh * len(reading.statuses)
-        for place in np.flatnonzero(numbers).tolist():
-            counter = self._counters.get(place)
-            if counter is None:
-                view, code = divmod(place, len(STATUSES))
-                labels = self._endpoint, self._views[view], STATUSES[code]
-                counter = self._counters[place] = self._metrics.values.labels(*labels)
-            counter.inc(int(numbers[place]))
-        for ages, age in zip(self._ages, reading.ages[0, self._first].tolist(), strict=True):
-            ages.observe(age / 1e6)
+            for labels, columns in self._fresh:
+                self._counted(labels, columns * size)
+        for seen, age in zip(self._ages, reading.ages[0, self._first].tolist(), strict=True):
+            seen.add(age / 1e6)

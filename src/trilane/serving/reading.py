@@ -19,7 +19,7 @@ from trilane.features.algebra import Array, Floats, Ints
 from trilane.features.fallback import MISSING
 from trilane.features.history import Past
 from trilane.features.plan import FeaturePlan
-from trilane.features.request import as_column, as_columns, compute
+from trilane.features.request import RowColumns, as_column, compute
 from trilane.features.tile import TileLayout
 from trilane.features.trait import told, worst_of
 from trilane.features.view import View, entity_of, stand_ins
@@ -128,6 +128,7 @@ class FeatureReader:
         }
         self._landed = [view for view in self._stored if view.is_landed]
         self._histories = {view.name: HistoryChoice(view) for view in self._stored if view.has_history}
+        self._inputs = {view.name: RowColumns(view.inputs) for view in plan.views if view.lane == "request"}
         columns = plan.places
         self._columns = None if columns == [*range(plan.width)] else np.array(columns)
         self._told = [plan.starts[trait.view.name] for trait in plan.traits]
@@ -306,23 +307,25 @@ class FeatureReader:
     # -- request lane -------------------------------------------------------------------------------------------
 
     def _compute(self, view: View, rows: Rows | Asked, answers: Mapping[str, Answer], faults: list[Fault]) -> Answer:
-        size = len(rows)
-        columns = _columns_of(view, rows)
-        worse: list[Statuses] = []
-        for used in view.uses:
-            answer = answers[used.name]
-            columns.update(zip(used.output_names, answer.values.T, strict=True))
-            if answer.statuses is not None:
-                worse.append(answer.statuses)
-        worst = worst_of(np.concatenate(worse, axis=1)) if worse else np.zeros(size, np.uint8)
-        values = self._call(view, columns, size, faults)
-        if not worst.any():
+        worse = [found for used in view.uses if (found := answers[used.name].statuses) is not None]
+        values = self._call(view, lambda: self._columns_of(view, rows, answers), len(rows), faults)
+        if not worse or not (worst := worst_of(np.concatenate(worse, axis=1))).any():
             return Answer(values, None, 0)
         return Answer(values, np.where(np.isnan(values), MISSING, worst[:, None]).astype(np.uint8), 0)
 
-    def _call(self, view: View, columns: Mapping[str, Array], size: int, faults: list[Fault]) -> Floats:
+    def _columns_of(self, view: View, rows: Rows | Asked, answers: Mapping[str, Answer]) -> dict[str, Array]:
+        """What the view's function sees: new columns, for an author may well write into them."""
+        if isinstance(rows, Asked):
+            columns = {field.name: as_column(field, rows.columns[field.name]).copy() for field in view.inputs}
+        else:
+            columns = self._inputs[view.name].of(rows)
+        for used in view.uses:
+            columns.update(zip(used.output_names, answers[used.name].values.T.copy(), strict=True))
+        return columns
+
+    def _call(self, view: View, made: Callable[[], dict[str, Array]], size: int, faults: list[Fault]) -> Floats:
         try:
-            return compute(view, columns, size)
+            return compute(view, made(), size, own=True)
         except TrilaneError as error:
             reason = error
         # One bad row must not spoil the answers of others that came in the same tick.
@@ -331,6 +334,7 @@ class FeatureReader:
             self._failed(view.name)
         values = np.full((size, len(view.features)), np.nan)
         bad: dict[str, set[int]] = {}
+        columns = made()
         for row in range(size):
             try:
                 values[row] = compute(view, {name: column[row : row + 1] for name, column in columns.items()}, 1)[0]
@@ -343,12 +347,6 @@ class FeatureReader:
 def _places(views: Sequence[View], lanes: Mapping[str, _Lane]) -> list[tuple[str, str, Version | None]]:
     """Where the rows of views lie."""
     return [(view.name, lanes[view.name].space, lanes[view.name].history) for view in views]
-
-
-def _columns_of(view: View, rows: Rows | Asked) -> dict[str, Array]:
-    if isinstance(rows, Asked):
-        return {field.name: as_column(field, rows.columns[field.name]) for field in view.inputs}
-    return as_columns(view.inputs, rows)
 
 
 def _shards(view: View) -> int:

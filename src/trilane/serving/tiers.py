@@ -173,6 +173,16 @@ class Waiting(Generic[T]):
         """Takes the request of a tier that is next."""
         return self._out(self._queues[tier].pop()[2])
 
+    def take_all(self, tier: int) -> list[Job[T]]:
+        """Takes all requests of a tier, the next one first."""
+        queue = self._queues[tier]
+        jobs = [entry[2] for entry in reversed(queue)]
+        self.requests -= len(jobs)
+        self.rows -= self._rows[tier]
+        self._rows[tier] = 0
+        queue.clear()
+        return jobs
+
     def put_out(self, tier: int) -> Job[T]:
         """Takes the request of a tier whose deadline is the latest."""
         return self._out(self._queues[tier].pop(0)[2])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import trilane as tl
 from trilane.contract import Contract
-from trilane.features.request import as_column, as_columns, compute
+from trilane.features.request import RowColumns, as_column, compute
 from trilane.types import fields_of
 
 FLOATS = st.floats(allow_nan=False)
@@ -20,7 +20,7 @@ def test_the_columns_of_rows_are_those_of_each_field(rows: list[tuple[float, flo
     fields = fields_of(schema)
     kind = Contract("row", fields).struct
     payloads = [kind(**dict(zip(schema, row, strict=True))) for row in rows]
-    found = as_columns(fields, payloads)
+    found = RowColumns(fields).of(payloads)
     assert list(found) == list(schema)
     for field in fields:
         expected = as_column(field, [getattr(payload, field.name) for payload in payloads])
