@@ -8,8 +8,10 @@ relative to the working directory; after the `?` come options.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Collection
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -24,9 +26,10 @@ def open_adapter(group: str, url: str) -> object:
     Raises SetupError if no such adapter is installed, or a package that it needs is missing.
     """
     name = scheme(url)
-    found = {entry.value: entry for entry in entry_points(group=f"trilane.{group}", name=name)}
+    offered = _offered(f"trilane.{group}", tuple(sys.path))
+    found = {entry.value: entry for entry in offered.select(name=name)}
     if not found:
-        installed = sorted(entry_points(group=f"trilane.{group}").names)
+        installed = sorted(offered.names)
         raise SetupError(
             f"no adapter of {group} is called {name!r}",
             where=url,
@@ -41,6 +44,12 @@ def open_adapter(group: str, url: str) -> object:
     (entry,) = found.values()
     opened: object = _load(entry, url)(url)  # type: ignore[operator]
     return opened
+
+
+@functools.lru_cache
+def _offered(group: str, path: tuple[str, ...]) -> EntryPoints:  # noqa: ARG001 - it decides what is found
+    """What the packages on `path`, the present one, offer: read once, for it takes the list of each package."""
+    return entry_points(group=group)
 
 
 def _load(entry: EntryPoint, url: str) -> object:

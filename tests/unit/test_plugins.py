@@ -51,6 +51,18 @@ def test_two_packages_that_offer_the_same_scheme_are_refused(site: Path) -> None
         open_adapter("furniture", "shelf://here")
 
 
+def test_what_another_path_offers_is_found_though_the_group_was_asked_for_before(
+    site: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_adapter("furniture", "shelf://here")
+    package = (further := tmp_path_factory.mktemp("further")) / "more-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[trilane.furniture]\nsofa = our_shelf:open_shelf\n")
+    monkeypatch.syspath_prepend(str(further))
+    assert open_adapter("furniture", "sofa://here") == ["shelf", "sofa://here"]
+
+
 @pytest.mark.parametrize(
     ("url", "path"),
     [

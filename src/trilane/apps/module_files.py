@@ -27,6 +27,7 @@ __all__ = ["ModuleFiles", "authors_line", "import_files"]
 
 _counter = itertools.count(1)
 _lock = threading.Lock()
+_KEPT = sys.stdlib_module_names | {"trilane", "__main__"}  # whatever a folder calls its own
 _FOREIGN = ("site-packages", "dist-packages", "node_modules")
 
 
@@ -95,7 +96,12 @@ def _import(path: Path) -> ModuleType:
 @contextmanager
 def _isolated(folder: Path) -> Iterator[Callable[[], Iterator[tuple[str, Path]]]]:
     """A block in which modules of `folder` are not yet imported, and after which they are what they were."""
-    hidden = {name: module for name, module in sys.modules.items() if _is_shadowed(name, module, folder)}
+    own, in_the_way = {name for name, _ in _own_modules(folder)}, _named_as_in(folder)
+    hidden = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if (top := name.partition(".")[0]) in in_the_way or (name in own and top not in _KEPT)
+    }
     for name in hidden:
         del sys.modules[name]
     path, bytecode = sys.path[:], sys.dont_write_bytecode
@@ -112,33 +118,27 @@ def _isolated(folder: Path) -> Iterator[Callable[[], Iterator[tuple[str, Path]]]
 
 
 def _own_modules(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The modules that are code of `folder`. It looks at every module there is, thousands, so it must be fast."""
+    start = f"{folder}{os.sep}"
     for name, module in list(sys.modules.items()):
-        file = _file_of(module)
-        if file is not None and name != "__main__" and _is_own(file, folder):
-            yield name, file
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.startswith(start) and name != "__main__" and _is_own(Path(file), folder):
+            yield name, Path(file)
 
 
-def _is_shadowed(name: str, module: ModuleType, folder: Path) -> bool:
-    """Whether the module is one of `folder`, or stands in the way of one."""
-    top = name.partition(".")[0]
-    if top in sys.stdlib_module_names or top in ("trilane", "__main__"):
-        return False
-    file = _file_of(module)
-    if file is not None and _is_own(file, folder):
-        return True
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+def _named_as_in(folder: Path) -> set[str]:
+    """The first parts of the names of those modules that would hide one of `folder`."""
+    tops = {name.partition(".")[0] for name in list(sys.modules)} - _KEPT
+    present = {path.name for path in folder.iterdir()}
+    packages = {top for top in tops & present if (folder / top / "__init__.py").is_file()}
+    return packages | {top for top in tops if f"{top}.py" in present}
 
 
 def _is_own(file: Path, folder: Path) -> bool:
-    if not str(file).startswith(f"{folder}{os.sep}"):  # asked of every module there is, so it must be fast
+    if not file.is_relative_to(folder):
         return False
     parts = file.relative_to(folder).parts
     return not any(part.startswith(".") or part in _FOREIGN for part in parts)
-
-
-def _file_of(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file) if isinstance(file, str) else None
 
 
 def _dotted(relative: Path) -> str:

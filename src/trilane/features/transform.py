@@ -6,6 +6,7 @@ that the view's features need and no other, so a field that is added to a source
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,25 +61,31 @@ def pruned(
     sql: str, source: EventSource | TableSource, wanted: Sequence[str], *, where: str
 ) -> tuple[str, tuple[str, ...]]:
     """The SQL of a transform cut down to the columns `wanted`, and the source's fields that it still reads."""
-    import sqlglot
-    from sqlglot import expressions
     from sqlglot.errors import SqlglotError
-    from sqlglot.optimizer.pushdown_projections import pushdown_projections
-    from sqlglot.optimizer.qualify import qualify
 
-    columns = [expressions.column(name, quoted=True) for name in wanted]
-    types = {field.name: _SQL_TYPES[field.dtype.name] for field in source.fields}
+    types = tuple((field.name, _SQL_TYPES[field.dtype.name]) for field in source.fields)
     try:
-        inner = sqlglot.parse_one(sql, dialect="duckdb")
-        outer = expressions.select(*columns).from_(inner.subquery("rows"))  # type: ignore[attr-defined]
-        whole = qualify(outer, schema={INPUT: types}, dialect="duckdb", quote_identifiers=True)
-        whole = pushdown_projections(whole)
+        return _pruned(sql, types, tuple(wanted))
     except SqlglotError as error:
         raise DefinitionError(
             f"the transform cannot be cut down to what it reads: {error}", where=where, remedy="Write it more simply"
         ) from error
+
+
+@functools.lru_cache(maxsize=1_024)  # a process reads the same definitions again whenever something else is applied
+def _pruned(sql: str, types: tuple[tuple[str, str], ...], wanted: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    import sqlglot
+    from sqlglot import expressions
+    from sqlglot.optimizer.pushdown_projections import pushdown_projections
+    from sqlglot.optimizer.qualify import qualify
+
+    columns = [expressions.column(name, quoted=True) for name in wanted]
+    inner = sqlglot.parse_one(sql, dialect="duckdb")
+    outer = expressions.select(*columns).from_(inner.subquery("rows"))  # type: ignore[attr-defined]
+    whole = qualify(outer, schema={INPUT: dict(types)}, dialect="duckdb", quote_identifiers=True)
+    whole = pushdown_projections(whole)
     named = {column.name for column in whole.find_all(expressions.Column)}
-    return whole.sql("duckdb"), tuple(name for name in types if name in named)
+    return whole.sql("duckdb"), tuple(name for name, _ in types if name in named)
 
 
 def _type_name(dtype: DataType) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_two_projects_may_have_modules_of_one_name(folder: Path, tmp_path_factor
     (other / "definitions.py").write_text("from schema import place")
     assert list(load_definitions(folder / "definitions.py").entities) == ["user"]
     assert list(load_definitions(other / "definitions.py").entities) == ["place"]
+
+
+@pytest.mark.parametrize("name", ["places.py", "places/__init__.py"])
+def test_a_module_of_the_folder_is_read_though_another_of_its_name_was_imported(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ModuleType("places")
+    monkeypatch.setitem(sys.modules, "places", other)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("import trilane as tl\nplace = tl.Entity('place', place=tl.String)")
+    (tmp_path / "definitions.py").write_text("from places import place")
+    assert list(load_definitions(tmp_path / "definitions.py").entities) == ["place"]
+    assert sys.modules["places"] is other
 
 
 def test_a_frozen_copy_reads_like_the_original_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
