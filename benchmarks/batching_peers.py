@@ -36,7 +36,7 @@ class Greedy:
     def add(self, job: Job[Any], now: float) -> None:
         self._jobs.append(job)
 
-    def done(self, rows: int, seconds: float) -> None:
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
         """Learns nothing."""
 
     def next(self, now: float, *, others_busy: bool = True) -> Told:
@@ -75,7 +75,7 @@ class Window:
         if len(self._open) >= self._max_rows:
             self._seal(math.inf)
 
-    def done(self, rows: int, seconds: float) -> None:
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
         """Learns nothing."""
 
     def _seal(self, now: float) -> None:
@@ -120,7 +120,7 @@ class Cork:
             self._looks = max(self._looks, now)  # the controller slept until there was something
         self._jobs.append(job)
 
-    def done(self, rows: int, seconds: float) -> None:
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
         number, wait, start = self._running.popleft()
         if self._jobs:  # while the executor was busy it went on looking, once a tick
             self._looks += max(math.ceil((start + seconds - self._looks) / self._TICK), 0) * self._TICK

@@ -88,7 +88,7 @@ class Line(Protocol):
         ...
 
     def may_try(self, deadline: float, now: float) -> bool:
-        """Whether a request that seems to be too late would be tried, to see whether it still is."""
+        """Whether one that came now and seems to be too late should be let in, to see whether it still is."""
         ...
 
 
@@ -285,7 +285,9 @@ class Admission:
         limit = self._fixed if self.learned is None else self.learned.limit
         if hopeless:
             self._fade(began)
-            hopeless = not line.may_try(deadline, began)
+            # Not at the cost of others; and where the line is not what is slow, it is forgotten.
+            slow = self.total < limit and began + wait > deadline
+            hopeless = not (slow and line.may_try(deadline, began))
         if hopeless and not ladder:
             reason = DEADLINE
         elif self.total >= limit and (hopeless or not (self.make_room(tier) or self._has_room(tier))):

@@ -28,6 +28,7 @@ from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Account, Share, check_rows, too_many
+from trilane.serving.trials import TRIAL
 from trilane.serving.turns import Turns
 
 __all__ = ["Batcher"]
@@ -147,8 +148,8 @@ class Batcher(Generic[Portion, Result]):
         return self._dispatcher.unloaded(requests)
 
     def may_try(self, deadline: float, now: float) -> bool:
-        """Whether a request that seems to be too late would be tried, to see whether it still is."""
-        return not self._running and self._dispatcher.may_try(deadline, now)
+        """Whether a request that seems to be too late should be let in, to see whether it still is."""
+        return len(self._running) < self._executors and self._dispatcher.may_try(deadline, now)
 
     def waiting(self, tier: int) -> int:
         """How many requests of a tier wait."""
@@ -223,14 +224,17 @@ class Batcher(Generic[Portion, Result]):
         """Runs a batch; whether that is over and something was done, so that it is the turn of others."""
         jobs = [job for job in jobs if not job.payload.future.cancelled()]
         if not jobs:
+            self._nothing_learnt(reason, 0.0)
             return False
         rows = sum(job.rows for job in jobs)
         predicted = self.latency.expected(rows)
         try:
             answer = self._run([job.payload.portion for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            actual = time.perf_counter() - now
+            self._nothing_learnt(reason, actual)
             self._failed(jobs, error)
-            self._over(0, now, time.perf_counter() - now)
+            self._over(0, now, actual, reason)
             return True
         if inspect.isawaitable(answer):
             future = asyncio.ensure_future(answer, loop=self._loop)
@@ -241,17 +245,19 @@ class Batcher(Generic[Portion, Result]):
             return False
         actual = time.perf_counter() - now
         self._tell(jobs, answer, Account(rows, len(jobs), now, predicted, actual, reason))
-        self._over(rows, now, actual)
+        self._over(rows, now, actual, reason)
         return True
 
-    def _over(self, rows: int, began: float, seconds: float) -> None:
+    def _over(self, rows: int, began: float, seconds: float, reason: str) -> None:
         self._turns.held(seconds)
-        self._loop.call_soon(self._delivered, rows, began)  # after those who wait for the answers, in the next round
+        self._loop.call_soon(
+            self._delivered, rows, began, reason
+        )  # after those who wait for the answers, in the next round
 
-    def _delivered(self, rows: int, began: float) -> None:
+    def _delivered(self, rows: int, began: float, reason: str) -> None:
         """Learns of a batch that was answered, and looks whether more wait."""
         if rows:
-            self._done(rows, time.perf_counter() - began)
+            self._done(rows, time.perf_counter() - began, reason)
         if self._dispatcher.requests or self._alone:
             self._soon()
 
@@ -266,21 +272,27 @@ class Batcher(Generic[Portion, Result]):
         if running.timer is not None:
             running.timer.cancel()
         self._soon()
+        actual = time.perf_counter() - running.began
         if running.answer.cancelled():
+            self._nothing_learnt(running.reason, actual)
             stopped = UnavailableError("the batch was stopped before its end", where="model", remedy="Try again")
             self._failed(running.jobs, stopped, again=False)
             return
         error = running.answer.exception()
         if error is not None:
+            self._nothing_learnt(running.reason, actual)
             self._failed(running.jobs, error)
             return
-        actual = time.perf_counter() - running.began
-        self._done(running.rows, actual)
+        self._done(running.rows, actual, running.reason)
         account = Account(running.rows, len(running.jobs), running.began, running.predicted, actual, running.reason)
         self._tell(running.jobs, running.answer.result(), account)
 
-    def _done(self, rows: int, seconds: float) -> None:
-        self._dispatcher.done(rows, seconds)
+    def _nothing_learnt(self, reason: str, seconds: float) -> None:
+        if reason == TRIAL:
+            self._dispatcher.failed(seconds)
+
+    def _done(self, rows: int, seconds: float, reason: str) -> None:
+        self._dispatcher.done(rows, seconds, tried=reason == TRIAL)
         if self._worked is not None:
             self._worked(seconds)
 
@@ -318,6 +330,9 @@ class Batcher(Generic[Portion, Result]):
         self._tell(jobs, result, Account(rows, len(jobs), now, self.latency.expected(rows), 0.0, reason))
 
     def _tell(self, jobs: _Jobs[Portion, Result], result: Result, account: Account) -> None:
+        if account.reason == TRIAL and all(job.deadline <= time.perf_counter() for job in jobs):
+            self._give_up(jobs, _OUTLIVED, time.perf_counter())  # which was expected: nobody gets it for an answer
+            return
         start = 0
         for job in jobs:
             stop = start + job.rows

@@ -22,7 +22,7 @@ from typing import Generic, TypeAlias, TypeVar
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.latency import LatencyModel
 from trilane.serving.tiers import Job, Shares, Waiting
-from trilane.serving.trials import Trials
+from trilane.serving.trials import TRIAL, Trials
 
 __all__ = ["Batch", "Decision", "Dispatcher", "Job", "Late", "Wait"]
 
@@ -100,11 +100,18 @@ class Dispatcher(Generic[T]):
         self.arrivals.seen(now, job.rows)
         self.waiting.add(job)
 
-    def done(self, rows: int, seconds: float) -> None:
-        """A batch of `rows` took `seconds`."""
-        self.latency.observe(rows, seconds)
-        self._trials.ended(seconds)
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
+        """A batch of `rows` took `seconds`; `tried`: that was its reason."""
+        if tried:
+            self._trials.ended(seconds)
+            self.latency.renew(rows, seconds)
+        else:
+            self.latency.observe(rows, seconds)
         self._note(rows)
+
+    def failed(self, seconds: float) -> None:
+        """What was tried ended after `seconds` with nothing to learn from."""
+        self._trials.ended(seconds)
 
     def _note(self, rows: int) -> None:
         """Keeps by what factor a batch like the last strays from the line, as each request that comes asks for it."""
@@ -119,8 +126,8 @@ class Dispatcher(Generic[T]):
         if not self.waiting.requests:
             return None
         late = self.late(now)
-        if late is not None and (late := self._but_one(late, now)) is not None:
-            return late
+        if late is not None:
+            return self._late_but_one(late, now)
         jobs, aged = self._first(now)
         if self.waiting.requests:
             return self._backlog(jobs, aged, now)
@@ -131,19 +138,21 @@ class Dispatcher(Generic[T]):
             return Wait(until)
         return self._batch(jobs, reason, now, aged)
 
-    def may_try(self, deadline: float, now: float, rows: int = 1) -> bool:
-        """Whether a request that seems to be late would be tried all the same, as nothing else teaches better."""
-        room = self._room(deadline, now)
-        return not self.waiting.requests and self._trials.due(now) and 0 < room >= self.latency.at_best(rows)
+    def may_try(self, deadline: float, now: float) -> bool:
+        """Whether a request that seems to be late should join those that wait, to be tried as nothing else teaches
+        better. Ask once for each request.
+        """
+        return not self.waiting.requests and self._trials.lets_in(now, self.latency, self._room(deadline, now))
 
-    def _but_one(self, late: Late[T], now: float) -> Late[T] | None:
-        """Those of `late` for whom nothing is done, as one may be tried, which then is all that waits."""
+    def _late_but_one(self, late: Late[T], now: float) -> Late[T] | Batch[T]:
+        """Those for whom nothing is done, who hear first; then the one that may be tried, if it is all that waits."""
         best = min(late.jobs, key=lambda job: (job.rows, job.tier, -job.deadline))
-        if not self.may_try(best.deadline, now, best.rows):
+        if self.waiting.requests or not self._trials.due(now, self.latency, best.rows, self._room(best.deadline, now)):
             return late
+        if len(late.jobs) == 1:
+            return self._batch([best], TRIAL, now)
         self.waiting.add(best)
-        rest = tuple(job for job in late.jobs if job is not best)
-        return Late(rest) if rest else None
+        return Late(tuple(job for job in late.jobs if job is not best))
 
     def _room(self, deadline: float, now: float) -> float:
         return deadline - self._margin - now
@@ -247,12 +256,15 @@ class Dispatcher(Generic[T]):
         own += [self.waiting.take(tier) for _ in range(more)]
         best, start, stop = served, 0, 0
         for first in range(0, len(own), max(1, len(own) // 32)):
-            room = self.latency.rows_within(self._room(min(nearest, own[first].deadline), now), self._max_rows)
+            seconds = self._room(min(nearest, own[first].deadline), now)
+            room = self.latency.rows_within(seconds, self._max_rows)
             last, rows = first, kept_rows
             while last < len(own) and rows + own[last].rows <= room:
                 rows += own[last].rows
                 last += 1
-            if last > first and rows / self.latency.expected(rows) > 1.05 * best:
+            # What was seen of some sizes may make fewer rows take longer than more.
+            fits = last > first and self.latency.upper(rows) <= seconds
+            if fits and rows / self.latency.expected(rows) > 1.05 * best:
                 best, start, stop = rows / self.latency.expected(rows), first, last
         if not stop:
             stop = len(own) - more
@@ -284,7 +296,7 @@ class Dispatcher(Generic[T]):
     def _batch(self, jobs: list[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
         rows = sum([job.rows for job in jobs])
         expected = self.latency.expected(rows)
-        self._trials.began(now, expected)
+        self._trials.began(now, tried=reason == TRIAL)
         by_tier: dict[int, int] = {}
         for job in jobs:
             by_tier[job.tier] = by_tier.get(job.tier, 0) + job.rows

@@ -234,7 +234,7 @@ class Engine:
         size, start, tried = len(matrix), self._timer(), False
         why = late(self.ladder.stale, reading, self._views) if reading.faults else ""
         if not why and self._latency is not None and deadline - start < self._latency.upper(size):
-            tried = 0 < deadline - start >= self._latency.at_best(size) and self._trials.due(start)
+            tried = self._trials.due(start, self._latency, size, deadline - start)
             why = "" if tried else "model: the deadline leaves no room for it"
         ticket = 0 if why else self.breaker.enter(start)
         if not ticket:
@@ -242,14 +242,15 @@ class Engine:
             return Scored(np.full(size, np.nan), False, (Fault(why),))
         faults: tuple[Fault, ...] = ()
         began = self._work()
-        if self._latency is not None:
-            self._trials.began(start, self._latency.expected(size))
+        self._trials.began(start, tried=tried)
         try:
             scores = predicted(self.runtime, matrix, self.endpoint.model.name)
         except TrilaneError as error:
             self._throttle.tell(f"endpoint {self.endpoint.name}", error)
             scores, faults = self._salvaged(matrix, error)
         end = self._timer()
+        if tried:
+            self._trials.ended(end - start)
         finite = np.isfinite(scores)
         if whole := bool(finite.all()):
             self.breaker.leave(ticket, end, end - start)
@@ -264,8 +265,9 @@ class Engine:
         if self._batches % _EVERY == 0:
             self._own.observe(size, work)
         if self._latency is not None:
-            self._trials.ended(seconds)
-            if tried or self._batches % _EVERY == 0:
+            if tried:
+                self._latency.renew(size, seconds)
+            elif self._batches % _EVERY == 0:
                 self._latency.observe(size, seconds)
 
     def _salvaged(self, matrix: npt.NDArray[np.float32], error: TrilaneError) -> tuple[Scores, tuple[Fault, ...]]:

@@ -47,7 +47,15 @@ class Smaller:
         """Whether it answers `rows` within so many seconds, or is tried, to see whether it still does not."""
         if within >= self.latency.upper(rows):
             return True
-        return 0 < within >= self.latency.at_best(rows) and self.trials.due(now)
+        return self.trials.due(now, self.latency, rows, within)
+
+    def learn(self, rows: int, seconds: float, *, tried: bool) -> None:
+        """It answered `rows` in so many seconds; `tried`: which were expected to be too many."""
+        if tried:
+            self.trials.ended(seconds)
+            self.latency.renew(rows, seconds)
+        else:
+            self.latency.observe(rows, seconds)
 
 
 @dataclass(slots=True)
@@ -189,17 +197,19 @@ class Ladder:
         if not ticket:
             draft.hindered(f"{smaller.name}: {why or f'its breaker is open: {smaller.breaker.reason}'}", left)
             return
-        smaller.trials.began(start, smaller.latency.expected(len(left)))
+        tried = deadline - start < smaller.latency.upper(len(left))
+        smaller.trials.began(start, tried=tried)
         try:
             scores = predicted(smaller.runtime, as_float32(reading)[left][:, smaller.columns], smaller.name)
         except TrilaneError as error:
             smaller.breaker.leave(ticket, end := self._timer(), end - start, failed=True)
+            if tried:
+                smaller.trials.ended(end - start)
             draft.hindered(f"{smaller.name}: {error.what}", left)
             return
         good = np.isfinite(scores)
         smaller.breaker.leave(ticket, end := self._timer(), end - start)
-        smaller.latency.observe(len(left), end - start)
-        smaller.trials.ended(end - start)
+        smaller.learn(len(left), end - start, tried=tried)
         draft.scores[left[good]], draft.rungs[left[good]] = scores[good], SMALLER
         if not good.all():
             draft.hindered(f"{smaller.name}: a score is not a finite number", left[~good])

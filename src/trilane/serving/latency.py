@@ -93,8 +93,25 @@ class LatencyModel:
         self._drifted *= 7 / 8
         if abs(self._drift) < _APART:
             return
-        drift = self._drift / (1 - self._drifted)  # a mean of few begins at 0
-        ratio, self._drift, self._drifted = math.exp(drift), 0.0, 1.0
+        self._move(math.exp(self._drift / (1 - self._drifted)))  # a mean of few begins at 0
+
+    def renew(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` took `seconds`, after a time in which none ran, so that what was learnt may hold no more.
+
+        What is quicker than was believed is believed at once, for all sizes; else it is one observation more.
+        """
+        if rows < 1 or not 0 < seconds < math.inf:
+            return
+        if seconds < self.upper(rows):
+            self._upper = [upper / 2 for upper in self._upper]  # each time, for one may have been quick by chance
+            self._keep(*range(_SIZES))
+        if seconds < self.expected(rows):
+            self._move(min(max(seconds, _SHORTEST) / self._line(rows), 1.0))
+        self.observe(rows, seconds)
+
+    def _move(self, ratio: float) -> None:
+        """Takes all batches to last `ratio` times as long as the line says."""
+        self._drift, self._drifted = 0.0, 1.0
         self.alpha, self.beta = self.alpha * ratio, self.beta * ratio
         self._times, self._products = _KEPT * self._times / ratio, _KEPT * self._products / ratio
         square = _KEPT / (ratio * ratio)
@@ -172,8 +189,8 @@ class LatencyModel:
         return max(self.alpha + self.beta * rows, 1e-9) * self._ratios[self._nearest[_class(rows)]][1]
 
     def at_best(self, rows: int) -> float:
-        """`upper`, if batches were as quick again as the quickest since the sweep; 0 if there was none since."""
-        return self.upper(rows) * self._quickest / self.expected(1) if self._quickest < math.inf else 0.0
+        """`expected`, if batches were as quick again as the quickest since the sweep; 0 if there was none since."""
+        return self.expected(rows) * self._quickest / self.expected(1) if self._quickest < math.inf else 0.0
 
     def table(self) -> dict[int, tuple[float, float]]:
         """What was learnt: by the sizes that were seen, the typical time and the upper one, in seconds."""

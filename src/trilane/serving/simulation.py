@@ -18,6 +18,7 @@ import numpy as np
 from trilane.features.algebra import Floats
 from trilane.serving.admission import PUT_OUT, Admission, Entry
 from trilane.serving.dispatch import Batch, Decision, Dispatcher, Job, Late, Wait
+from trilane.serving.trials import TRIAL
 
 __all__ = ["Door", "Outcome", "Policy", "Request", "poisson", "simulate"]
 
@@ -38,7 +39,7 @@ class Policy(Protocol):
 
     def add(self, job: Job[int], now: float) -> None: ...
     def next(self, now: float, *, others_busy: bool = True) -> Decision[int] | None: ...
-    def done(self, rows: int, seconds: float) -> None: ...
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None: ...
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ class Door:
 
     def may_try(self, deadline: float, now: float) -> bool:
         """See `Line`."""
-        return not self._ends and self._dispatcher.may_try(deadline, now)
+        return len(self._ends) < self._executors and self._dispatcher.may_try(deadline, now)
 
     def waiting(self, tier: int) -> int:
         """See `Line`."""
@@ -179,7 +180,7 @@ def simulate(
         alarm = math.inf
         while running and running[0][0] <= now:
             ended, _, batch, lasted = heapq.heappop(running)
-            policy.done(batch.rows, lasted)
+            policy.done(batch.rows, lasted, tried=batch.reason == TRIAL)
             if door is not None:
                 door.ends(batch, ended)
             outcome.ended(batch, ended)

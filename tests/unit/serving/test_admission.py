@@ -207,6 +207,16 @@ def test_one_that_seems_to_be_late_is_let_in_where_it_would_be_tried() -> None:
     assert entry.due == pytest.approx(0.1)
 
 
+def test_nobody_is_let_in_to_be_tried_at_the_cost_of_others_or_where_the_line_is_not_what_is_slow() -> None:
+    line = _line(tl.Policy(limit=1), seconds=1.5)
+    line.tries = True
+    assert _reason(line.ask(STANDARD, patience=0.05)) == "admitted"
+    assert _reason(line.ask(CRITICAL, patience=0.05)) == DEADLINE
+    line.admission.leave(line.inside[STANDARD].pop())
+    line.seconds, line.admission.late[STANDARD] = 0.01, 1.0
+    assert _reason(line.ask(STANDARD, patience=0.05)) == DEADLINE
+
+
 def test_another_policy_counts_from_the_next_request_and_who_is_in_stays_in() -> None:
     line = _line()
     for _ in range(5):

@@ -15,6 +15,7 @@ from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
 from trilane.serving.simulation import Outcome, Request, poisson, simulate
 from trilane.serving.tiers import Shares
+from trilane.serving.trials import TRIAL
 
 ALPHA, BETA = 1e-2, 1e-3
 
@@ -105,24 +106,38 @@ def test_what_cannot_be_in_time_is_told_before_any_work() -> None:
 
 def test_of_those_that_seem_late_one_is_tried_now_and_then_while_nothing_else_waits() -> None:
     dispatcher = _slowed()
+    for now in (1.0, 19.0):
+        dispatcher.add(_job(0, at=now, deadline=now + 0.1), now)
+        assert isinstance(dispatcher.next(now), Late)
     for number, rows in ((1, 5), (2, 1), (3, 1)):
-        dispatcher.add(_job(number, at=10.0, deadline=10.1, rows=rows), 10.0)
-    assert _numbers(dispatcher.next(10.0)) == [1, 3]
-    assert _numbers(dispatcher.next(10.0)) == [2]  # what it takes is not known yet
-    for now, late in ((10.5, True), (10.9, True), (11.1, False)):
-        dispatcher.add(_job(4, at=now, deadline=now + 0.1), now)
-        assert isinstance(dispatcher.next(now), Late if late else Batch)
-    dispatcher.done(1, 0.01)
-    dispatcher.add(_job(5, at=11.4, deadline=11.5), 11.4)
-    assert _numbers(dispatcher.next(11.4)) == [5]
+        dispatcher.add(_job(number, at=21.0, deadline=21.1, rows=rows), 21.0)
+    assert not dispatcher.may_try(21.1, 21.0)  # others wait
+    told, tried = dispatcher.next(21.0), dispatcher.next(21.0)
+    assert isinstance(told, Late)
+    assert isinstance(tried, Batch)
+    assert (_numbers(told), _numbers(tried), tried.reason) == ([1, 3], [2], "trial")
+    # While it runs there is no other, and after it none until it has taken a twentieth of the time.
+    for number, at, tries in ((4, 900.0, False), (5, 940.0, True), (6, 941.0, False)):
+        if number == 5:
+            dispatcher.failed(45.0)
+        assert dispatcher.may_try(at + 0.1, at) == tries
+        dispatcher.add(_job(number, at=at, deadline=at + 0.1), at)
+        assert isinstance(dispatcher.next(at), Batch if tries else Late)
+    dispatcher.done(1, 0.02, tried=True)
+    dispatcher.add(_job(7, at=942.0, deadline=942.1), 942.0)
+    following = dispatcher.next(942.0)
+    assert isinstance(following, Batch)
+    assert following.reason != "trial"
 
 
-def test_what_could_never_be_in_time_is_not_tried() -> None:
-    dispatcher = _slowed()
-    dispatcher.add(_job(1, at=20.0, deadline=20.002), 20.0)
-    assert isinstance(dispatcher.next(20.0), Late)
-    dispatcher.add(_job(2, at=20.0, deadline=19.0), 20.0)
-    assert isinstance(dispatcher.next(20.0), Late)  # nobody waits for it any more
+def test_nothing_is_tried_in_vain_where_others_wait_or_where_there_is_no_time_left() -> None:
+    for deadline, others in ((100.1, 1), (100.0, 0), (-math.inf, 0)):
+        dispatcher = _slowed()
+        dispatcher.add(_job(1, at=90.0, deadline=deadline), 100.0)
+        for number in range(others):
+            dispatcher.add(_job(2 + number, at=100.0), 100.0)
+        assert _numbers(dispatcher.next(100.0)) == [1]
+        assert bool(dispatcher.requests) == bool(others)
 
 
 def _slowed() -> Dispatcher[int]:
@@ -173,7 +188,7 @@ class _Window:
     def add(self, job: Job[int], now: float) -> None:
         self._jobs.append(job)
 
-    def done(self, rows: int, seconds: float) -> None:
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
         pass
 
     def next(self, now: float, *, others_busy: bool = True) -> Batch[int] | Late[int] | Wait | None:
@@ -239,9 +254,9 @@ def test_each_request_is_decided_once_and_none_runs_that_is_known_to_be_late(
             if isinstance(decision, Batch):
                 assert decision.rows == sum(job.rows for job in decision.jobs)
                 assert decision.rows <= max_rows or len(decision.jobs) == 1
-                tried = len(decision.jobs) == 1 and not self.waiting.requests
-                lasts = self.latency.at_best(decision.rows) if tried else self.latency.upper(decision.rows)
-                assert now + lasts <= min(job.deadline for job in decision.jobs)
+                on_time = now + self.latency.upper(decision.rows) <= min(job.deadline for job in decision.jobs)
+                assert on_time != (decision.reason == TRIAL)
+                assert on_time or (len(decision.jobs) == 1 and not self.waiting.requests)
             return decision
 
     decided: list[int] = []

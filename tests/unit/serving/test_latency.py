@@ -56,6 +56,30 @@ def test_what_was_learnt_can_be_told_by_size() -> None:
         assert upper >= typical
 
 
+def test_what_is_quicker_than_believed_after_a_silence_is_believed_at_once_for_all_sizes() -> None:
+    model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64)})
+    random = np.random.default_rng(2)
+    for rows in (1, 8, 64) * 200:
+        model.observe(rows, _line(rows) * 100 * float(random.choice([1, 6])))
+    assert model.upper(1) > 200 * _line(1)
+    model.renew(1, _line(1))
+    assert model.expected(1) == pytest.approx(_line(1), rel=0.1)
+    assert model.expected(64) == pytest.approx(_line(64), rel=0.3)
+    for _ in range(6):  # how far they stray is forgotten by halves
+        model.renew(1, _line(1))
+    assert model.upper(1) < 1.2 * _line(1)
+
+
+def test_what_is_as_slow_as_believed_after_a_silence_is_one_observation_more() -> None:
+    one, other = (LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64)}) for _ in range(2))
+    one.renew(8, 3 * _line(8))
+    other.observe(8, 3 * _line(8))
+    for seconds in (0.0, -1.0, math.inf, math.nan):
+        one.renew(8, seconds)
+    one.renew(0, 1e-9)
+    assert one.table() == other.table()
+
+
 def test_traffic_of_one_size_does_not_bend_the_line() -> None:
     model = LatencyModel.of({rows: _line(rows) for rows in (1, 8, 64, 256)})
     before = model.beta

@@ -57,7 +57,7 @@ def test_the_mean_latency_of_greedy_batches_is_just_below_its_closed_form_bound(
 class _Greedy(Dispatcher[int]):
     """Thinks that company saves nothing, and so never waits for it."""
 
-    def done(self, rows: int, seconds: float) -> None:
+    def done(self, rows: int, seconds: float, *, tried: bool = False) -> None:
         """Learns nothing."""
 
 
