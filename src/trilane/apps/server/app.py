@@ -200,7 +200,7 @@ class Server:
                 code = send(request, 400 if status == 422 else status, error_text(error), retry_after(error))
             else:
                 code = send(request, status_of(error), error_body(error), retry_after(error))
-        except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a defect of ours must cost one answer, not the server
             _log.exception("request %s %s", request.method, request.path)
             code = send(request, 500, _DEFECT)
         self.metrics.count_request(route.label if route else "unknown", code)

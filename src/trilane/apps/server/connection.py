@@ -125,15 +125,14 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Nobody here speaks another protocol; the request itself was read, but what follows it cannot be.
-            self._deaf = True
-            last = self._next[-1] if self._next else self._current
-            if last is not None:
-                last.keep_alive = False
+            self._deaf = True  # the request itself was read, but what follows it cannot be
         except httptools.HttpParserError as error:
             self._refuse(f"this is no HTTP request: {error}", 400)
-        if self._in_head and self._head_size > HEAD:
-            self._refuse(_LARGE_HEAD, 431)
+        if self._in_head:
+            if self._head_size > HEAD:
+                self._refuse(_LARGE_HEAD, 431)
+        elif self._reading is not None and not (self._reading.begun or self._deaf) and self._reading.is_large:
+            self._begin(self._reading)
 
     # -- the parser's calls -------------------------------------------------------------------------------------
 
@@ -157,16 +156,15 @@ class Connection(asyncio.Protocol):
         if self._head_size + self._came > HEAD and len(self._target) + sum(map(len, self._headers.values())) > HEAD:
             self._refuse(_LARGE_HEAD, 431)
             return
-        request = self._reading = Request(
+        self._reading = Request(
             self,
             parser.get_method().decode("ascii"),
             self._target,
             self._headers,
-            keep_alive=parser.should_keep_alive(),
+            # Nobody here speaks another protocol, to which the connection would change after this request.
+            keep_alive=parser.should_keep_alive() and not parser.should_upgrade(),
             old=parser.get_http_version() == "1.0",
         )
-        if request.length < 0 or request.length > SMALL_BODY or request.expects:
-            self._begin(request)
 
     def on_body(self, body: bytes) -> None:
         request = self._reading
@@ -184,9 +182,8 @@ class Connection(asyncio.Protocol):
         request, self._reading = self._reading, None
         if request is None or self._deaf:
             return
-        begun = request.length < 0 or request.length > SMALL_BODY or request.expects
         request.end()
-        if not begun:
+        if not request.begun:
             self._begin(request)
 
     # -- requests and answers -----------------------------------------------------------------------------------
@@ -225,6 +222,7 @@ class Connection(asyncio.Protocol):
         return not self._deaf and not request.expects and 0 < request.length - request.size <= SMALL_BODY
 
     def _begin(self, request: Request) -> None:
+        request.begun = True
         if self._current is not None or self._full:
             self._next.append(request)
             if len(self._next) >= PIPELINED:

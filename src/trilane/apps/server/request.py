@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from trilane.apps.server.limits import LARGEST_BODY
+from trilane.apps.server.limits import LARGEST_BODY, SMALL_BODY
 from trilane.errors import ContractError
 
 __all__ = ["Pairs", "Peer", "Request", "early", "too_large"]
@@ -43,6 +43,7 @@ class Request:
         "_peer",
         "_waiter",
         "answered",
+        "begun",
         "complete",
         "expects",
         "headers",
@@ -72,7 +73,7 @@ class Request:
         self.length = int(length) if length is not None else -1 if "transfer-encoding" in headers else 0
         self.expects = headers.get("expect", "").lower() == "100-continue"
         self.size = 0  # bytes of the body that came
-        self.complete = self.answered = False
+        self.begun = self.complete = self.answered = False
         self._parts: list[bytes] = []
         self._end: ContractError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -86,6 +87,11 @@ class Request:
         if self._end is not None:
             raise self._end
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether whoever answers it is to decide what becomes of its body, before that is there."""
+        return self.length < 0 or self.length > SMALL_BODY or self.expects
 
     @property
     def is_read(self) -> bool:
