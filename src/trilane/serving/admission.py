@@ -220,7 +220,7 @@ class Admission:
 
     def waiting(self, tier: int) -> int:
         """How many requests of a tier wait."""
-        return sum(line.waiting(tier) for line in self._lines)
+        return sum([line.waiting(tier) for line in self._lines]) if self.in_flight[tier] else 0
 
     def facts(self) -> dict[str, object]:
         """What holds now, and what was done since the process began, as plain facts."""

@@ -16,6 +16,7 @@ the estimates learn from batches alone, and would else never learn that a slow t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -125,6 +126,8 @@ class Dispatcher(Generic[T]):
         """
         if not self.waiting.requests:
             return None
+        if self.waiting.requests == 1 and not self._is_late(only := next(self.waiting.heads()), now):
+            return self._only(only, now, others_busy)
         late = self.late(now)
         if late is not None:
             return self._late_but_one(late, now)
@@ -154,6 +157,11 @@ class Dispatcher(Generic[T]):
         self.waiting.add(best)
         return Late(tuple(job for job in late.jobs if job is not best))
 
+    def _only(self, job: Job[T], now: float, others_busy: bool) -> Decision[T]:
+        """The same for one that waits alone, as nearly all do where traffic is spread over many models."""
+        until, reason = self._worth_waiting((job,), now, others_busy)
+        return Wait(until) if until > now else self._batch((self.waiting.take(job.tier),), reason, now)
+
     def _room(self, deadline: float, now: float) -> float:
         return deadline - self._margin - now
 
@@ -166,7 +174,7 @@ class Dispatcher(Generic[T]):
         return Late(tuple(late)) if late else None
 
     def _is_late(self, job: Job[T], now: float) -> bool:
-        return self._room(job.deadline, now) < self.latency.upper(job.rows)
+        return job.deadline < math.inf and self._room(job.deadline, now) < self.latency.upper(job.rows)
 
     @property
     def late_from(self) -> float:
@@ -272,15 +280,17 @@ class Dispatcher(Generic[T]):
             self.waiting.add(job)
         return [*kept, *own[start:stop]] if best > served else None
 
-    def _worth_waiting(self, jobs: list[Job[T]], now: float, others_busy: bool) -> tuple[float, str]:
+    def _worth_waiting(self, jobs: Sequence[Job[T]], now: float, others_busy: bool) -> tuple[float, str]:
         """Until when to wait for company (at most `now`: not at all), and why not longer."""
         count, rows = len(jobs), sum([job.rows for job in jobs])
         if rows + self.arrivals.rows > self._max_rows:
             return now, "full"
         nearest = min([job.deadline for job in jobs])
-        stop = now + self._room(nearest, now) - self.latency.upper(math.ceil(rows + self.arrivals.rows))
-        if stop <= now:
-            return now, "deadline"
+        stop = math.inf
+        if nearest < math.inf:
+            stop = now + self._room(nearest, now) - self.latency.upper(math.ceil(rows + self.arrivals.rows))
+            if stop <= now:
+                return now, "deadline"
         gain = self.latency.alpha * (float(others_busy) + self._price)
         # A clock that was set back must not make anybody wait until it has caught up.
         waited = 0.0
@@ -293,7 +303,7 @@ class Dispatcher(Generic[T]):
             return now, "idle"
         return min(stop, now + (gain - waited) / count), "waited"
 
-    def _batch(self, jobs: list[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
+    def _batch(self, jobs: Sequence[Job[T]], reason: str, now: float, aged: int = 0) -> Batch[T]:
         rows = sum([job.rows for job in jobs])
         expected = self.latency.expected(rows)
         self._trials.began(now, tried=reason == TRIAL)

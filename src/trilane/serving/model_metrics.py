@@ -1,12 +1,14 @@
 """What a server counts of the models of its folder, for Prometheus.
 
-Laws: nothing is counted for each question; what was counted since the last time is told together. Only the folder makes
-labels, never a caller, and of more models than `MOST` the rest are told as one.
+Laws: nothing is counted for each question; what was counted since the last time is told together, of some models at a
+time, since those who ask must not wait for all of them. Only the folder makes labels, never a caller, and of more than
+`MOST` models the rest are told as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -16,6 +18,7 @@ __all__ = ["MOST", "OTHERS", "ModelMetrics"]
 
 MOST = 500  # models that have a label of their own
 OTHERS = "(others)"
+_PIECE = 25  # models that are told of at a time: what a question takes
 
 
 class ModelMetrics:
@@ -30,18 +33,36 @@ class ModelMetrics:
 
         self._loaded = gauge("trilane_model_loaded", "Versions of a model in memory, of all processes.")
         self._memory = gauge("trilane_model_memory_bytes", "Memory that a model took when it was loaded.")
-        self._loads = counter("trilane_model_loads_total", "Loads of a model.", "result")
-        self._questions = counter("trilane_model_questions_total", "Questions to a model.", "result")
-        self._rows = counter("trilane_model_rows_total", "Rows that a model answered.")
-        self._batches = counter("trilane_model_batches_total", "Batches that a model answered.")
-        self._seconds = counter("trilane_model_seconds_total", "Seconds of the questions answered.", "stage")
+        loads = counter("trilane_model_loads_total", "Loads of a model.", "result")
+        questions = counter("trilane_model_questions_total", "Questions to a model.", "result")
+        rows = counter("trilane_model_rows_total", "Rows that a model answered.")
+        batches = counter("trilane_model_batches_total", "Batches that a model answered.")
+        seconds = counter("trilane_model_seconds_total", "Seconds of the questions answered.", "stage")
+        self._counters = (  # in the order of a tally's counts, loads and failures
+            (questions, "answered"),
+            (rows,),
+            (batches,),
+            (seconds, "queue"),
+            (seconds, "compute"),
+            (loads, "loaded"),
+            (loads, "failed"),
+            *((questions, result) for result in ("invalid", "refused", "failed")),
+        )
+        self._of = cache(lambda counter, *labels: counter.labels(*labels))  # which takes longer than to count
         self._labels: dict[str, str] = {}
         self._there: dict[str, tuple[int, int]] = {}
 
     def tell(self, slots: Iterable[Slot]) -> None:
         """Tells what became of the models since this was told the last time."""
+        for _ in self.telling(slots):
+            pass
+
+    def telling(self, slots: Iterable[Slot]) -> Iterator[None]:
+        """The same in pieces, between which others may have their turn."""
         there: dict[str, tuple[int, int]] = {}
-        for slot in slots:
+        for place, slot in enumerate(tuple(slots), 1):
+            if not place % _PIECE:
+                yield
             now = (*slot.tally.counts(), slot.loads, *slot.failures.values())
             if now != slot.told:
                 self._count(self._label(slot.name), now, slot.told or (0,) * len(now))
@@ -66,17 +87,6 @@ class ModelMetrics:
         return label
 
     def _count(self, label: str, now: tuple[float, ...], before: tuple[float, ...]) -> None:
-        more = [number - known for number, known in zip(now, before, strict=True)]
-        answered, rows, batches, queue, compute, loads, *rest = more
-        failures = dict(zip(("load", "invalid", "refused", "failed"), rest, strict=True))
-        counted = {
-            self._questions: {"answered": answered, **{name: failures[name] for name in failures if name != "load"}},
-            self._loads: {"loaded": loads, "failed": failures["load"]},
-            self._seconds: {"queue": queue, "compute": compute},
-        }
-        for counter, kinds in counted.items():
-            for kind, number in kinds.items():
-                if number:
-                    counter.labels(label, kind).inc(number)
-        self._rows.labels(label).inc(rows)
-        self._batches.labels(label).inc(batches)
+        for (counter, *kind), number, known in zip(self._counters, now, before, strict=True):
+            if number != known:
+                self._of(counter, label, *kind).inc(number - known)

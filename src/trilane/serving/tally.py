@@ -39,7 +39,12 @@ class Tally:
             return
         self._queue += max(account.began - share.arrived, 0.0)
         self._compute += account.actual
-        if id(account) not in self._heard:
+        if account.requests == 1:
+            self._count_batch(account)
+        elif id(account) not in self._heard:
+            self._heard[id(account)] = account  # kept, so that no other account takes its identity
+            if len(self._heard) > _REMEMBERED:
+                del self._heard[next(iter(self._heard))]
             self._count_batch(account)
 
     def failed(self, seconds: float) -> None:
@@ -48,9 +53,6 @@ class Tally:
         self._fail += seconds
 
     def _count_batch(self, account: Account) -> None:
-        self._heard[id(account)] = account  # kept, so that no other account takes its identity
-        if len(self._heard) > _REMEMBERED:
-            del self._heard[next(iter(self._heard))]
         self._batches += 1
         times, seconds = self._by_batch.get(account.rows, (0, 0.0))
         self._by_batch[account.rows] = times + 1, seconds + account.actual

@@ -68,7 +68,9 @@ class Shares:
         self.are_plain = not any(self.floors) and all(wait == math.inf for wait in self.agings)
 
     def spend(self, now: float, tier: int, seconds: float) -> None:
-        """An executor works on requests of `tier` for `seconds`."""
+        """An executor works on requests of `tier` for `seconds`; where nothing is promised, nobody asks for it."""
+        if self.are_plain:
+            return
         self._fade(now)
         self._spent[tier] = self._spent.get(tier, 0.0) + seconds / (self._span * self._executors)
 

@@ -41,6 +41,28 @@ def test_each_question_counts_once_by_what_became_of_it() -> None:
     assert value("trilane_model_loads_total", result="loaded") == 2
 
 
+def test_of_many_models_some_are_told_at_a_time() -> None:
+    own = CollectorRegistry()
+    metrics, slots = ModelMetrics(own), [_slot(f"m{number}") for number in range(60)]
+    for slot in slots:
+        slot.loads = 1
+
+    def told() -> int:
+        found = [{"model": slot.name, "result": "loaded"} for slot in slots]
+        return sum(own.get_sample_value("trilane_model_loads_total", labels) == 1 for labels in found)
+
+    numbers = [told() for _ in metrics.telling(slots)]
+    assert numbers == sorted({*numbers})
+    assert 0 < numbers[0] <= numbers[-1] < told() == 60
+    begun = metrics.telling(slots)
+    slots[0].loads = slots[59].loads = 2
+    next(begun)
+    metrics.tell(slots)  # a scrape comes between
+    assert list(begun)
+    for name in ("m0", "m59"):
+        assert own.get_sample_value("trilane_model_loads_total", {"model": name, "result": "loaded"}) == 2
+
+
 def test_more_models_than_have_labels_are_told_together() -> None:
     own = CollectorRegistry()
     metrics, slots = ModelMetrics(own), [_slot(f"m{number}") for number in range(MOST + 3)]

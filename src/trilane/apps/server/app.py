@@ -32,6 +32,7 @@ from trilane.apps.server.reads import Reads
 from trilane.apps.server.request import Pairs, Request
 from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.status import behind, lanes, status
+from trilane.apps.server.telling import Telling
 from trilane.apps.server.trained import TrainedModels
 from trilane.apps.server.wire import wire
 from trilane.apps.slo import slo_facts
@@ -41,6 +42,7 @@ from trilane.errors import ConflictError, ContractError, DefinitionError, SetupE
 from trilane.feedback.record import Recorder, Records
 from trilane.lanes.progress import Progress
 from trilane.serving.admission import CALLER, TIER, Admission
+from trilane.serving.entries import Slot
 from trilane.serving.metrics import Metrics
 from trilane.serving.policy import STANDARD, TIERS
 from trilane.serving.repository import ModelRepository
@@ -54,7 +56,6 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _DEFECT = b'{"error":{"code":"internal","what":"a defect of the server; it is in its log"}}'
 _GRACE = 10.0  # seconds that gRPC calls under way have when the worker ends
-_TELL = 0.25  # seconds between two counts of who was let in, and of what models did
 _TEXT: Pairs = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
 _OPEN_METRICS: Pairs = (("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8"),)
 
@@ -109,17 +110,8 @@ class Server:
         if project.config.grpc_port:
             self._opening = loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
-        self._tell_counts(loop)
-
-    def _tell_counts(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._tell()
-        self._telling = loop.call_later(_TELL, self._tell_counts, loop)
-
-    def _tell(self) -> None:
-        self.metrics.tell_admission(self.admission)
-        if self.repository is not None:
-            self.metrics.models.tell(self.repository.slots())
-        self.metrics.tell_requests()
+        slots = self.repository.slots if self.repository is not None else tuple[Slot]
+        self._telling = Telling(self.metrics, self.admission, slots, loop=loop)
 
     def _operations(self) -> dict[str, Answer]:
         return {
@@ -177,8 +169,7 @@ class Server:
 
     def close(self) -> None:
         """Ends its work, and writes what waits."""
-        self._telling.cancel()
-        self.metrics.tell_requests()
+        self._telling.close()
         address.forget(self.project.config.state)
         self.measuring.close()
         self.deployments.close()
@@ -315,7 +306,7 @@ class Server:
         return None if serving else "no endpoint is deployed yet: train a model, then run `trilane apply`"
 
     async def scrape(self, request: Request) -> int:
-        self._tell()
+        self._telling.now()
         try:
             found = lanes(self.project, self.deployments.views)
         except TrilaneError as error:
