@@ -174,14 +174,15 @@ class Admission:
     """What lets requests into one process, which is one of `parts` that share the callers' quotas.
 
     Attributes are for whoever tells them: `in_flight` and `admitted` by tier, `refused` by reason and tier; `late`: the
-    seconds by which the answers of a tier come later than predicted, all but few of them.
+    seconds by which the answers of a tier come later than predicted, all but few of them; `apart`: of those in flight,
+    the ones whose models work apart, as their doors count them.
     """
 
     def __init__(self, policy: Policy | None = None, *, parts: int = 1, executors: int = 1) -> None:
         self.in_flight = [0] * len(TIERS)
         self.admitted = [0] * len(TIERS)
         self.refused: Counter[tuple[str, int]] = Counter()
-        self.total = 0
+        self.total = self.apart = 0
         self.late = [0.0] * len(TIERS)
         self.shares = Shares(executors=executors)
         self._answers = 0

@@ -1,8 +1,9 @@
 """Where questions to one model come in: by the admission of the whole process, in a tier and a line of the model's own.
 
 Laws: a question is let in, or refused, before its inputs are looked at; that answers of one model come late, or never,
-teaches nothing about those of others; a model that works apart takes at most half of the limit and shares no executor's
-time, so that one that hangs leaves room for what does not.
+teaches nothing about those of others; a model that works apart shares no executor's time, and holds no more of the
+limit than all of its kind leave free. So those that hang leave room for what does not: one takes half of it at most,
+two a third each, and any number leaves as much as each of them has (dynamic thresholds, Choudhury and Hahne 1998).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Door:
         if isinstance(found, Refusal):
             raise found.error()
         self._inside += 1
+        admission.apart += self._apart
         return found
 
     def _is_full(self) -> bool:
@@ -64,7 +66,8 @@ class Door:
         if admission.policy is not self._policy:
             self._policy = admission.policy
             self.shares.promise(self._policy.floors(), self._policy.agings())
-        return admission.is_limited and self._inside >= max(1, admission.limit // 2)
+        free = admission.limit - admission.apart - 1  # once this one is in
+        return admission.is_limited and admission.apart > 0 and self._inside >= free
 
     def charge(self, question: Question, rows: int, entry: Entry) -> None:
         """Counts the rows of a question that was let in."""
@@ -73,6 +76,7 @@ class Door:
     def leave(self, entry: Entry, answered: float | None = None) -> None:
         """Lets a question out, `answered` at this instant, or not at all."""
         self._inside -= 1
+        self._admission.apart -= self._apart
         self._admission.leave(entry, None if self._apart else answered, alone=True)
 
     # -- what the model's queue asks ----------------------------------------------------------------------------

@@ -83,6 +83,35 @@ def test_a_model_that_works_apart_and_answers_nobody_leaves_half_of_the_limit_to
     assert admission.total == 6
 
 
+@pytest.mark.parametrize("limit", [1, 2, 7, 64, 100])
+@pytest.mark.parametrize("models", [1, 2, 3, 9])
+def test_models_that_work_apart_leave_as_much_of_the_limit_free_as_each_of_them_has(limit: int, models: int) -> None:
+    admission = Admission(tl.Policy(limit=limit))
+    doors = [Door(admission, tier="standard", where=f"model {n}", apart=True) for n in range(models)]
+    lines = [_Line() for _ in doors]
+    admission.watch(lines, of="models")
+    for _ in range(4 * limit):  # those who are in leave one by one, at their deadlines, and all ask again
+        for door, line in zip(doors, lines, strict=True):
+            while not line.ask(door):
+                pass
+            if line.inside and len(line.inside) * (models + 1) > limit:
+                line.inside[0][0].leave(line.inside.pop(0)[1])
+    for door, line in zip(doors, lines, strict=True):
+        while not line.ask(door):
+            pass
+    held = [len(line.inside) for line in lines]
+    assert sum(held) == admission.apart == admission.total
+    assert limit - sum(held) >= max(limit // (models + 1) - 1, int(limit > 1))
+    assert max(held) <= max(limit // 2, 1)
+    assert max(held) <= max(-(-limit // (models + 1)) + 1, 1)
+    other, here = _Line(), Door(admission, tier="standard", where="model 'n'")
+    assert [other.ask(here) for _ in range(limit - sum(held) + 1)] == [*[""] * (limit - sum(held)), "full"]
+    for line in lines:
+        for door, entry in line.inside:
+            door.leave(entry)
+    assert admission.apart == 0
+
+
 def test_in_its_half_a_higher_question_takes_the_place_of_a_lower_one_that_waits() -> None:
     admission, door, line = _door(tl.Policy(callers=[tl.Caller("vital", up_to="critical")], limit=4))
     assert [line.ask(door, priority=3) for _ in range(3)] == ["", "", "full"]

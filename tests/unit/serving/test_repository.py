@@ -32,6 +32,13 @@ def predict(inputs):
         os._exit(1)
     return {"y": inputs["x"] + 1}
 """
+HANGING = """
+import time
+def predict(inputs):
+    while inputs["x"][0, 0] == 13:
+        time.sleep(60)
+    return {"y": inputs["x"] + 1}
+"""
 SPECS = """
 [[inputs]]
 name = "x"
@@ -501,6 +508,38 @@ def test_a_python_model_runs_apart_and_its_death_costs_one_answer(tmp_path: Path
                 os.kill(process, 0)
 
     on_loop(tmp_path, test)
+
+
+def test_models_that_hang_leave_the_others_room_however_many_they_are(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        put(tmp_path, name, HANGING, options=f'timeout = "5m"\n{SPECS}', file="model.py")
+    put(tmp_path, "plus", PYTHON, options=SPECS, file="model.py")
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        for name in ("one", "two", "three", "plus", "m"):
+            assert len(await ask(repository, name, 1)) == 1
+        asked = dict[str, list[asyncio.Task[list[float]]]]()
+        for name in ("one", "two", "three"):
+            deadline = time.perf_counter() + 300
+            asked[name] = [asyncio.create_task(ask(repository, name, 13, deadline=deadline)) for _ in range(20)]
+            for _ in range(5):
+                await asyncio.sleep(0)
+        held = {name: sum(not task.done() for task in tasks) for name, tasks in asked.items()}
+        assert held == {"one": 10, "two": 5, "three": 2}  # each no more than all of them left free
+        refused = [task.exception() for tasks in asked.values() for task in tasks if task.done()]
+        assert {str(getattr(error, "facts", {}).get("reason")) for error in refused} == {"full"}
+        for number in range(10):
+            assert await ask(repository, "m", number) == [-number]
+            assert await ask(repository, "plus", number) == [number + 1]
+        both = [ask(repository, "m", 1), ask(repository, "plus", 1), ask(repository, "m", 2)]
+        assert await asyncio.gather(*both) == [[-1], [2], [-2]]
+        waiting = [task for tasks in asked.values() for task in tasks if not task.done()]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    on_loop(tmp_path, test, policy=Policy(limit=20))
 
 
 def test_processing_beside_a_model_goes_before_and_after_it(tmp_path: Path) -> None:
