@@ -27,6 +27,7 @@ _LARGE_HEAD = f"the head of the request has {HEAD} bytes or more"
 _MOST_HEADS = 512
 _heads: dict[tuple[int, Pairs], bytes] = {}
 _names: dict[bytes, str] = {}
+_methods = {b"GET": "GET", b"POST": "POST"}
 
 
 class Worker(Protocol):
@@ -156,14 +157,12 @@ class Connection(asyncio.Protocol):
         if self._head_size + self._came > HEAD and len(self._target) + sum(map(len, self._headers.values())) > HEAD:
             self._refuse(_LARGE_HEAD, 431)
             return
-        self._reading = Request(
-            self,
-            parser.get_method().decode("ascii"),
-            self._target,
-            self._headers,
+        method, keep_alive, old = parser.get_method(), parser.should_keep_alive(), False
+        if "connection" in self._headers:
             # Nobody here speaks another protocol, to which the connection would change after this request.
-            keep_alive=parser.should_keep_alive() and not parser.should_upgrade(),
-            old=parser.get_http_version() == "1.0",
+            keep_alive, old = keep_alive and not parser.should_upgrade(), parser.get_http_version() == "1.0"
+        self._reading = Request(
+            self, _methods.get(method) or method.decode("ascii"), self._target, self._headers, keep_alive, old
         )
 
     def on_body(self, body: bytes) -> None:
@@ -261,7 +260,7 @@ class Connection(asyncio.Protocol):
 
     def _say(self, refusal: ContractError) -> None:
         status, headers, body = self._worker.refused(refusal)
-        self._current = request = Request(self, "GET", b"/", {}, keep_alive=False)
+        self._current = request = Request(self, "GET", b"/", {}, keep_alive=False, old=False)
         request.answer(status, headers, body)
 
     def _part(self, request: Request) -> None:

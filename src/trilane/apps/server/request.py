@@ -7,6 +7,7 @@ request is answered once, and an answer that nobody waits for any more is droppe
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -34,7 +35,8 @@ class Peer(Protocol):
 class Request:
     """A request whose head was read. `length`: the bytes that its body has by its head, -1 if that does not say.
 
-    `keep_alive`: whether the client will use the connection again; `expects`: whether it waits to be told to go on.
+    `keep_alive`: whether the client will use the connection again; `old`: whether it speaks HTTP/1.0, and so has to be
+    told that the connection stays; `expects`: whether it waits to be told to go on.
     """
 
     __slots__ = (
@@ -62,16 +64,15 @@ class Request:
         method: str,
         target: bytes,
         headers: dict[str, str],
-        *,
-        keep_alive: bool = True,
-        old: bool = False,
+        keep_alive: bool,
+        old: bool,
     ) -> None:
         self._peer, self.method, self.headers = peer, method, headers
         self.path, self.query = _split(target)
-        self.keep_alive, self.old = keep_alive, old  # old: HTTP/1.0, which has to be told that a connection stays
+        self.keep_alive, self.old = keep_alive, old
         length = headers.get("content-length")
         self.length = int(length) if length is not None else -1 if "transfer-encoding" in headers else 0
-        self.expects = headers.get("expect", "").lower() == "100-continue"
+        self.expects = "expect" in headers and headers["expect"].lower() == "100-continue"
         self.size = 0  # bytes of the body that came
         self.begun = self.complete = self.answered = False
         self._parts: list[bytes] = []
@@ -126,6 +127,7 @@ class Request:
             self._waiter.set_result(None)
 
 
+@functools.lru_cache(1024)
 def _split(target: bytes) -> tuple[str, str]:
     """The path, decoded, and the query of a request's target."""
     text = target.decode("latin-1")
