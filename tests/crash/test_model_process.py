@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from trilane.models.runtime.supervised import Opening, Supervised
 from trilane.models.tensor import TensorSpec
 
 CODE = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, threading, time
 import numpy as np
 
 kept = []
@@ -28,11 +29,25 @@ kept = []
 def load():
     print("loaded by", os.getpid())
 
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("it has no words")
+
+
 def predict(inputs):
     word = inputs["word"][0].decode()
     if word == "raise":
         raise ValueError("no such word")
+    if word == "say what cannot be written":
+        raise ValueError("no \\ud800 word")
+    if word == "say too much":
+        raise ValueError("no" * 2_000_000)
+    if word == "say nothing":
+        raise Mute
     if word == "exit":
+        sys.exit(3)
+    if word == "exit beside a thread":
+        threading.Thread(target=time.sleep, args=(1000,)).start()
         sys.exit(3)
     if word == "vanish":
         os._exit(4)
@@ -106,6 +121,9 @@ async def patiently(model: Supervised, *texts: str) -> list[int]:
     ("word", "told"),
     [
         ("raise", "ValueError: no such word"),
+        ("say what cannot be written", r"ValueError: no \\ud800 word"),
+        ("say too much", r"ValueError: (no){900,1100}\.\.\."),
+        ("say nothing", "Mute: "),
         ("wrong type", "'length' is float64, and promised as INT64"),
         ("wrong shape", r"'length' has shape \[1, 2\]"),
         ("wrong name", "it gave an output 'width'"),
@@ -125,7 +143,13 @@ def test_a_fault_of_its_code_is_told_and_its_process_goes_on(tmp_path: Path, wor
 
 @pytest.mark.parametrize(
     ("word", "told"),
-    [("exit", "status 3"), ("vanish", "status 4"), ("killed", "killed by SIGKILL"), ("crash", "killed by SIG")],
+    [
+        ("exit", "status 3"),
+        ("exit beside a thread", "status 3"),
+        ("vanish", "status 4"),
+        ("killed", "killed by SIGKILL"),
+        ("crash", "killed by SIG"),
+    ],
 )
 def test_a_process_that_ends_is_started_anew_and_tells_of_what_it_died(tmp_path: Path, word: str, told: str) -> None:
     async def test(model: Supervised) -> None:
@@ -146,6 +170,31 @@ def test_a_model_that_hangs_is_ended_when_its_time_is_up(tmp_path: Path, word: s
         assert await patiently(model, "ab") == [2]
 
     on_loop(tmp_path, test, timeout=2.0)
+
+
+def test_what_is_ended_for_its_time_is_buried_though_nothing_refers_to_it_any_more(tmp_path: Path) -> None:
+    async def test(model: Supervised) -> None:
+        before = model.pid
+        assert before is not None
+        with pytest.raises(ModelError, match="did not answer within"):
+            await answer(model, "hang")
+        for _ in range(3):
+            await asyncio.sleep(0)
+            gc.collect()
+        assert await patiently(model, "ab") == [2]
+        while _is_there(before):
+            await asyncio.sleep(0.01)
+
+    on_loop(tmp_path, test, timeout=0.5)
+
+
+def _is_there(pid: int) -> bool:
+    """Whether a process has the id, if only as one whose status nobody has asked for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_model_killed_from_outside_in_mid_call_fails_that_call_alone(

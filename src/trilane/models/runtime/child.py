@@ -28,6 +28,7 @@ from trilane.models.tensor import TensorSpec
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
+_MOST = 2_000  # characters of what an error says
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -65,14 +66,14 @@ def _opened(connection: socket.socket, facts: dict[str, Any]) -> TensorRuntime |
             resource.setrlimit(resource.RLIMIT_DATA, (facts["memory"], facts["memory"]))
         model = _open(facts)
     except TrilaneError as error:
-        _send(connection, pack(Head("failed", error.what, error.remedy, type(error).__name__)))
+        _send(connection, pack(Head("failed", _plain(error.what), _plain(error.remedy), type(error).__name__)))
         return None
     except MemoryError:
         _send(connection, pack(Head("failed", _no_memory(facts["memory"]), error="ModelError")))
         return None
     except BaseException as error:  # noqa: BLE001 - whatever the author's code does, the parent must hear of it
         traceback.print_exc()
-        _send(connection, pack(Head("failed", f"{type(error).__name__}: {error}", error="ModelError")))
+        _send(connection, pack(Head("failed", _said(error), error="ModelError")))
         return None
     specs = [[(one.name, one.datatype, one.shape) for one in side] for side in (model.inputs, model.outputs)]
     told = {"platform": model.platform, "inputs": specs[0], "outputs": specs[1], "memory": facts["memory"]}
@@ -97,15 +98,32 @@ def _answer(connection: socket.socket, model: TensorRuntime, frame: Frame) -> No
         fit_answer(answers, model.outputs, rows=None, nan=True, where="predict")
         pieces = pack(Head("done"), answers, model.outputs)
     except TrilaneError as error:
-        pieces = pack(Head("failed", error.what, error.remedy, type(error).__name__))
+        pieces = pack(Head("failed", _plain(error.what), _plain(error.remedy), type(error).__name__))
     except MemoryError:
         traceback.print_exc()
         _send(connection, pack(Head("dead", "it has no memory left under its limit (memory_mib)")))
         os._exit(1)  # what leaked stays; a new process begins without it
+    except SystemExit as error:
+        sys.stdout.flush()
+        os._exit(error.code & 0xFF if isinstance(error.code, int) else error.code is not None)  # for no thread of it
     except Exception as error:  # noqa: BLE001 - the author's code may raise what it will
         traceback.print_exc()
-        pieces = pack(Head("failed", f"{type(error).__name__}: {error}", error="ModelError"))
+        pieces = pack(Head("failed", _said(error), error="ModelError"))
     _send(connection, pieces)
+
+
+def _said(error: BaseException) -> str:
+    """The error as a text that any message can hold, whatever it is."""
+    try:
+        text = str(error)
+    except Exception as another:  # noqa: BLE001 - as above
+        text = f"({type(another).__name__} when asked what it says)"
+    return _plain(f"{type(error).__name__}: {text}")
+
+
+def _plain(text: str) -> str:
+    text = text if len(text) <= _MOST else f"{text[:_MOST]}..."
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _no_memory(limit: int) -> str:
