@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _ERRORS = {"ContractError": ContractError, "SetupError": SetupError, "ModelError": ModelError}
 _LINE, _LINES = 2_000, 100  # characters of a line, and lines of a second, that are logged
 _READ_AHEAD = 1 << 20
+_READINGS = set[asyncio.Task[None]]()  # the loop refers to none of them, and one that is lost buries nobody
 
 
 class Died(Exception):  # noqa: N818 - it is what happened, and never leaves this package as an error
@@ -53,6 +54,8 @@ class Process:
         self.name, self._process, self._writer, self._executor = name, process, writer, executor
         self.on_death: Callable[[Process], None] | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
+        _READINGS.add(self._reading)
+        self._reading.add_done_callback(_READINGS.discard)
         self._waiting: asyncio.Future[Frame] | None = None
         self._one_at_a_time = asyncio.Lock()
         self.last_words = ""
