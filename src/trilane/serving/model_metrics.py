@@ -18,7 +18,7 @@ __all__ = ["MOST", "OTHERS", "ModelMetrics"]
 
 MOST = 500  # models that have a label of their own
 OTHERS = "(others)"
-_PIECE = 25  # models that are told of at a time: what a question takes
+_PIECE = 10  # models that are told of at a time: what a question takes
 
 
 class ModelMetrics:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,8 +41,8 @@ _T = TypeVar("_T")
 class ModelRepository:
     """Keeps the promise of Inferences for the models below `folder`. `budget`: bytes that those in memory may take.
 
-    `state`: the folder of what is kept of them, which all processes of a server share; `admission`: lets questions in.
-    Raises SetupError if the folder cannot be made.
+    `state`: the folder of what is kept of them, which all processes of a server share; `admission`: lets questions in;
+    `loaded` is called when a version is in memory for the first time. Raises SetupError if the folder cannot be made.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class ModelRepository:
         budget: int,
         loop: asyncio.AbstractEventLoop,
         admission: Admission | None = None,
+        loaded: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._loop = ModelFolder(folder), loop
+        self._loaded = loaded
         self._admission = admission or Admission()
         self._answering: set[Opened] = set()
         self._wishes = Wishes(state)
@@ -257,6 +259,8 @@ class ModelRepository:
                 raise unloaded(slot.name)
             slot.opened, slot.reason, slot.error = opened, "", None
             slot.loads += 1
+            if slot.loads == 1 and self._loaded is not None:
+                self._loaded()
             self._answering.add(opened)
             self._watch()
             if before is not None:

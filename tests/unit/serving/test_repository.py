@@ -128,6 +128,26 @@ def test_questions_that_come_while_a_model_loads_wait_for_one_load_and_are_answe
     on_loop(tmp_path, test)
 
 
+def test_a_version_that_is_loaded_for_the_first_time_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    put(tmp_path, "negate", NEGATE)
+
+    async def run() -> None:
+        state, loop = tmp_path / "state", asyncio.get_running_loop()
+        repository = ModelRepository(
+            tmp_path / "models", state=state, budget=MIB, loop=loop, loaded=lambda: told.append("loaded")
+        )
+        for _ in range(2):
+            assert await ask(repository, "negate", 1.0) == [-1]
+            await repository.unload("negate")
+            await repository.load("negate")
+        await repository.unload("negate")
+        repository.close()
+
+    asyncio.run(run())
+    assert told == ["loaded"]
+
+
 def test_a_name_that_is_none_is_told_with_those_there_are(tmp_path: Path) -> None:
     put(tmp_path, "negate", NEGATE)
 

@@ -31,6 +31,7 @@ from trilane.apps.server.quality import Quality
 from trilane.apps.server.reads import Reads
 from trilane.apps.server.request import Pairs, Request
 from trilane.apps.server.routes import Answer, Router
+from trilane.apps.server.settling import Settling
 from trilane.apps.server.status import behind, lanes, status
 from trilane.apps.server.telling import Telling
 from trilane.apps.server.trained import TrainedModels
@@ -100,6 +101,7 @@ class Server:
         self.decisions = Decisions(self.deployments, self.metrics, self.measuring)
         self.reads = Reads(project, self.deployments, self.metrics, loop)
         self.events = Events(project, self.deployments, self.metrics, loop)
+        self._settling = Settling(loop)
         self.repository = self._open_repository(loop)
         folder = () if self.repository is None else (self.repository,)
         endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
@@ -139,6 +141,7 @@ class Server:
                 budget=config.models_mib << 20,
                 loop=loop,
                 admission=self.admission,
+                loaded=self._settling.soon,
             )
         except SetupError as error:  # a full disk: endpoints answer without it
             _log.error("no models from files: %s", error)
@@ -170,6 +173,7 @@ class Server:
     def close(self) -> None:
         """Ends its work, and writes what waits."""
         self._telling.close()
+        self._settling.close()
         address.forget(self.project.config.state)
         self.measuring.close()
         self.deployments.close()

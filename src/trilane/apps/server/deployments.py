@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import logging
 import math
@@ -26,6 +25,7 @@ import numpy as np
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
 from trilane.apps.server.breakers import Breakers
+from trilane.apps.server.settling import settle
 from trilane.apps.slo import BUDGETS
 from trilane.apps.watch import Watch
 from trilane.clock import Clock, SteadyClock, WallClock
@@ -57,7 +57,6 @@ from trilane.stores.online import versions
 __all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
 
 _log = logging.getLogger(__name__)
-_ROUND = 20_000  # objects that may come to be, beyond those that go, until the collector looks for circles among them
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
 
 
@@ -241,7 +240,7 @@ class Deployments:
             del routes[endpoint]
         before = self.router.routes()
         if routes != before or self.definitions is not known:
-            _settle(first=known is None)
+            settle(first=known is None)
         self.router.switch(routes)
         # Those of the routes before stay as well: a request may have read the route and not yet what it names.
         used = {*routes.values(), *before.values()}
@@ -363,15 +362,3 @@ def _joined(portions: list[Portion]) -> list[msgspec.Struct]:
 def _sizes(portions: list[Portion], rows: int) -> tuple[int, ...]:
     """The rows of each request; nothing if each has one."""
     return () if len(portions) == rows else tuple(len(portion.rows) for portion in portions)
-
-
-def _settle(*, first: bool) -> None:
-    """Takes all that is loaded by now out of the collector's rounds: each of them would hold up answers by 0.1 s.
-
-    Nor is there a round before it but for the `first`, when nobody is answered yet. After it rounds are rare: what a
-    request makes is freed with its last reference, and a round for every 700 objects costs a tenth of an answer.
-    """
-    if first:
-        gc.collect()
-        gc.set_threshold(_ROUND)
-    gc.freeze()

@@ -15,7 +15,7 @@ from trilane.serving.metrics import Metrics
 __all__ = ["Telling"]
 
 _EVERY = 0.25  # seconds from the end of a round to the next
-_PAUSE = 0.01  # seconds between two pieces of a round
+_PAUSE = 0.005  # seconds between two pieces of a round
 
 
 class Telling:
