@@ -30,6 +30,7 @@ __all__ = ["Decision", "Recorder", "Records"]
 
 _log = logging.getLogger(__name__)
 _LONGEST_NUMBER = 9  # digits of a row's number
+_FLOAT64, _INT64 = np.dtype("<f8"), np.dtype("<i8")
 _PAGE = 16_384  # bytes of SQLite's pages: a block fills few of them, where each costs some calls of the system
 
 _SCHEMA = """
@@ -171,22 +172,23 @@ class Recorder:
 
 
 def _row(endpoint: str, names: tuple[str, ...], answers: Answers, sizes: tuple[int, ...]) -> tuple[object, ...]:
-    reading, ages = answers.reading, answers.reading.ages
-    alike = len(ages) > 1 and bool((ages == ages[0]).all())
+    reading, size = answers.reading, len(answers.scores)
+    statuses, ages = reading.statuses.tobytes(), reading.ages.astype(_INT64, copy=False).tobytes()
+    first = ages[: 8 * len(names)]
     payload = (  # as _Payload has it, in one call: to encode each row by itself costs twice as much
         names,
         answers.rows,
-        reading.values.astype("<f8", copy=False).tobytes(),
-        reading.statuses.tobytes() if reading.statuses.any() else b"",
-        (ages[:1] if alike else ages).astype("<i8", copy=False).tobytes(),
-        answers.scores.astype("<f8", copy=False).tobytes(),
+        reading.values.astype(_FLOAT64, copy=False).tobytes(),
+        statuses.lstrip(b"\0") and statuses,
+        first if ages == first * size else ages,
+        answers.scores.astype(_FLOAT64, copy=False).tobytes(),
         [(fault.reason, None if fault.rows is None else sorted(fault.rows)) for fault in answers.faults],
         answers.by_model.tobytes(),
         answers.rungs.tobytes(),
         answers.origins,
         sizes,
     )
-    return answers.id, endpoint, answers.bundle, answers.at, len(answers.scores), _encode(payload)
+    return answers.id, endpoint, answers.bundle, answers.at, size, _encode(payload)
 
 
 class Records:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import cast
 
 import msgspec
 
@@ -18,20 +17,17 @@ from trilane.serving.engine import Answers
 __all__ = ["DecisionFormat", "with_batch"]
 
 _encode, _pack = msgspec.json.Encoder().encode, msgspec.msgpack.Encoder().encode
-_NO_WORSE = tuple(f'"degraded":false,"rung":"{word}","why":[]' for word in RUNGS)
+_AS_PROMISED = tuple(f'"degraded":false,"rung":"{word}","why":[],"statuses":{{}}' for word in RUNGS)
 
 
 class _Sheet:
-    """What all answers of a batch have in common, made once: several requests ask for it one after another."""
+    """The texts of all answers of a batch, made in one go: several requests ask for theirs one after another."""
 
-    __slots__ = ("answers", "is_worse", "plain", "rungs", "scores")
+    __slots__ = ("answers", "opening", "rows")
 
-    def __init__(self, answers: Answers) -> None:
-        self.answers = answers
-        self.scores: list[float] = answers.scores.tolist()
-        self.rungs: list[int] = answers.rungs.tolist()
-        self.is_worse = cast("list[bool]", answers.reading.statuses.any(axis=1).tolist())
-        self.plain = [_NO_WORSE[rung] for rung in self.rungs]
+    def __init__(self, answers: Answers, rows: list[str]) -> None:
+        self.answers, self.rows = answers, rows
+        self.opening = f'{{"bundle":"{answers.bundle[:16]}","decisions":['
 
 
 class DecisionFormat:
@@ -48,19 +44,29 @@ class DecisionFormat:
         """The response body for rows `start` up to `stop`."""
         sheet = self._sheet
         if sheet is None or sheet.answers is not answers:
-            sheet = _Sheet(answers)
-            self._sheet = sheet if stop - start < len(sheet.scores) else None  # no request else will ask for it
-        parts = [self._row(sheet, row) for row in range(start, stop)]
-        return f'{{"bundle":"{answers.bundle[:16]}","decisions":[{",".join(parts)}]}}'.encode()
+            sheet = _Sheet(answers, self._rows(answers))
+            self._sheet = sheet if stop - start < len(sheet.rows) else None  # no request else will ask for it
+        rows = sheet.rows[start] if stop - start == 1 else ",".join(sheet.rows[start:stop])
+        return f"{sheet.opening}{rows}]}}".encode()
 
-    def _row(self, sheet: _Sheet, row: int) -> str:
-        answers, score, positive = sheet.answers, sheet.scores[row], ""
+    def _rows(self, answers: Answers) -> list[str]:
+        scores, rungs = answers.scores.tolist(), answers.rungs.tolist()
+        signs = [""] * len(scores)
         if self._threshold is not None:
-            positive = ',"positive":true' if score >= self._threshold else ',"positive":false'
-        statuses = self._statuses(answers.reading.statuses[row].tobytes()) if sheet.is_worse[row] else "{}"
-        why = answers.why(row) if answers.faults else ()
-        rest = f'"degraded":true,"rung":"{RUNGS[sheet.rungs[row]]}","why":{self._why(why)}' if why else sheet.plain[row]
-        return f'{{"id":"{answers.id}-{row}","score":{score!r}{positive},{rest},"statuses":{statuses}}}'
+            signs = [',"positive":true' if score >= self._threshold else ',"positive":false' for score in scores]
+        if answers.faults or answers.reading.statuses.any():
+            rests = [self._rest(answers, row, rung) for row, rung in enumerate(rungs)]
+        else:
+            rests = [_AS_PROMISED[rung] for rung in rungs]
+        opening = f'{{"id":"{answers.id}-'
+        told = enumerate(zip(scores, signs, rests, strict=True))
+        return [f'{opening}{row}","score":{score!r}{sign},{rest}}}' for row, (score, sign, rest) in told]
+
+    def _rest(self, answers: Answers, row: int, rung: int) -> str:
+        """What is told of an answer that may be worse than promised, or made of values that are."""
+        statuses, why = self._statuses(answers.reading.statuses[row].tobytes()), answers.why(row)
+        worse = "true" if why else "false"
+        return f'"degraded":{worse},"rung":"{RUNGS[rung]}","why":{self._why(why)},"statuses":{statuses}'
 
     def msgpack(self, answers: Answers, start: int, stop: int) -> bytes:
         """The same in MessagePack."""
