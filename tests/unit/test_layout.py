@@ -9,7 +9,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,13 @@ EMPTY_WORDS = {"manager", "helper", "helpers", "utils", "util", "processor", "ha
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A source file as name, text and syntax tree."""
+    """A source file as name, text and the nodes of its syntax tree, which each rule looks at."""
 
     name: str
     path: Path
     text: str
-    tree: ast.Module
+    nodes: tuple[ast.AST, ...]
+    imports: tuple[tuple[str, ast.AST], ...]
 
     def at(self, node: ast.AST) -> str:
         """Where `node` stands, as an editor can open it."""
@@ -75,19 +76,20 @@ def _module(path: Path) -> Module:
     parts = path.relative_to(SOURCE).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     text = path.read_text()
-    return Module(name=name, path=path, text=text, tree=ast.parse(text, filename=str(path)))
+    nodes = tuple(ast.walk(ast.parse(text, filename=str(path))))
+    return Module(name=name, path=path, text=text, nodes=nodes, imports=tuple(_imports(nodes)))
 
 
-MODULES = [_module(path) for path in sorted(SOURCE.rglob("*.py"))]
-
-
-def _imports(module: Module) -> Iterator[tuple[str, ast.AST]]:
-    for node in ast.walk(module.tree):
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module, node
+
+
+MODULES = [_module(path) for path in sorted(SOURCE.rglob("*.py"))]
 
 
 @pytest.mark.parametrize("driver", sorted(DRIVERS))
@@ -96,7 +98,7 @@ def test_a_driver_is_imported_by_its_own_adapter_alone(driver: str) -> None:
         f"{module.at(node)} imports {name}"
         for module in MODULES
         if not re.fullmatch(DRIVERS[driver], module.name)
-        for name, node in _imports(module)
+        for name, node in module.imports
         if name.partition(".")[0] == driver
     ]
     assert strays == []
@@ -116,7 +118,7 @@ def test_only_apps_reads_the_environment() -> None:
         module.at(node)
         for module in MODULES
         if not module.name.startswith("trilane.apps")
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if names & _taken_from(node, "os")
     ]
     assert strays == []
@@ -127,7 +129,7 @@ def test_only_the_clock_reads_the_time() -> None:
         module.at(node)
         for module in MODULES
         if module.name != "trilane.clock"
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if {"time", "time_ns"} & _taken_from(node, "time")
         or {"now", "utcnow"} & _taken_from(node, "datetime")
         or {"today"} & _taken_from(node, "date")
@@ -140,7 +142,7 @@ def test_modules_end_by_400_lines_and_functions_by_60() -> None:
     long += [
         f"{module.at(node)} {node.name}"
         for module in MODULES
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or node.lineno) - node.lineno >= 60
     ]
@@ -152,7 +154,7 @@ def test_no_module_or_class_has_a_name_that_says_nothing() -> None:
     empty += [
         f"{module.at(node)} {node.name}"
         for module in MODULES
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.ClassDef) and _last_word(node.name) in EMPTY_WORDS
     ]
     assert empty == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, SimulatedClock(NOW)
-        self.projects = [make_project(folder, clock=self.clock)]
+        self.projects: list[Project] = []
         self.workers: list[Worker] = []
 
     def open(self) -> Project:
@@ -81,19 +82,31 @@ class World:
     def rows(self, view: View) -> int:
         return len(list(self.open().online.scan(view.space)))
 
+    def close(self) -> None:
+        self.stop()
+        while self.projects:
+            self.projects.pop().close()
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """One whose model is trained and deployed, and whose stores are filled."""
-    world = World(tmp_path)
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project whose model is trained and deployed, and whose stores are filled; nobody has it open."""
+    world = World(tmp_path_factory.mktemp("filled"))
+    world.projects.append(make_project(world.folder, clock=world.clock))
     append(world.open(), EVENTS, arrived_at=NOW)
     training_job.train(world.open(), "big")
     world.fill()
     deploy.apply(world.open())
+    world.close()
+    return world.folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, filled: Path) -> Iterator[World]:
+    """A copy of it, of the test's own."""
+    world = World(Path(shutil.copytree(filled, tmp_path / "shop")))
     yield world
-    world.stop()
-    for project in world.projects:
-        project.close()
+    world.close()
 
 
 def _shorten(world: World, *, train: bool = True, **options: Any) -> tuple[View, View]:
