@@ -122,3 +122,24 @@ def test_what_each_model_does_is_told_as_metrics_of_all_processes(up: Running) -
     assert told("trilane_model_memory_bytes", model="negate") > 0
     assert told("trilane_model_rows_total", model="negate") >= told("trilane_model_batches_total", model="negate") > 0
     assert told("trilane_model_questions_total", model="nobody") == 0
+
+
+def test_the_statistics_of_a_model_are_those_of_all_processes_whichever_tells_them(up: Running) -> None:
+    _put(up.folder, "counted/model.py", PYTHON.encode())
+    _put(up.folder, "counted/model.toml", SPECS.encode())
+
+    def told() -> tuple[int, int]:
+        """By a connection of its own."""
+        with triton.InferenceServerClient(f"127.0.0.1:{up.port}") as client:
+            all_of_them = client.get_inference_statistics()["model_stats"]
+            found = next((one for one in all_of_them if one["name"] == "counted"), None)
+            if found is None:  # it never asked it, and the others have not told yet
+                return 0, 0
+            assert client.get_inference_statistics("counted")["model_stats"][0]["version"] == found["version"]
+            counted = found["inference_stats"]
+            assert counted["success"]["count"] == counted["compute_infer"]["count"] == found["inference_count"]
+            return counted["success"]["count"], sum(one["compute_infer"]["count"] for one in found["batch_stats"])
+
+    for _ in range(8):
+        _ask(up, "counted", 1.0)
+    until(lambda: {told() for _ in range(8)} == {(8, 8)}, "the counts of all processes")

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from trilane.apps.config import Config
 from trilane.apps.processes import PROJECT, SERVER, check_port, hold_port
+from trilane.apps.server.counts import forget_counts
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
@@ -30,6 +31,7 @@ def serve(config: Config) -> NoReturn:
     if config.workers > 1:
         shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone
         make_folder(_metrics(config))
+        forget_counts(config.state, config.port)
     os.execve(sys.executable, _command(), {**os.environ, **_environment(config)})
 
 

@@ -66,6 +66,15 @@ class Entry:
     slots: dict[str, Slot] = field(default_factory=dict)
     leaving: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def renew(self, listed: Listed | None, *, keep: bool = False) -> None:
+        """Where nothing is loaded: is served in the highest version on disk, or in the one before if it may `keep` it
+        and it is there.
+        """
+        self.listed = listed or self.listed
+        versions = known_versions(self.listed)
+        if not keep or self.served not in versions:
+            self.served = versions[0]
+
 
 def number(version: str) -> tuple[int, str]:
     """By which versions are ordered."""

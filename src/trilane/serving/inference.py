@@ -75,7 +75,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a model did since the process began; durations in nanoseconds, summed."""
+    """What a model did since the process began, or since the server did; durations in nanoseconds, summed."""
 
     name: str
     version: str
@@ -119,7 +119,7 @@ class Inferences(Protocol):
         ...
 
     def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
-        """Of one model, or of all that were loaded."""
+        """Of one model, or of all that were loaded, or could not be."""
         ...
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:

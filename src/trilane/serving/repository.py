@@ -134,7 +134,7 @@ class ModelRepository:
         if model and version:
             self._slot(entries[0], version)
         slots = [slot for entry in entries for slot in entry.slots.values() if version in ("", slot.version)]
-        return [slot.tally.statistics() for slot in slots if model or slot.loads]
+        return [slot.tally.statistics() for slot in slots if model or slot.loads or any(slot.failures.values())]
 
     def slots(self) -> Iterator[Slot]:
         """Every version that was asked for or loaded."""
@@ -142,8 +142,7 @@ class ModelRepository:
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         entry = self._find(model)
-        slot = self._slot(entry, version)
-        return facts_of(entry, slot)
+        return facts_of(entry, self._slot(entry, version))
 
     # -- loading ------------------------------------------------------------------------------------------------
 
@@ -348,8 +347,8 @@ class ModelRepository:
         listed = self._folder.find(name)
         if listed is None:
             return None
-        versions = known_versions(listed)
-        entry = self._entries[name] = Entry(listed, versions[0], self._wishes.all().get(name, Wish()))
+        wish = self._wishes.all().get(name, Wish())
+        entry = self._entries[name] = Entry(listed, known_versions(listed)[0], wish)
         return entry
 
     def _scan(self) -> None:
@@ -358,9 +357,7 @@ class ModelRepository:
         for name in names:
             entry = self._look(name)
             if entry is not None and not any(slot.opened or slot.opening for slot in entry.slots.values()):
-                entry.listed = self._folder.find(name) or entry.listed
-                versions = known_versions(entry.listed)
-                entry.served = entry.served if entry.served in versions else versions[0]
+                entry.renew(self._folder.find(name), keep=True)
         for name in set(self._entries) - names:
             if not any(slot.opened or slot.opening for slot in self._entries[name].slots.values()):
                 del self._entries[name]
@@ -391,8 +388,10 @@ class ModelRepository:
             if wish.off:
                 for slot in entry.slots.values():
                     self._retire(entry, slot)
-            elif loads and any(slot.opened for slot in entry.slots.values()):
+            elif loads and any(slot.opened or slot.opening for slot in entry.slots.values()):
                 self._in_background(self._warm(entry))
+            elif loads:
+                entry.renew(self._folder.find(name))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

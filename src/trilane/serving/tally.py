@@ -5,13 +5,13 @@ Law: a batch counts once, whoever of its requests is heard first; a refusal or a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from trilane.serving.inference import Statistics
 from trilane.serving.share import Account, Share
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "together"]
 
 Result = TypeVar("Result")
 _REMEMBERED = 64  # batches whose requests may still be heard of, at most
@@ -21,7 +21,7 @@ class Tally:
     """Counts for one version of a model; `now` tells the wall's microseconds."""
 
     def __init__(self, name: str, version: str, *, now: Callable[[], int]) -> None:
-        self._name, self._version, self._now = name, version, now
+        self.name, self.version, self._now = name, version, now
         self._last = 0
         self._rows = self._succeeded = self._failed = self._batches = 0
         self._success, self._fail, self._queue, self._compute = 0.0, 0.0, 0.0, 0.0
@@ -57,6 +57,11 @@ class Tally:
         times, seconds = self._by_batch.get(account.rows, (0, 0.0))
         self._by_batch[account.rows] = times + 1, seconds + account.actual
 
+    @property
+    def questions(self) -> int:
+        """How many were answered, or not: nothing else changed as long as this did not."""
+        return self._succeeded + self._failed
+
     def counts(self) -> tuple[int, int, int, float, float]:
         """Questions answered, rows, batches, and the seconds that questions waited and were worked on, summed."""
         return self._succeeded, self._rows, self._batches, self._queue, self._compute
@@ -64,8 +69,8 @@ class Tally:
     def statistics(self) -> Statistics:
         """The counts so far."""
         return Statistics(
-            self._name,
-            self._version,
+            self.name,
+            self.version,
             last_inference_ms=self._last // 1_000,
             inferences=self._rows,
             executions=self._batches,
@@ -77,6 +82,36 @@ class Tally:
             compute_ns=_nanoseconds(self._compute),
             by_batch={rows: (times, _nanoseconds(took)) for rows, (times, took) in sorted(self._by_batch.items())},
         )
+
+
+def together(counted: Iterable[Statistics]) -> list[Statistics]:
+    """What several processes counted: one for each version of a model, in the order in which they are first seen."""
+    found: dict[tuple[str, str], Statistics] = {}
+    for one in counted:
+        known = found.get((one.name, one.version))
+        found[one.name, one.version] = one if known is None else _sum(known, one)
+    return list(found.values())
+
+
+def _sum(one: Statistics, other: Statistics) -> Statistics:
+    by_batch = dict(one.by_batch)
+    for rows, (times, took) in other.by_batch.items():
+        before = by_batch.get(rows, (0, 0))
+        by_batch[rows] = before[0] + times, before[1] + took
+    return Statistics(
+        one.name,
+        one.version,
+        last_inference_ms=max(one.last_inference_ms, other.last_inference_ms),
+        inferences=one.inferences + other.inferences,
+        executions=one.executions + other.executions,
+        succeeded=one.succeeded + other.succeeded,
+        failed=one.failed + other.failed,
+        success_ns=one.success_ns + other.success_ns,
+        fail_ns=one.fail_ns + other.fail_ns,
+        queue_ns=one.queue_ns + other.queue_ns,
+        compute_ns=one.compute_ns + other.compute_ns,
+        by_batch=dict(sorted(by_batch.items())),
+    )
 
 
 def _nanoseconds(seconds: float) -> int:

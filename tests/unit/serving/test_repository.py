@@ -351,6 +351,20 @@ def test_what_one_process_of_a_server_is_told_the_others_do(tmp_path: Path) -> N
     on_loop(tmp_path, test)
 
 
+def test_a_version_that_another_process_loaded_answers_where_none_was_loaded_before(tmp_path: Path) -> None:
+    put(tmp_path, "m", NEGATE, file="1/model.onnx")
+
+    async def test(repository: ModelRepository) -> None:
+        other = open_repository(tmp_path)
+        put(tmp_path, "m", DOUBLE, file="2/model.onnx")
+        await other.load("m")
+        assert await ask(repository, "m", 3) == await ask(other, "m", 3) == [3]
+        await other._leave(other._find("m"))
+        other.close()
+
+    on_loop(tmp_path, test)
+
+
 def test_the_model_that_was_not_asked_for_longest_makes_room_and_pinned_ones_stay(tmp_path: Path) -> None:
     content = mlp(width=512, layers=1)  # 1 MiB
     for name in ("a", "b", "c", "d"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trilane.serving.share import Account, Share
-from trilane.serving.tally import Tally
+from trilane.serving.tally import Tally, together
 
 
 def test_a_batch_counts_once_and_its_requests_each() -> None:
@@ -26,3 +26,20 @@ def test_an_answer_without_an_account_of_its_batch_counts_as_an_answer_alone() -
     tally.succeeded(Share("x", 0, 2), 1.0)
     found = tally.statistics()
     assert (found.inferences, found.executions, found.by_batch) == (2, 0, {})
+
+
+def test_what_several_processes_counted_is_one_for_each_version() -> None:
+    def counted(name: str, version: str, seconds: float, *, rows: int) -> Tally:
+        tally = Tally(name, version, now=lambda: int(seconds * 1e6))
+        tally.succeeded(Share("x", 0, rows, Account(rows, 1, 0.0, 0.0, seconds, "full"), 0.0), seconds)
+        return tally
+
+    one, other = counted("m", "1", 1.0, rows=2), counted("m", "1", 2.0, rows=3)
+    other.failed(0.5)
+    third = counted("m", "2", 4.0, rows=1)
+    first, second = together([one.statistics(), third.statistics(), other.statistics()])
+    assert (first.version, second.version) == ("1", "2")
+    assert (first.inferences, first.executions, first.succeeded, first.failed) == (5, 2, 2, 1)
+    assert (first.success_ns, first.fail_ns, first.compute_ns) == (3_000_000_000, 500_000_000, 3_000_000_000)
+    assert (first.last_inference_ms, second.last_inference_ms) == (2_000, 4_000)
+    assert first.by_batch == {2: (1, 1_000_000_000), 3: (1, 2_000_000_000)}

@@ -17,6 +17,7 @@ import msgspec
 from trilane import __version__
 from trilane.apps.project import Project
 from trilane.apps.server import address
+from trilane.apps.server.counts import Counts
 from trilane.apps.server.decisions import Decisions
 from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.events import Events
@@ -47,6 +48,7 @@ from trilane.serving.entries import Slot
 from trilane.serving.metrics import Metrics
 from trilane.serving.policy import STANDARD, TIERS
 from trilane.serving.repository import ModelRepository
+from trilane.serving.tally import Tally
 
 if TYPE_CHECKING:
     from trilane.apps.server.grpc import GrpcServer
@@ -103,9 +105,7 @@ class Server:
         self.events = Events(project, self.deployments, self.metrics, loop)
         self._settling = Settling(loop)
         self.repository = self._open_repository(loop)
-        folder = () if self.repository is None else (self.repository,)
-        endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
-        models = Models(endpoints, TrainedModels(self.deployments, loop), *folder)
+        models = self._open_models(loop)
         self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
         self._lanes = LaneLook(project, self.deployments)
         self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
@@ -147,6 +147,19 @@ class Server:
             _log.error("no models from files: %s", error)
             return None
 
+    def _open_models(self, loop: asyncio.AbstractEventLoop) -> Models:
+        config, repository = self.project.config, self.repository
+        endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
+        trained = TrainedModels(self.deployments, loop)
+
+        def tallies() -> list[Tally]:
+            from_files = [] if repository is None else [slot.tally for slot in repository.slots()]
+            return [*endpoints.tallies(), *trained.tallies(), *from_files]
+
+        self.counts = Counts(config.state, config.port, alone=config.workers == 1)
+        self.counts.begin(tallies, loop)
+        return Models(endpoints, trained, *(() if repository is None else (repository,)), others=self.counts.others)
+
     async def _listen_to_grpc(self, models: Models) -> None:
         from trilane.apps.server.grpc import GrpcServer
 
@@ -174,6 +187,7 @@ class Server:
         """Ends its work, and writes what waits."""
         self._telling.close()
         self._settling.close()
+        self.counts.close()
         address.forget(self.project.config.state)
         self.measuring.close()
         self.deployments.close()

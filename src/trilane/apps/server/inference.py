@@ -7,7 +7,7 @@ endpoint goes before a model of the same name.
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from trilane.serving.protocol.oip_facts import version_of
 from trilane.serving.protocol.oip_rows import TensorRows
 from trilane.serving.protocol.oip_tensors import objects
 from trilane.serving.share import Share
-from trilane.serving.tally import Tally
+from trilane.serving.tally import Tally, together
 
 __all__ = ["EndpointModels", "Models", "Part", "check_version", "chosen"]
 
@@ -104,6 +104,10 @@ class EndpointModels:
         if model:
             return [self._tally(self._deployed(model, version)).statistics()]
         return [self._tally(deployed).statistics() for _, deployed in sorted(self._deployments.all().items())]
+
+    def tallies(self) -> list[Tally]:
+        """What counts for each of them."""
+        return [self._tally(deployed) for deployed in self._deployments.all().values()]
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         deployed = self._deployed(model, version)
@@ -189,10 +193,13 @@ class Part(Inferences, Protocol):
 
 
 class Models:
-    """All models under one roof: of parts that have the same name, the first answers."""
+    """All models under one roof: of parts that have the same name, the first answers.
 
-    def __init__(self, *parts: Part) -> None:
-        self._parts = parts
+    `others`: what other processes of the server counted of models.
+    """
+
+    def __init__(self, *parts: Part, others: Callable[[], Iterable[Statistics]] = tuple) -> None:
+        self._parts, self._others = parts, others
 
     def _of(self, model: str) -> Inferences:
         for part in self._parts:
@@ -224,9 +231,16 @@ class Models:
         await self._of(model).unload(model)
 
     def statistics(self, model: str = "", version: str = "") -> Sequence[Statistics]:
-        if model:
-            return self._of(model).statistics(model, version)
-        return [one for part in self._parts for one in part.statistics()]
+        """Counted by all processes of the server, of what there is now."""
+        parts = [self._of(model)] if model else self._parts
+        own = [one for part in parts for one in part.statistics(model, version)]
+        others = list(self._others())
+        if not others:
+            return own
+        there = {(one.name, one.version) for one in own}
+        if not version:  # what another process loaded, and this one did not
+            there |= {(state.name, state.version) for state in self.index() if model in ("", state.name)}
+        return together([*own, *(one for one in others if (one.name, one.version) in there)])
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         return self._of(model).settings(model, version)

@@ -96,6 +96,10 @@ class TrainedModels:
         found = [self._find(model, version)] if model else [one for _, one in sorted(self._all().items())]
         return [one.tally.statistics() for one in found]
 
+    def tallies(self) -> list[Tally]:
+        """What counts for each of them."""
+        return [one.tally for one in self._all().values()]
+
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         found = self._find(model, version)
         bundle = found.deployed.bundle
