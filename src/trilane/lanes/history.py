@@ -1,8 +1,9 @@
 """Which landed history answers for a view's long windows at an instant.
 
 Laws: one is used up to its tail and no longer, as it would count what has left the window; before the first has landed
-the tiles answer alone, if none that a window needs was ever dropped; where neither can, it is said how late the history
-is. A history that was computed while events before its boundary could still come gives way to an older, final one.
+the tiles answer alone, if none that a window needs was ever dropped, and the log that they are made from was never cut;
+where neither can, it is said how late the history is. A history that was computed while events before its boundary
+could still come gives way to an older, final one.
 """
 
 from __future__ import annotations

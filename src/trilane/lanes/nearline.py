@@ -157,8 +157,7 @@ class Consumer:
 
         Raises the store's or the log's error with nothing changed.
         """
-        began = self._tools.clock.now()
-        end = self._tools.log.end(self.source.name, self.partition)
+        began, end = self._tools.clock.now(), self._tools.log.end(self.source.name, self.partition)
         self._check_log(end)
         pending, moment = self.progress.pending, self.progress.pending_at or began
         more = (pending if self.progress.pending_at else end) > self.progress.offset
@@ -170,16 +169,17 @@ class Consumer:
             elif not self.progress.pending_at:
                 self._beat(began)
             return Step(0, drained=True)
-        last = int(batch.column("offset")[-1].as_py())
-        # All that had arrived when the step began is applied if it reaches what was then the end of the log. Nobody
-        # knows more than that, whatever clock told an arrival, and whatever was said before a clock was set back.
+        first, last = (int(batch.column("offset")[place].as_py()) for place in (0, -1))
+        # All that had arrived when the step began is applied if that was to the end of the log. Nobody knows more than
+        # that, whatever clock told an arrival, and whatever was said before a clock was set back.
         arrived = max(self.progress.caught_up_at, int(batch.column("arrived_at")[-1].as_py()))
         caught_up_at = began if last + 1 >= end else min(arrived, began)
         admitted = self._admission.admit(batch, self.progress.newest, self._seen)
+        times = event_times(admitted.table, self.source.event_time)
         progress = Progress(
             offset=last + 1,
             newest=admitted.newest,
-            oldest=progress_rows.oldest(self.progress, event_times(admitted.table, self.source.event_time)),
+            oldest=progress_rows.oldest(self.progress, times, first),
             caught_up_at=caught_up_at,
             applied=self.progress.applied + admitted.table.num_rows,
             duplicates=self.progress.duplicates + admitted.duplicates,

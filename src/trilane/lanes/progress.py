@@ -12,14 +12,16 @@ import msgspec
 
 from trilane.features.algebra import Ints
 
-__all__ = ["LANES", "Progress", "counted", "lane_key", "lane_state", "older", "oldest"]
+__all__ = ["BEFORE_ALL", "LANES", "Progress", "counted", "lane_key", "lane_state", "older", "oldest"]
 
 LANES = "nearline/lanes"
+BEFORE_ALL = -(1 << 62)  # the oldest event of a log that was cut: what is gone may have happened at any time
 
 
 class Progress(msgspec.Struct, kw_only=True, frozen=True):
     """`offset`: the next event to apply; `newest`: the largest event time seen (microseconds; None before the first);
-    `oldest`: the smallest event time that counted (None where it was not noted from the beginning);
+    `oldest`: the smallest event time that counted (None where it was not noted from the beginning, `BEFORE_ALL` where
+    the log did not begin with its first event any more);
     `early`: when the first event that waits for its time happens; `caught_up_at`: the clock's instant up to which
     all that had arrived is applied; `verdicts`: how many events were refused, by the code of their dead letters, and
     how many broke a rule that only warns (`warn:<rule>`); `spaces`: the views in step; `serial`: how many batches were
@@ -69,12 +71,17 @@ def counted(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int
     return {name: before.get(name, 0) + more.get(name, 0) for name in sorted({*before, *more})}
 
 
-def oldest(before: Progress, times: Ints) -> int | None:
-    """The smallest event time that ever counted, after events at `times`; None where that was not noted before."""
+def oldest(before: Progress, times: Ints, first: int) -> int | None:
+    """The smallest event time that ever counted, after events at `times`; None where that was not noted before.
+
+    `first`: the offset of the first event that the log gave.
+    """
+    if not before.offset and first > 0:  # it was cut: tiles that lack what is gone must not look whole
+        return BEFORE_ALL
     if len(times) == 0 or (before.applied and before.oldest is None):
         return before.oldest
-    first = int(times.min())
-    return first if before.oldest is None else min(first, before.oldest)
+    least = int(times.min())
+    return least if before.oldest is None else min(least, before.oldest)
 
 
 def older(one: Progress, other: Progress) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from trilane.features.fallback import STATUSES
 from trilane.features.plan import FeaturePlan, Selection
 from trilane.features.trait import worst_of
 from trilane.features.view import Step, View
+from trilane.lanes.batch.archive import archive
 from trilane.lanes.progress import LANES, lane_key
 from trilane.serving.reading import FeatureReader
 from trilane.stores.online import versions
@@ -678,6 +680,35 @@ def test_before_the_first_history_the_tiles_answer_while_none_of_them_was_droppe
     values, statuses, [fault] = _read(shop, view)
     assert (values, statuses) == ([0, -1.0, 0], [3, 3, 0])
     assert fault == "shop_past: no history has landed yet, and the tiles do not reach back as far"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_before_the_first_history_tiles_of_a_log_that_was_cut_do_not_pass_for_all_there_ever_was(
+    shop: Shop, refused: bool
+) -> None:
+    view, start = _past(shop), shop.clock.now()
+    for day in range(2):
+        shop.deliver(event(day, at=start + day * DAY))
+    if refused:  # what is left begins with one that does not count
+        shop.deliver(b"no event")
+    shop.clock.move_to(start + 2 * DAY)
+    shop.deliver(event(2, at=start + 2 * DAY - MINUTE))
+    archive(shop.log, shop.warehouse, shop.definitions.sources["orders"])
+    [path] = shop.folder.joinpath("log").rglob("orders.sqlite")
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM chunk WHERE key < ?", (2 if refused else 1,))
+    connection.close()
+    shop.run_nearline(view)
+    values, statuses, [fault] = _read(shop, view)
+    assert (values, statuses) == ([0, -1.0, 1], [3, 3, 0])
+    assert fault == "shop_past: no history has landed yet, and the tiles do not reach back as far"
+    shop.deliver(event(3, at=start + 2 * DAY - MINUTE))
+    shop.run_nearline(view)
+    assert _read(shop, view)[:2] == ([0, -1.0, 2], [3, 3, 0]), "nor later"
+    shop.land(start + 2 * DAY, view=view)
+    shop.clock.move_to(start + 2 * DAY + 2 * 3_600 * SECOND)
+    shop.run_nearline(view)
+    assert _read(shop, view)[1] == [0, 0, 0]
 
 
 def test_a_row_keeps_the_tiles_of_the_tail_and_a_late_history_answers_up_to_it(shop: Shop) -> None:
