@@ -149,13 +149,14 @@ class Recorder:
         self._write()
 
     def _write(self) -> None:
-        blocks = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        blocks = deque(self._waiting.popleft() for _ in range(len(self._waiting)))
         if not blocks:
             return
         size = sum(len(answers.scores) for _, _, answers, _ in blocks)
         try:
             with self._file.transaction() as connection:
-                rows = (_row(*block) for block in blocks)  # one at a time: between two, others have the interpreter
+                # One at a time, and gone when it is written: between two, others have the interpreter.
+                rows = (_row(*blocks.popleft()) for _ in range(len(blocks)))
                 connection.executemany("INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)", rows)
         except Exception as error:  # noqa: BLE001 - whatever it is, the blocks after these can still be kept
             self._drop(size)
