@@ -43,13 +43,15 @@ class Door:
         self._inside = 0
 
     def enter(self, line: Line, question: Question, *, paid: bool = False) -> Entry:
-        """Lets a question in, which must be given to `leave` once. Raises UnavailableError: the deadline has passed, or
-        429. `paid`: its first row is taken off the quota already.
+        """Lets a question in, which must be given to `leave` once. Raises UnavailableError (429).
+
+        `paid`: its first row is taken off the quota already.
         """
         now, admission = time.perf_counter(), self._admission
         if question.deadline <= now:
             remedy = "Give more time, or ask when less is asked"
-            raise UnavailableError("no answer: deadline passed", where=self._where, remedy=remedy, deadline=True)
+            what = "no answer: deadline passed"
+            raise UnavailableError(what, where=self._where, remedy=remedy, deadline=True, overload=True)
         tier = admission.prioritised(self._tier, question.priority, question.caller)
         if self._apart and self._is_full() and not admission.make_room(tier, (line,)):
             found: Entry | Refusal = admission.refuse_full(line, tier, now, caller=question.caller, paid=paid)

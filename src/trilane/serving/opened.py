@@ -189,12 +189,27 @@ class Opened:
 
     def _fit(self, answers: list[npt.NDArray[Any]], group: Group) -> list[npt.NDArray[Any]]:
         rows = len(group.inputs[0]) if self.rows else None
-        fit_answer(answers, self.outputs, rows=rows, nan=self.found.options.nan, where=self._where)
+        nan = self.found.options.nan
+        try:
+            fit_answer(answers, self.outputs, rows=rows, nan=nan, where=self._where)
+        except ModelError:
+            if nan or len(group.places) > 1 or _are_finite(group.inputs):
+                raise
+            fit_answer(answers, self.outputs, rows=rows, nan=True, where=self._where)  # else it is the model's fault
+            raise ContractError(
+                "the inputs hold what is no finite number, and the model answers NaN to it",
+                where="inputs",
+                remedy="Send finite numbers; `nan = true` in its model.toml lets NaN pass",
+            ) from None
         return answers
 
     def _too_late(self, _: list[Portion], reason: str) -> NoReturn:
         raise UnavailableError(
-            f"no answer: {reason}", where=self._where, remedy="Give more time, or ask when less is asked", deadline=True
+            f"no answer: {reason}",
+            where=self._where,
+            remedy="Give more time, or ask when less is asked",
+            deadline=True,
+            overload=True,
         )
 
     async def leave(self) -> None:
@@ -210,6 +225,10 @@ class Opened:
         """Ends its processes at once, when the server ends."""
         for one in self._apart:
             one.kill()
+
+
+def _are_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays if array.dtype.kind == "f")
 
 
 def counts_rows(specs: Sequence[TensorSpec]) -> bool:

@@ -458,8 +458,21 @@ def test_nan_in_an_answer_costs_the_one_who_asked_for_it_and_may_be_let_pass(tmp
         asked = [ask(repository, "strict", value) for value in (1.0, math.nan, 2.0)]
         first, second, third = await asyncio.gather(*asked, return_exceptions=True)
         assert (first, third) == ([-1], [-2])
-        assert isinstance(second, ModelError)
+        assert isinstance(second, ContractError)
         assert math.isnan((await ask(repository, "lenient", math.nan))[0])
+
+    on_loop(tmp_path, test)
+
+
+def test_nan_that_the_model_makes_of_finite_numbers_is_its_own_fault(tmp_path: Path) -> None:
+    put(tmp_path, "root", graph("Sqrt", "FP32", (-1, WIDTH)))
+
+    async def test(repository: ModelRepository) -> None:
+        asked = [ask(repository, "root", value) for value in (4.0, -4.0, -math.inf)]
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert first == [2]
+        assert isinstance(second, ModelError)
+        assert isinstance(third, ContractError)
 
     on_loop(tmp_path, test)
 
@@ -471,8 +484,9 @@ def test_a_question_that_cannot_be_in_time_is_refused_before_any_work(tmp_path: 
         with pytest.raises(UnavailableError, match="still being loaded"):
             await ask(repository, "m", deadline=time.perf_counter() - 1)
         await ask(repository, "m")
-        with pytest.raises(UnavailableError, match="deadline passed"):
+        with pytest.raises(UnavailableError, match="deadline passed") as caught:
             await ask(repository, "m", deadline=time.perf_counter() - 1)
+        assert caught.value.facts["overload"]  # 429, for no 5xx tells of too much work
         (told,) = repository.statistics("m")
         assert (told.executions, told.failed) == (1, 2)
 

@@ -160,5 +160,9 @@ async def _asked(found: _Served, question: Question) -> Share[Scores]:
 
 def _too_late(_: list[Matrix], reason: str) -> NoReturn:
     raise UnavailableError(
-        f"no answer: {reason}", where="deadline", remedy="Give more time, or ask when less is asked", deadline=True
+        f"no answer: {reason}",
+        where="deadline",
+        remedy="Give more time, or ask when less is asked",
+        deadline=True,
+        overload=True,
     )

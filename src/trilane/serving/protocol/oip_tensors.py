@@ -192,7 +192,8 @@ def _array(decoded: Callable[[], Any], depth: int, datatype: str, shape: Sequenc
         ) from None
     except (ValueError, OverflowError) as error:
         remedy = f"Send lists of equal lengths, and elements of {datatype}"
-        raise ContractError(str(error), where=f"{where}.data", remedy=remedy) from None
+        what = "lists of different lengths side by side" if "inhomogeneous" in str(error) else str(error)
+        raise ContractError(what, where=f"{where}.data", remedy=remedy) from None
     if array.size != count or (depth > 1 and array.shape != tuple(shape)):
         what = f"data of shape {list(array.shape)}, where the shape is {_short(shape)}"
         raise ContractError(what, where=f"{where}.data", remedy="Send as many elements as the shape says")
@@ -206,7 +207,7 @@ def _of_numbers(values: list[Any], datatype: str, where: str) -> Array:
         whole = np.array(values, np.float64)
         wrong = np.flatnonzero(np.isinf(array) & np.isfinite(whole))
         if len(wrong):
-            what = f"{whole.reshape(-1)[wrong[0]]!r} is beyond {datatype}"
+            what = f"{float(whole.reshape(-1)[wrong[0]])!r} is beyond {datatype}"
             raise ContractError(what, where=f"{where}.data[{wrong[0]}]", remedy="Send it as FP64, or a smaller number")
     return array
 
