@@ -188,6 +188,15 @@ def test_what_is_ended_for_its_time_is_buried_though_nothing_refers_to_it_any_mo
     on_loop(tmp_path, test, timeout=0.5)
 
 
+def test_what_is_closed_while_another_process_begins_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def test(model: Supervised) -> None:
+        with pytest.raises(ModelError, match="did not answer within"):
+            await answer(model, "hang")
+
+    on_loop(tmp_path, test, timeout=0.5)
+    gc.collect()
+
+
 def _is_there(pid: int) -> bool:
     """Whether a process has the id, if only as one whose status nobody has asked for."""
     try:

@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 _ERRORS = {"ContractError": ContractError, "SetupError": SetupError, "ModelError": ModelError}
 _LINE, _LINES = 2_000, 100  # characters of a line, and lines of a second, that are logged
 _READ_AHEAD = 1 << 20
-_READINGS = set[asyncio.Task[None]]()  # the loop refers to none of them, and one that is lost buries nobody
 
 
 class Died(Exception):  # noqa: N818 - it is what happened, and never leaves this package as an error
@@ -54,8 +53,6 @@ class Process:
         self.name, self._process, self._writer, self._executor = name, process, writer, executor
         self.on_death: Callable[[Process], None] | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read(reader))
-        _READINGS.add(self._reading)
-        self._reading.add_done_callback(_READINGS.discard)
         self._waiting: asyncio.Future[Frame] | None = None
         self._one_at_a_time = asyncio.Lock()
         self.last_words = ""
@@ -71,7 +68,14 @@ class Process:
         """Starts a child; `open` comes next. Raises SetupError if no process can be made."""
         loop = asyncio.get_running_loop()
         try:
-            process, connection = await loop.run_in_executor(executor, _spawn, threads)
+            spawned = loop.run_in_executor(executor, _spawn, threads)
+            try:
+                process, connection = await asyncio.shield(spawned)
+            except asyncio.CancelledError:  # nobody wants it any more, but it comes all the same
+                await asyncio.wait([spawned])
+                if spawned.exception() is None:
+                    await loop.run_in_executor(executor, _undo, *spawned.result())
+                raise
         except OSError as error:
             raise SetupError(f"no process can be started: {error}", where=f"model {name!r}") from error
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_READ_AHEAD)
@@ -124,6 +128,14 @@ class Process:
 
     async def _bury(self) -> None:
         """Makes sure that it is gone, and tells whoever waits."""
+        try:
+            await self._mourn()
+        finally:  # also where the loop ends before that
+            self._writer.close()
+            self._pipe.close()
+        await asyncio.sleep(0)  # both ends are given back in the next round of the loop
+
+    async def _mourn(self) -> None:
         code = await asyncio.get_running_loop().run_in_executor(self._executor, _end, self._process)
         self.ended = True
         self.last_words = self.last_words or _cause(code)
@@ -133,8 +145,11 @@ class Process:
         if self.on_death is not None:
             self.on_death(self)
         await asyncio.wait([self._lines.ended], timeout=1.0)  # what it started may hold the pipe
-        self._pipe.close()
-        await asyncio.sleep(0)  # both ends are given back in the next round of the loop
+
+    @property
+    def buried(self) -> bool:
+        """Whether nothing is left of it. Refer to it until then: the loop alone does not."""
+        return self._reading.done()
 
     def kill(self, why: str) -> None:
         """Ends it at once."""
@@ -179,6 +194,11 @@ def _end(process: subprocess.Popen[bytes]) -> int:
         time.sleep(0.01)
     _kill_group(process)
     return process.wait()
+
+
+def _undo(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    with process, connection:
+        _kill_group(process)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -65,6 +65,7 @@ class Supervised:
         self.name, self.opening, self._executor = name, opening, executor
         self.platform, self.inputs, self.outputs = "", opening.inputs, opening.outputs
         self._process: Process | None = None
+        self._former: list[Process] = []  # which may not be buried yet
         self._starting: asyncio.Task[None] | None = None
         self._due = self._born = 0.0
         self.deaths = 0
@@ -111,6 +112,7 @@ class Supervised:
         if self._process is not None:
             await self._process.close()
             self._process = None
+        await asyncio.gather(*(one.close() for one in self._former))
 
     async def _begin(self) -> None:
         opening = self.opening
@@ -160,6 +162,7 @@ class Supervised:
         if self._closed or process is not self._process:
             return
         loop = asyncio.get_running_loop()
+        self._former = [one for one in (*self._former, process) if not one.buried]
         self._process, self._reason = None, f"died ({process.last_words})"
         if loop.time() - self._born > _SETTLED:
             self.deaths = 0
