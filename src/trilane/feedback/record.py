@@ -31,6 +31,9 @@ __all__ = ["Decision", "Recorder", "Records"]
 _log = logging.getLogger(__name__)
 _LONGEST_NUMBER = 9  # digits of a row's number
 _FLOAT64, _INT64 = np.dtype("<f8"), np.dtype("<i8")
+_SOME = (
+    16  # blocks that are written at once: of more, a request that comes meanwhile would wait longer than for another
+)
 _PAGE = 16_384  # bytes of SQLite's pages: a block fills few of them, where each costs some calls of the system
 
 _SCHEMA = """
@@ -122,7 +125,7 @@ class Recorder:
         self._file = SqliteFile(path, schema=_SCHEMA, full_sync=False, page=_PAGE)
         self._waiting: deque[tuple[str, tuple[str, ...], Answers, tuple[int, ...]]] = deque()
         self._capacity, self._period, self._told = capacity, period, told
-        self._stop = threading.Event()
+        self._wake, self._closing = threading.Event(), False
         self.written = self.dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="decision-recorder", daemon=True)
         self._thread.start()
@@ -136,15 +139,20 @@ class Recorder:
             self._drop(len(answers.scores))
         else:
             self._waiting.append((endpoint, names, answers, sizes))
+            if len(self._waiting) == _SOME:
+                self._wake.set()
 
     def close(self) -> None:
         """Writes what waits, and stops."""
-        self._stop.set()
+        self._closing = True
+        self._wake.set()
         self._thread.join(timeout=10)
         self._file.close()
 
     def _write_all(self) -> None:
-        while not self._stop.wait(self._period):
+        while not self._closing:
+            self._wake.wait(self._period)
+            self._wake.clear()
             self._write()
         self._write()
 

@@ -108,6 +108,16 @@ def test_beyond_its_capacity_the_newest_is_dropped_and_counted(tmp_path: Path) -
     assert [records.find(f"{number}-0") is not None for number in range(4)] == [True, True, False, False]
 
 
+def test_many_blocks_are_written_before_the_period_is_over(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "r.db", period=3_600)
+    for number in range(16):
+        recorder.put("e", NAMES, _answers(f"{number:02}"))
+    while recorder.written < 32:
+        pass  # a condition, not a time: the writer's thread will get there, or the test's limit ends it
+    recorder.close()
+    assert Records(tmp_path / "r.db").find("15-1") is not None
+
+
 def test_what_cannot_be_written_is_counted_and_the_recorder_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
