@@ -5,12 +5,17 @@ A test's folder is its kind (see tests/README.md), so no test marks itself.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
+
+# Threads of OpenMP wait for each other in a loop: where they are more than free cores, as here, where tests run side by
+# side, a training takes ten times as long. It is read when a library that uses it is loaded, in processes of tests too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No property may fail because a machine was busy: only wrong answers decide, so there are no deadlines.
 settings.register_profile("quick", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
