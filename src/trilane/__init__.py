@@ -40,6 +40,7 @@ from trilane.features.entity import Entity
 from trilane.features.fallback import age, default, last, prior, stale, status
 from trilane.features.view import View
 from trilane.models.model import Model
+from trilane.models.own_process import python
 from trilane.serving.degradation import cached, constant, smaller
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.objective import objective
@@ -116,6 +117,7 @@ __all__ = [
     "open",
     "prior",
     "protobuf",
+    "python",
     "quantile",
     "quantiles",
     "rate",

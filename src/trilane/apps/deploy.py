@@ -26,6 +26,7 @@ from trilane.lifecycle.metadata.protocol import ArtifactRecord, EdgeRecord
 from trilane.lifecycle.registry import Change
 from trilane.lifecycle.run import run
 from trilane.models.model import Model
+from trilane.models.own_process import ONNX
 from trilane.serving.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def _misfits(artifact: ArtifactRecord, model: Model) -> list[str]:
             found.append(f"was trained on the view {name} in version {views[name][:16]}, now it is {version[:16]}")
     if not found and views != model.plan.versions:
         found.append("was trained on other views")
+    kept = artifact.facts.get("runtime", ONNX)
+    if kept != model.runtime:
+        found.append(f"was kept for the runtime {kept}, now it is {model.runtime}")
     return found
 
 
@@ -224,11 +228,12 @@ def _rebuild_text(view: View) -> str:
 
 
 def _model_effects(project: Project, working: Definitions, chosen: _Chosen) -> Iterator[Effect]:
-    for name in sorted(working.models):
+    for name, model in sorted(working.models.items()):
         if chosen[name] is not None:
             continue
-        trained = project.registry.artifact("model", name) is not None
-        text = "its features changed since it was trained" if trained else "it was never trained"
+        newest = project.registry.artifact("model", name)
+        what = "runtime" if newest is not None and newest.facts.get("runtime", ONNX) != model.runtime else "features"
+        text = "it was never trained" if newest is None else f"its {what} changed since it was trained"
         yield Effect(kind="model", name=name, action="train", text=f"{text}: run `trilane train {name}` after applying")
 
 

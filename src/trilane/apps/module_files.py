@@ -12,10 +12,11 @@ import importlib
 import importlib.util
 import itertools
 import os
+import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,10 @@ from types import ModuleType
 
 from trilane.errors import DefinitionError, TrilaneError
 
-__all__ = ["ModuleFiles", "authors_line", "import_files"]
+__all__ = ["ModuleFiles", "authors_line", "import_files", "name_elsewhere"]
 
 _counter = itertools.count(1)
+_NAMED = re.compile(r"definitions_\d+_(?P<stem>.+)")
 _lock = threading.Lock()
 _KEPT = sys.stdlib_module_names | {"trilane", "__main__"}  # whatever a folder calls its own
 _FOREIGN = ("site-packages", "dist-packages", "node_modules")
@@ -67,6 +69,15 @@ def authors_line(error: BaseException, folder: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_own(Path(frame.filename), folder.resolve())]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def name_elsewhere(module: str, files: Iterable[str]) -> str | None:
+    """By which name a module of the author is imported where its folder, with `files`, stands on the path; None for a
+    module of somebody else.
+    """
+    first = _NAMED.fullmatch(module)
+    name = first["stem"] if first else module
+    return name if name in {_dotted(Path(file)) for file in files if file.endswith(".py")} else None
 
 
 def _import(path: Path) -> ModuleType:

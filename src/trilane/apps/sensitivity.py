@@ -5,6 +5,7 @@ Laws: a view that lags by L gives exactly what its lane would serve L behind; al
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from trilane.features.view import Trait, View, entity_of
 from trilane.feedback.sensitivity import Loss, is_binary, losses, slope
 from trilane.models.artifact import load
 from trilane.models.model import Model
-from trilane.models.runtime.onnx import open_onnx
+from trilane.models.runtime.trained import open_trained
 from trilane.sources.event import EventSource
 from trilane.stores.offline.protocol import instant_sql, quoted, relation_sql
 from trilane.training.build import build, values_at
@@ -93,16 +94,17 @@ def sensitivity(
     record = fitting_artifact(project, model)
     if record is None:
         raise ConflictError("it is not trained", where=f"model {name!r}", remedy=f"Run `trilane train {name}`")
-    runtime = open_onnx(load(project.models_folder / name / record.digest[:16]))
     archive_sources(project, [*model.plan.views, *model.plan.stand_ins])
     asks, label = _asked(project, model, rows, since, until)
-    judge = _Judge(project, model, asks, label, runtime.predict)
-    stored = [view for view in model.plan.views if view.lane != "request"]
-    found = []
-    for number, view in enumerate(stored):
-        if progress is not None:
-            progress(view.name, number, len(stored))
-        found += judge.view(view, lags, tolerance, prices, features=features)
+    artifact = load(project.models_folder / name / record.digest[:16])
+    with contextlib.closing(open_trained(artifact, process=model.process)) as runtime:
+        judge = _Judge(project, model, asks, label, runtime.predict)
+        stored = [view for view in model.plan.views if view.lane != "request"]
+        found = []
+        for number, view in enumerate(stored):
+            if progress is not None:
+                progress(view.name, number, len(stored))
+            found += judge.view(view, lags, tolerance, prices, features=features)
     return ("AUC" if is_binary(label) else "RMSE"), judge.figure, found
 
 

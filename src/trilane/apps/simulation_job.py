@@ -13,7 +13,7 @@ from trilane.decisions.bundle import Bundle
 from trilane.errors import ConflictError, DefinitionError
 from trilane.models.artifact import load
 from trilane.models.profile import profile_here
-from trilane.models.runtime.onnx import open_onnx
+from trilane.models.runtime.trained import open_trained
 from trilane.serving.capacity import Burst, Costs, Forecast, Terms, replicas_for, run_replica, told
 from trilane.serving.latency import LatencyModel
 from trilane.serving.policy import TIERS, Policy
@@ -59,7 +59,7 @@ def bundle_of(project: Project, endpoint: str) -> Bundle:
 def costs_profiled(project: Project, bundle: Bundle, *, overhead: float) -> Costs:
     """What the model takes, as it was measured on this machine."""
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16])
-    runtime = open_onnx(artifact)
+    runtime = open_trained(artifact)
     try:
         return Costs(LatencyModel.of(profile_here(artifact, runtime, timer=time.perf_counter)), overhead)
     finally:

@@ -6,25 +6,30 @@ give the same artifact; what the job read, wrote, or failed with is recorded as 
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trilane.apps.batch_job import archive_sources
 from trilane.apps.definitions import Definitions
-from trilane.apps.module_files import authors_line
+from trilane.apps.module_files import authors_line, name_elsewhere
 from trilane.apps.project import Project
 from trilane.clock import format_instant
 from trilane.errors import ConflictError, DefinitionError, ModelError, TrilaneError
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import Run, run
 from trilane.models.model import Model
+from trilane.models.own_process import PYTHON
 
 if TYPE_CHECKING:
-    from trilane.models.artifact import Artifact
+    from trilane.models.artifact import Artifact, Golden
     from trilane.models.profile import Profile
+    from trilane.models.runtime.protocol import Runtime
+    from trilane.models.signature import Matrix, Signature
     from trilane.training.skew import Skew
     from trilane.training.staleness import Lags
     from trilane.training.training_set import TrainingSet
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "model_named", "skews", "train"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+_ALONE = 64  # rows of which each is asked alone, where the author says that it makes no difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ def train(
         fitted = _fit(project, definitions, model, training_set)
         tell("pack and check the artifact", 0, 0)
         artifact = _pack(project, definitions, model, training_set, fitted)
-        profile = _measure(artifact, training_set)
+        profile = _measure(model, artifact, training_set)
         is_new = _record(project, definitions, model, training_set, artifact, present)
     return Trained(artifact=artifact, training_set=training_set, profile=profile, is_new=is_new)
 
@@ -171,13 +177,15 @@ def _fit(project: Project, definitions: Definitions, model: Model, training_set:
 def _pack(
     project: Project, definitions: Definitions, model: Model, training_set: TrainingSet, fitted: object
 ) -> Artifact:
-    from trilane.models.artifact import FeatureColumn, make_golden, pack
-    from trilane.models.export import to_onnx
-    from trilane.models.runtime.onnx import OnnxRuntime
+    from trilane.models.artifact import FeatureColumn, pack
+    from trilane.models.packing import packed
     from trilane.models.signature import Signature
 
     signature = Signature.of(model.feature_names)
-    onnx = to_onnx(fitted, signature)
+    code = definitions.files
+    files = packed(
+        fitted, signature, runtime=model.runtime, code=code, name_of=lambda module: name_elsewhere(module, code)
+    )
     columns = [
         FeatureColumn(name=column.name, view=column.view.name, version=column.view.version)
         for column in model.plan.columns
@@ -185,26 +193,76 @@ def _pack(
     return pack(
         project.artifacts_folder,
         name=model.name,
-        onnx=onnx,
+        files=files,
         signature=signature,
         features=columns,
         training_set=training_set.digest,
         code=definitions.digest,
         metrics={"rows": float(len(training_set)), "label_mean": float(training_set.label.mean())},
-        golden=make_golden(training_set.matrix, OnnxRuntime(onnx, signature).predict),
+        golden=_golden(model, files, signature, training_set),
         priors=training_set.manifest.priors,
+        runtime=model.runtime,
+        row_wise=model.process.row_wise,
     )
 
 
-def _measure(artifact: Artifact, training_set: TrainingSet) -> Profile:
+def _golden(model: Model, files: Mapping[str, bytes], signature: Signature, training_set: TrainingSet) -> Golden:
+    """The golden rows, as the model scores them from its files, opened as a server would."""
+    from trilane.models.artifact import make_golden
+    from trilane.models.runtime.trained import open_files
+
+    process, rows = model.process, training_set.matrix
+    with tempfile.TemporaryDirectory(prefix="trilane-") as folder:
+        for name, content in files.items():
+            place = Path(folder) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        runtime = open_files(
+            Path(folder),
+            signature,
+            name=model.name,
+            runtime=model.runtime,
+            process=process,
+            row_wise=process.row_wise,
+        )
+        try:
+            if process.row_wise:
+                _check_row_wise(model, runtime, rows[:_ALONE])
+            try:
+                return make_golden(rows, runtime.predict, runtime=model.runtime)
+            except ModelError:
+                if model.runtime != PYTHON:
+                    raise
+                return make_golden(rows, runtime.predict, runtime=model.runtime, missing=False)
+        finally:
+            runtime.close()
+
+
+def _check_row_wise(model: Model, runtime: Runtime, rows: Matrix) -> None:
+    """Raises ModelError if the author promised the same bits in every batch, and it is not so."""
+    import numpy as np
+
+    together = runtime.predict(np.ascontiguousarray(rows, np.float32))
+    for row in range(len(rows)):
+        alone = runtime.predict(np.ascontiguousarray(rows[row : row + 1], np.float32))
+        if alone.tobytes() != together[row : row + 1].tobytes():
+            raise ModelError(
+                f"row {row} scores {float(alone[0])!r} alone and {float(together[row])!r} among {len(rows)}",
+                where=f"model {model.name!r}",
+                remedy="Leave out `row_wise=True`: each row is then asked alone",
+            )
+
+
+def _measure(model: Model, artifact: Artifact, training_set: TrainingSet) -> Profile:
     """Opens the artifact as a server would, which checks its golden rows, and measures it."""
     import numpy as np
 
     from trilane.models.profile import measure, write_profile
-    from trilane.models.runtime.onnx import open_onnx
+    from trilane.models.runtime.trained import open_trained
 
     rows = np.ascontiguousarray(training_set.matrix[:4096], np.float32)
-    profile = measure(artifact, open_runtime=open_onnx, timer=time.perf_counter, rows=rows)
+    opened = functools.partial(open_trained, process=model.process)
+    profile = measure(artifact, open_runtime=opened, timer=time.perf_counter, rows=rows)
     write_profile(artifact, profile)
     return profile
 
@@ -236,6 +294,7 @@ def _record(
             "definitions": definitions.digest,
             "training_set": training_set.digest,
             "metrics": dict(artifact.manifest.metrics),
+            "runtime": model.runtime,
         },
     )
 

@@ -1,13 +1,15 @@
 """A model as an immutable, content-addressed folder: weights, what they were made from, and answers to check them by.
 
     models/<name>/<digest[:16]>/
-        model.onnx       the weights
+        model.onnx       the weights; model.txt (LightGBM), model.ubj (XGBoost) or model.pkl (Python) in its place
+        code/            (of Python, where it needs any) the author's files
         golden.json      rows, the scores that the runtime gave for them, and where it ran
         manifest.json    signature, features and versions, digests of all inputs and of the files above
         profile.json     (optional, no part of the digest) how fast it was here
 
 Laws: the digest is the SHA-256 of the canonical manifest, which names the digests of the other files, so that any
-flipped byte shows; the folder is named by it; it appears complete or not at all; the same inputs give the same digest.
+flipped byte shows; nothing else lies in `code`; the folder is named by the digest; it appears complete or not at all;
+the same inputs give the same digest.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,13 +30,16 @@ import msgspec
 import numpy as np
 
 from trilane.errors import ModelError, SetupError
+from trilane.models.own_process import ONNX, PYTHON
 from trilane.models.signature import Matrix, Scores, Signature
 from trilane.models.stamps import Stamps
 
 __all__ = [
     "Artifact",
+    "CODE",
     "FeatureColumn",
     "Golden",
+    "MODEL_FILES",
     "Manifest",
     "library_versions",
     "load",
@@ -45,9 +50,23 @@ __all__ = [
 
 MANIFEST_VERSION = 1
 GOLDEN_ROWS = 32
-_MODEL, _GOLDEN, _MANIFEST = "model.onnx", "golden.json", "manifest.json"
+MODEL_FILES: Mapping[str, str] = {
+    ONNX: "model.onnx",
+    "lightgbm": "model.txt",
+    "xgboost": "model.ubj",
+    PYTHON: "model.pkl",
+}
+CODE = "code"
+_GOLDEN, _MANIFEST = "golden.json", "manifest.json"
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _LIBRARIES = ("lightgbm", "numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
+# Those that a score's last bit may hang on.
+_RUN_BY: Mapping[str, tuple[str, ...]] = {
+    ONNX: ("onnxruntime",),
+    "lightgbm": ("lightgbm",),
+    "xgboost": ("xgboost", "xgboost-cpu"),
+    PYTHON: ("lightgbm", "numpy", "scikit-learn", "scipy", "xgboost", "xgboost-cpu"),
+}
 
 
 class FeatureColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +98,8 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the model is and what it was made from. `training_set` and `code` are digests, `files` too.
 
-    `priors`: what `tl.prior("mean")` answers, by `view.feature`; not written where there is none.
+    `priors`: what `tl.prior("mean")` answers, by `view.feature`; not written where there is none. `runtime`: what
+    executes it; `row_wise`: whether a pickled model may be asked for many rows at once.
     """
 
     version: int
@@ -93,6 +113,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     python: str
     files: dict[str, str]
     priors: dict[str, float] = {}
+    runtime: str = ONNX
+    row_wise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +132,8 @@ class Artifact:
 
     @property
     def model_path(self) -> Path:
-        """The ONNX file."""
-        return self.path / _MODEL
+        """The file that its runtime opens."""
+        return self.path / MODEL_FILES[self.manifest.runtime]
 
     def golden(self) -> Golden:
         """The rows and scores to check a runtime by."""
@@ -127,26 +149,31 @@ def machine() -> str:
     return f"{platform.machine()} {name}".strip()
 
 
-def library_versions() -> dict[str, str]:
-    """The installed versions of the packages that make or run a model."""
+def library_versions(names: Iterable[str] = _LIBRARIES) -> dict[str, str]:
+    """The installed versions of packages, by default of those that make or run a model."""
     found = {}
-    for name in _LIBRARIES:
+    for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def make_golden(rows: Matrix, predict: Callable[[Matrix], Scores]) -> Golden:
-    """The first rows of `rows` and one of nothing but NaN, with the scores that `predict` gives for them."""
-    missing = np.full((1, rows.shape[1]), np.nan, np.float32)
-    matrix = np.concatenate([np.ascontiguousarray(rows[: GOLDEN_ROWS - 1], np.float32), missing])
+def make_golden(
+    rows: Matrix, predict: Callable[[Matrix], Scores], *, runtime: str = ONNX, missing: bool = True
+) -> Golden:
+    """The first rows of `rows` and, with `missing`, one of nothing but NaN, with the scores that `predict` gives for
+    them as `runtime` executes it.
+    """
+    matrix = np.ascontiguousarray(rows[: GOLDEN_ROWS - missing], np.float32)
+    if missing:
+        matrix = np.concatenate([matrix, np.full((1, rows.shape[1]), np.nan, np.float32)])
     scores = predict(matrix)
     return Golden(
         width=matrix.shape[1],
         features=matrix.astype("<f4").tobytes(),
         scores=np.asarray(scores).astype("<f8").tobytes(),
         machine=machine(),
-        libraries={name: version for name, version in library_versions().items() if name == "onnxruntime"},
+        libraries=library_versions(_RUN_BY[runtime]),
     )
 
 
@@ -154,7 +181,7 @@ def pack(
     root: Path,
     *,
     name: str,
-    onnx: bytes,
+    files: Mapping[str, bytes],
     signature: Signature,
     features: Sequence[FeatureColumn],
     training_set: str,
@@ -162,13 +189,15 @@ def pack(
     metrics: Mapping[str, float],
     golden: Golden,
     priors: Mapping[str, float] | None = None,
+    runtime: str = ONNX,
+    row_wise: bool = False,
 ) -> Artifact:
-    """Writes the artifact below `root`/models/`name`, unless it is there.
+    """Writes the artifact below `root`/models/`name`, unless it is there; `files` are those that `runtime` opens.
 
     Raises ModelError if the parts do not fit, SetupError if the disk does not take it.
     """
     _check_fit(name, signature, features, golden)
-    files = {_MODEL: onnx, _GOLDEN: msgspec.json.encode(golden, order="deterministic")}
+    files = {**files, _GOLDEN: msgspec.json.encode(golden, order="deterministic")}
     manifest = Manifest(
         version=MANIFEST_VERSION,
         name=name,
@@ -181,6 +210,8 @@ def pack(
         python=".".join(map(str, sys.version_info[:3])),
         files={file: _sha256(content) for file, content in files.items()},
         priors=dict(priors or {}),
+        runtime=runtime,
+        row_wise=row_wise,
     )
     files[_MANIFEST] = msgspec.json.encode(manifest, order="sorted")
     digest = _sha256(files[_MANIFEST])
@@ -214,7 +245,21 @@ def load(path: Path, *, verify: bool = True, stamps: Stamps | None = None) -> Ar
     for file, expected in manifest.files.items() if verify else ():
         if _file_digest(path / file, stamps or Stamps(None)) != expected:
             raise _damaged(path / file, "its content is not what the manifest says")
+    if manifest.runtime not in MODEL_FILES:
+        raise ModelError(
+            f"this Trilane knows no runtime {manifest.runtime!r}",
+            where=str(path / _MANIFEST),
+            remedy="Upgrade with `pip install -U trilane`",
+        )
+    _check_code(path, manifest)
     return Artifact(path=path, digest=digest, manifest=manifest)
+
+
+def _check_code(path: Path, manifest: Manifest) -> None:
+    """What lies among the author's files would be imported before others of its name, so it must be known."""
+    for found in (path / CODE).rglob("*"):
+        if not found.is_dir() and found.relative_to(path).as_posix() not in manifest.files:
+            raise _damaged(found, "the manifest does not name this file")
 
 
 class _Version(msgspec.Struct):
@@ -228,6 +273,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
     draft.mkdir()
     try:
         for file, content in files.items():
+            (draft / file).parent.mkdir(parents=True, exist_ok=True)
             _write_synced(draft / file, content)
         # Somebody else may have packed the same meanwhile; it is the same, byte for byte.
         with contextlib.suppress(FileExistsError):

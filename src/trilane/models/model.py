@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trilane.clock import duration
 from trilane.errors import DefinitionError
 from trilane.features.plan import FeaturePlan, Selection
+from trilane.models.own_process import ONNX, PYTHON, OwnProcess, runtime_of
 from trilane.sources.table import TableSource
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class Model:
     `features`: views, or single features by `view["name"]`, in the order of the model's input columns (float32);
     `spine`: the table whose rows (entity keys, request inputs, event time, label) ask for training examples;
     `label`: its column to learn; rows where it is null are left out;
-    `train`: gets the training set (`Examples`), returns a fitted scikit-learn or LightGBM estimator, or an ONNX model;
+    `train`: gets the training set (`Examples`), returns what was learnt, as far as `runtime` can keep it;
     `training`: "ideal", of what had happened before each row, "as_served", of what could be read at that moment, or
     "sampled", of what serving would answer with lanes as far behind as they are in production.
-    `staleness`: for "sampled", by view, the weights of lags where nothing was measured: `{"v": {"0s": 9, "10m": 1}}`.
+    `staleness`: for "sampled", by view, the weights of lags where nothing was measured: `{"v": {"0s": 9, "10m": 1}}`;
+    `runtime`: "onnx", to which scikit-learn and LightGBM estimators are exported; "lightgbm" or "xgboost", in the
+    library's own format; "python" or `tl.python(...)`: any object, in a process of its own.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Model:
     train: Callable[[Examples], Any]
     training: str
     staleness: Mapping[str, Mapping[str, float]]
+    runtime: str
+    process: OwnProcess
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class Model:
         train: Callable[[Examples], Any],
         training: str = "ideal",
         staleness: Mapping[str, Mapping[str, float]] | None = None,
+        runtime: str | OwnProcess = ONNX,
     ) -> None:
         put = object.__setattr__
         where = f"model {name!r}"
@@ -79,6 +85,9 @@ class Model:
         put(self, "train", train)
         put(self, "training", training)
         put(self, "staleness", {view: dict(lags) for view, lags in (staleness or {}).items()})
+        kind, process = runtime_of(runtime, where=where)
+        put(self, "runtime", kind)
+        put(self, "process", process)
         if training not in ("ideal", "as_served", "sampled"):
             raise DefinitionError(
                 f"{training!r} is no kind of training set",
@@ -127,6 +136,9 @@ class Model:
         """The model as plain facts."""
         served: dict[str, object] = {"training": self.training} if self.training != "ideal" else {}
         served |= {"staleness": self.staleness} if self.staleness else {}
+        # Left out where it is as ever, so that what was frozen before there was a choice reads the same.
+        served |= {"runtime": self.runtime} if self.runtime != ONNX else {}
+        served |= {"process": self.process.spec()} if self.runtime == PYTHON else {}
         return {
             **served,
             "kind": "model",

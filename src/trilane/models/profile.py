@@ -58,12 +58,11 @@ def measure(
 ) -> Profile:
     """Measures with `timer` (seconds) `calls` calls of each batch size, of `rows` or else of the golden rows."""
     start = timer()
-    runtime = open_runtime(artifact)
-    load = timer() - start
-    pool = artifact.golden().matrix() if rows is None else rows
-    random = np.random.default_rng(seed)
-    latency = {size: _median_us(runtime, pool, size, calls, timer, random) for size in BATCHES}
-    runtime.close()
+    with contextlib.closing(open_runtime(artifact)) as runtime:
+        load = timer() - start
+        pool = artifact.golden().matrix() if rows is None else rows
+        random = np.random.default_rng(seed)
+        latency = {size: _median_us(runtime, pool, size, calls, timer, random) for size in BATCHES}
     alpha, beta = _line(latency)
     return Profile(
         machine=machine(),

@@ -12,7 +12,9 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Breaker"]
+from trilane.errors import UnavailableError
+
+__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Breaker", "admitted", "refusal"]
 
 CLOSED, HALF_OPEN, OPEN = "closed", "half-open", "open"
 _FAILED, _SLOW = 1, 2
@@ -78,6 +80,10 @@ class Breaker:
         """Whether `enter` would give a ticket."""
         return self.state is CLOSED or (now >= self._until if self.state is OPEN or self._probing else True)
 
+    def rests(self, now: float) -> float:
+        """Seconds until a call may be made again; 0 if one may be made now."""
+        return 0.0 if self.would_enter(now) else max(self._until - now, 0.0)
+
     def leave(self, ticket: int, now: float, seconds: float, *, failed: bool = False) -> None:
         """The call of `ticket` took `seconds`."""
         if ticket != self._generation:
@@ -138,3 +144,22 @@ class Breaker:
         self._generation += 1
         self._probing, self._passed = False, 0
         self._forget()
+
+
+def admitted(breaker: Breaker, now: float, *, where: str) -> int:
+    """A ticket for a call. Raises UnavailableError (503) that says when to ask again, if it must not be made."""
+    ticket = breaker.enter(now)
+    if not ticket:
+        raise refusal(breaker, now, where=where)
+    return ticket
+
+
+def refusal(breaker: Breaker, now: float, *, where: str) -> UnavailableError:
+    """What is told to whoever would ask what an open breaker guards."""
+    wait = max(breaker.rests(now), 0.1)
+    return UnavailableError(
+        f"its breaker is open: {breaker.reason}",
+        where=where,
+        remedy=f"Ask again in {wait:.1f} s: one question then finds out whether it is well",
+        retry_after_s=round(wait, 4),
+    )

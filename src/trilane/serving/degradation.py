@@ -14,6 +14,7 @@ from trilane.clock import duration, format_duration
 from trilane.errors import DefinitionError
 from trilane.features.view import Stale
 from trilane.models.model import Model
+from trilane.models.own_process import PYTHON
 
 __all__ = [
     "RUNGS",
@@ -127,6 +128,10 @@ def check_ladder(where: str, model: Model, ladder: Sequence[object]) -> None:
 def _check_smaller(where: str, model: Model, other: Model) -> None:
     if other is model or other.name == model.name:
         raise DefinitionError(f"{other.name!r} is no smaller than itself", where=where, remedy="Name another model")
+    if other.runtime == PYTHON:
+        what = f"the model {other.name!r} runs in a process of its own, which fails in ways of its own"
+        remedy = "Fall back on a model that is kept as 'onnx', 'lightgbm' or 'xgboost'"
+        raise DefinitionError(what, where=where, remedy=remedy)
     extra = [name for name in other.feature_names if name not in model.feature_names]
     if extra or other.plan.versions.items() - model.plan.versions.items():
         what = f"the model {other.name!r} needs {', '.join(extra) or 'other views'}, which {model.name!r} does not read"

@@ -36,6 +36,7 @@ __all__ = ["Answers", "Engine", "Scored", "rebuild"]
 
 _SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of their batch is given up
 _NO_PARTS: Mapping[str, float] = {}
+_NONE_KEPT: Mapping[int, Kept] = {}
 _FOR_READING = 0.75  # of the time that is left, what a store may take before the answer goes on without it
 _LEAST = 1e-3  # seconds; less would say nothing of a store
 _LONG = 2e-3  # seconds of the model's own work
@@ -126,13 +127,9 @@ class Engine:
 
     def answer(self, rows: Rows, *, now: int, id: str, deadline: float = math.inf) -> Answers:
         """Answers `rows` as of instant `now`, by `deadline` of the timer. UnavailableError if no rung is left."""
-        kept: Mapping[int, Kept] = {}
-        if self._kept_first is not None and not self._kept_first.by_features:
-            kept = self._kept_first.find(self._kept_first.keys_of(rows), now)
-        if len(kept) == len(rows) and kept:
-            draft = Draft.of(len(rows))
-            draft.give(kept)
-            return self._of(draft, rows, self._nothing(rows), now, id)
+        kept, answer = self._by_request(rows, now, id)
+        if answer is not None:
+            return answer
         began = self._timer()
         reading = self.read(rows, now, deadline)
         read = self._timer()
@@ -150,12 +147,26 @@ class Engine:
         elsewhere: Callable[[Callable[[], Scored]], Awaitable[Scored]],
     ) -> Answers:
         """The same, with the model run by `elsewhere`, while others are let in or refused."""
+        kept, answer = self._by_request(rows, now, id)
+        if answer is not None:
+            return answer
         began = self._timer()
         reading = self.read(rows, now, deadline)
         read = self._timer()
-        scored = await elsewhere(functools.partial(self.scored, reading, now=now, deadline=deadline))
+        scored = await elsewhere(functools.partial(self.scored, reading, now=now, deadline=deadline, kept=kept))
         parts = {"features": read - began, "model": self._timer() - read}
         return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline, parts=parts)
+
+    def _by_request(self, rows: Rows, now: int, id: str) -> tuple[Mapping[int, Kept], Answers | None]:
+        """What is kept for what was asked, before anything is read; and the answers, if that is all of them."""
+        if not self.keeps_by_request or self._kept_first is None:
+            return _NONE_KEPT, None
+        kept = self._kept_first.find(self._kept_first.keys_of(rows), now)
+        if len(kept) < len(rows) or not kept:
+            return kept, None
+        draft = Draft.of(len(rows))
+        draft.give(kept)
+        return kept, self._of(draft, rows, self._nothing(rows), now, id)
 
     @property
     def keeps_by_request(self) -> bool:
@@ -176,6 +187,12 @@ class Engine:
                 draft.faults[:0] = reading.faults
         self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
         return self._of(draft, rows, reading or self._nothing(rows), now, id)
+
+    def close(self) -> None:
+        """Gives back what its models hold."""
+        self.runtime.close()
+        if self.ladder.smaller is not None:
+            self.ladder.smaller.runtime.close()
 
     # -- the steps ----------------------------------------------------------------------------------------------
 

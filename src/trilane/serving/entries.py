@@ -1,17 +1,20 @@
 """What a repository knows of each model: its versions on disk, which is served, what is loaded, and what to tell of it.
 
-Law: a version that nothing is wrong with is READY before it is loaded, for the first question loads it.
+Laws: a version that nothing is wrong with is READY before it is loaded, for the first question loads it; one whose
+breaker is open is not, until a question may find out whether it is well.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trilane.errors import ContractError, DefinitionError, TrilaneError, UnavailableError
 from trilane.models.folder import Listed
 from trilane.models.wishes import Wish
+from trilane.serving.breaker import Breaker
 from trilane.serving.inference import State
 from trilane.serving.opened import Opened
 from trilane.serving.tally import Tally
@@ -34,14 +37,33 @@ class Slot:
     error: TrilaneError | None = None
     loads: int = 0
     memory: int = 0  # bytes, when it was loaded
+    broke: int = 0  # how often the breakers of those before opened
     tried: tuple[str, float] = ("", 0.0)  # the mark of the files that failed, and when
     failures: dict[str, int] = field(default_factory=lambda: {"load": 0, "invalid": 0, "refused": 0, "failed": 0})
     told: tuple[float, ...] = ()  # what metrics have told of it
+
+    def answer_by(self, opened: Opened | None) -> Opened | None:
+        """Puts what was loaded, or nothing, in the place of what answered, which is returned."""
+        before, self.broke = self.opened, self.breaks
+        self.opened = opened
+        if opened is not None:
+            self.reason, self.error = "", None
+        return before
 
     def could_not_load(self, mark: str, now: float) -> None:
         """The files with this mark could not be loaded."""
         self.tried = mark, now
         self.failures["load"] += 1
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """That of what is loaded, if there is one."""
+        return self.opened.breaker if self.opened is not None else None
+
+    @property
+    def breaks(self) -> int:
+        """How often a breaker of it opened."""
+        return self.broke + (self.breaker.opened if self.breaker is not None else 0)
 
     def check_tried(self, mark: str, now: float) -> None:
         """Raises what the last try raised, if it is a moment ago and nothing changed since."""
@@ -105,6 +127,9 @@ def state_of(entry: Entry, slot: Slot) -> State:
     if entry.wish.off:
         leaving = bool(entry.leaving)
         return State(name, version, "UNLOADING" if leaving else "UNAVAILABLE", "it was unloaded", loaded=leaving)
+    breaker = slot.breaker
+    if breaker is not None and not breaker.would_enter(time.perf_counter()):
+        return State(name, version, "UNAVAILABLE", f"its breaker is open: {breaker.reason}", loaded=True)
     if loaded:
         return State(name, version, "READY", slot.reason, loaded=True)
     if slot.opening is not None:
@@ -139,4 +164,6 @@ def facts_of(entry: Entry, slot: Slot) -> dict[str, object]:
             "queued_rows": opened.batcher.queued,
             "processes": opened.processes,
         }
+    if slot.breaker is not None:
+        facts["breaker"] = slot.breaker.state
     return facts

@@ -86,9 +86,13 @@ class Draft:
         self.faults.append(Fault(why, None if len(rows) == len(self.scores) else frozenset(rows.tolist())))
 
 
-def breaker_of(endpoint: Endpoint) -> Breaker:
-    """The breaker of a model of `endpoint`: a call that takes the whole deadline is too slow."""
-    return Breaker(slow=endpoint.deadline / 1e6)
+def breaker_of(endpoint: Endpoint, *, apart: bool = False) -> Breaker:
+    """The breaker of a model of `endpoint`: a call that takes the whole deadline is too slow.
+
+    `apart`: the model runs in a process of its own, which may hang: one such call opens it.
+    """
+    deadline = endpoint.deadline / 1e6
+    return Breaker(slow=deadline, hang=deadline if apart else math.inf)
 
 
 def as_float32(reading: Reading) -> npt.NDArray[np.float32]:

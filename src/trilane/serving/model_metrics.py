@@ -19,6 +19,7 @@ __all__ = ["MOST", "OTHERS", "ModelMetrics"]
 MOST = 500  # models that have a label of their own
 OTHERS = "(others)"
 _PIECE = 10  # models that are told of at a time: what a question takes
+_NOTHING = (0, 0, 0)
 
 
 class ModelMetrics:
@@ -33,24 +34,27 @@ class ModelMetrics:
 
         self._loaded = gauge("trilane_model_loaded", "Versions of a model in memory, of all processes.")
         self._memory = gauge("trilane_model_memory_bytes", "Memory that a model took when it was loaded.")
+        self._open = gauge("trilane_model_breaker_open", "Versions of a model that are left alone, of all processes.")
+        broke = counter("trilane_model_breaker_opened_total", "How often a breaker of a model opened.")
         loads = counter("trilane_model_loads_total", "Loads of a model.", "result")
         questions = counter("trilane_model_questions_total", "Questions to a model.", "result")
         rows = counter("trilane_model_rows_total", "Rows that a model answered.")
         batches = counter("trilane_model_batches_total", "Batches that a model answered.")
         seconds = counter("trilane_model_seconds_total", "Seconds of the questions answered.", "stage")
-        self._counters = (  # in the order of a tally's counts, loads and failures
+        self._counters = (  # in the order of a tally's counts, loads, breaks and failures
             (questions, "answered"),
             (rows,),
             (batches,),
             (seconds, "queue"),
             (seconds, "compute"),
             (loads, "loaded"),
+            (broke,),
             (loads, "failed"),
             *((questions, result) for result in ("invalid", "refused", "failed")),
         )
         self._of = cache(lambda counter, *labels: counter.labels(*labels))  # which takes longer than to count
         self._labels: dict[str, str] = {}
-        self._there: dict[str, tuple[int, int]] = {}
+        self._there: dict[str, tuple[int, int, int]] = {}
 
     def tell(self, slots: Iterable[Slot]) -> None:
         """Tells what became of the models since this was told the last time."""
@@ -59,23 +63,25 @@ class ModelMetrics:
 
     def telling(self, slots: Iterable[Slot]) -> Iterator[None]:
         """The same in pieces, between which others may have their turn."""
-        there: dict[str, tuple[int, int]] = {}
+        there: dict[str, tuple[int, int, int]] = {}
         for place, slot in enumerate(tuple(slots), 1):
             if not place % _PIECE:
                 yield
-            now = (*slot.tally.counts(), slot.loads, *slot.failures.values())
+            now = (*slot.tally.counts(), slot.loads, slot.breaks, *slot.failures.values())
             if now != slot.told:
                 self._count(self._label(slot.name), now, slot.told or (0,) * len(now))
                 slot.told = now
             if slot.opened is not None:
                 label = self._label(slot.name)
-                loaded, memory = there.get(label, (0, 0))
-                there[label] = loaded + 1, memory + slot.memory
+                loaded, memory, broken = there.get(label, _NOTHING)
+                broken += slot.breaker is not None and not slot.breaker.is_closed
+                there[label] = loaded + 1, memory + slot.memory, broken
         for label in self._there.keys() | there.keys():
             if self._there.get(label) != there.get(label):
-                loaded, memory = there.get(label, (0, 0))
+                loaded, memory, broken = there.get(label, _NOTHING)
                 self._loaded.labels(label).set(loaded)
                 self._memory.labels(label).set(memory)
+                self._open.labels(label).set(broken)
         self._there = there
 
     def _label(self, name: str) -> str:

@@ -1,8 +1,9 @@
 """One version of a model in memory, wherever it runs: in this process, in a thread of it, or in processes of its own.
 
 Laws: a batch that is expected to be short runs on the loop, a longer one in a thread, so that no model holds up the
-answers of another; an answer that is not what the model promises is a ModelError; an opened model is closed only once
-nobody waits for it.
+answers of another; an answer that is not what the model promises is a ModelError; one in processes of its own that
+fails again and again, or hangs, is left alone for a while, but for one question now and then; an opened model is closed
+only once nobody waits for it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trilane.models.runtime.protocol import TensorRuntime
 from trilane.models.runtime.supervised import Supervised
 from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
+from trilane.serving.breaker import Breaker, admitted, refusal
 from trilane.serving.door import Door
 from trilane.serving.inference import About, Inference, Question
 from trilane.serving.latency import LatencyModel
@@ -64,6 +66,9 @@ class Opened:
         self._here = [one for one in runtimes if not isinstance(one, Supervised)]
         self._apart = [one for one in runtimes if isinstance(one, Supervised)]
         self._free = deque(self._apart)
+        # What fails in this process costs next to nothing; a process that hangs or dies is ended and started anew.
+        hang = 0.9 * found.options.seconds()[0]
+        self.breaker = Breaker(hang=hang) if self._apart else None
         self.rows = found.options.batching and counts_rows((*self.inputs, *self.outputs))
         self._where = f"model {found.name!r}"
         self.batcher: Batcher[Portion, Answered] = Batcher(
@@ -103,6 +108,8 @@ class Opened:
 
     async def infer(self, question: Question, *, paid: bool = False) -> tuple[Inference, Share[Answered]]:
         """The answer, and how it came about. `paid`: as `Door.enter` has it."""
+        if self.breaker is not None and not self.breaker.would_enter(now := time.perf_counter()):
+            raise refusal(self.breaker, now, where=self._where)
         entry, answered = self.door.enter(self.batcher, question, paid=paid), None
         self._waiting += 1
         try:
@@ -179,12 +186,19 @@ class Opened:
         return self._fit(answers, group)
 
     async def _run_apart(self, portions: list[Portion]) -> Answered:
+        breaker, start, failed = self.breaker or Breaker(), time.perf_counter(), True
+        ticket = admitted(breaker, start, where=self._where)
         one = self._free.popleft()
         try:
             groups = grouped(portions)
             answers = [self._fit(await one.run(group.inputs), group) for group in groups]
+            failed = False
+        except ContractError:
+            failed = False  # it is who asked that is wrong
+            raise
         finally:
             self._free.append(one)
+            breaker.leave(ticket, end := time.perf_counter(), end - start, failed=failed)
         return joined(portions, groups, answers, rows=self.rows)
 
     def _fit(self, answers: list[npt.NDArray[Any]], group: Group) -> list[npt.NDArray[Any]]:

@@ -137,8 +137,8 @@ class ModelRepository:
         return [slot.tally.statistics() for slot in slots if model or slot.loads or any(slot.failures.values())]
 
     def slots(self) -> Iterator[Slot]:
-        """Every version that was asked for or loaded."""
-        return (slot for entry in self._entries.values() for slot in entry.slots.values())
+        """Every version that was asked for or loaded; any thread may ask."""
+        return (slot for entry in list(self._entries.values()) for slot in list(entry.slots.values()))
 
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         entry = self._find(model)
@@ -256,7 +256,7 @@ class ModelRepository:
             if entry.wish.off:
                 self._later(entry, opened)
                 raise unloaded(slot.name)
-            slot.opened, slot.reason, slot.error = opened, "", None
+            slot.answer_by(opened)
             slot.loads += 1
             if slot.loads == 1 and self._loaded is not None:
                 self._loaded()
@@ -301,7 +301,7 @@ class ModelRepository:
     def _retire(self, entry: Entry, slot: Slot) -> None:
         """Lets nobody else ask what is loaded, and closes it once those who did are answered."""
         self._room.remove(slot)
-        opened, slot.opened = slot.opened, None
+        opened = slot.answer_by(None)
         if opened is not None:
             self._later(entry, opened)
 

@@ -22,7 +22,7 @@ from trilane.apps.scoring.job import Job
 from trilane.apps.scoring.opening import open_scorer
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.scoring_job import Asking, Scored, score
-from trilane.apps.server.deployments import compile_bundle
+from trilane.apps.server.compiling import compile_bundle
 from trilane.clock import SimulatedClock
 from trilane.errors import ConflictError, ContractError, DefinitionError, SetupError, UnavailableError
 from trilane.models.artifact import load

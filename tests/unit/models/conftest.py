@@ -29,7 +29,7 @@ def parts(rows: Matrix) -> dict[str, Any]:
     onnx = to_onnx(fitted, signature)
     return {
         "name": "late",
-        "onnx": onnx,
+        "files": {"model.onnx": onnx},
         "signature": signature,
         "features": [FeatureColumn(name=name, view="v", version="1") for name in names],
         "training_set": "t" * 64,

@@ -32,7 +32,7 @@ def test_an_artifact_loads_as_it_was_packed(root: Path, parts: dict[str, Any]) -
     assert packed.path == root / "models" / "late" / packed.digest[:16]
     assert load(packed.path) == packed
     assert packed.manifest.metrics == parts["metrics"]
-    assert packed.model_path.read_bytes() == parts["onnx"]
+    assert packed.model_path.read_bytes() == parts["files"]["model.onnx"]
     assert packed.golden() == parts["golden"]
 
 

@@ -63,7 +63,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_a_model_of_another_width_is_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"does not take `features` \[n, 2\]"):
-        OnnxRuntime(parts["onnx"], Signature.of(["a", "b"]))
+        OnnxRuntime(parts["files"]["model.onnx"], Signature.of(["a", "b"]))
 
 
 def test_a_large_artifact_scores_with_the_same_bits_mapped_or_read(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_large_artifact_scores_with_the_same_bits_mapped_or_read(tmp_path: Pat
     artifact = pack(
         tmp_path,
         name="wide",
-        onnx=onnx,
+        files={"model.onnx": onnx},
         signature=signature,
         features=names,
         training_set="",

@@ -49,7 +49,7 @@ def test_a_profile_is_read_back_and_leaves_the_artifact_as_it_is(
     artifact = pack(root, **parts)
     ticks = itertools.count()
     profile = measure(artifact, open_runtime=open_onnx, timer=lambda: next(ticks) * 1e-6, rows=rows, calls=3)
-    assert profile.model_bytes == len(parts["onnx"])
+    assert profile.model_bytes == len(parts["files"]["model.onnx"])
     assert read_profile(artifact) is None
     write_profile(artifact, profile)
     write_profile(artifact, profile)

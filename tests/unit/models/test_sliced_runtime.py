@@ -16,7 +16,7 @@ from trilane.models.signature import Matrix
 
 @pytest.fixture
 def runtime(parts: dict[str, Any]) -> SlicedRuntime:
-    return SlicedRuntime(OnnxRuntime(parts["onnx"], parts["signature"]), rows=7)
+    return SlicedRuntime(OnnxRuntime(parts["files"]["model.onnx"], parts["signature"]), rows=7)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -25,7 +25,7 @@ def test_a_runtime_in_slices_keeps_the_laws(law: Law, runtime: SlicedRuntime, ro
 
 
 def test_its_scores_are_those_of_the_whole(runtime: SlicedRuntime, parts: dict[str, Any], rows: Matrix) -> None:
-    whole = OnnxRuntime(parts["onnx"], parts["signature"]).predict(rows)
+    whole = OnnxRuntime(parts["files"]["model.onnx"], parts["signature"]).predict(rows)
     assert runtime.predict(rows).tobytes() == whole.tobytes()
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trilane.serving.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from trilane.errors import UnavailableError
+from trilane.serving.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, admitted
 
 
 def _call(breaker: Breaker, now: float, *, failed: bool = False, seconds: float = 0.0) -> bool:
@@ -154,3 +155,14 @@ TestMachine = Machine.TestCase
 def test_a_healthy_dependency_is_never_refused(slow: float) -> None:
     breaker = Breaker(slow=slow)
     assert all(_call(breaker, float(second), seconds=0.01) for second in range(1_000))
+
+
+def test_whoever_is_not_let_through_hears_why_and_when_to_ask_again() -> None:
+    breaker = Breaker(hang=0.05, rest=2.0)
+    assert breaker.rests(10.0) == 0
+    breaker.leave(admitted(breaker, 10.0, where="model 'm'"), 10.1, 0.1, failed=True)
+    assert breaker.rests(10.6) == pytest.approx(1.5)
+    with pytest.raises(UnavailableError, match=r"its breaker is open: a call failed after 0\.1 s") as caught:
+        admitted(breaker, 10.6, where="model 'm'")
+    assert caught.value.facts["retry_after_s"] == pytest.approx(1.5)
+    assert admitted(breaker, 12.2, where="model 'm'")

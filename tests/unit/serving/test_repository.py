@@ -49,6 +49,19 @@ name = "y"
 datatype = "FP32"
 shape = [-1, 4]
 """
+MOODY = """
+import time
+from trilane.errors import ContractError
+def predict(inputs):
+    first = inputs["x"][0, 0]
+    if first == 11:
+        raise ValueError("a mood")
+    if first == 12:
+        raise ContractError("twelve is no number of ours", where="x")
+    if first == 17:
+        time.sleep(600)
+    return {"y": inputs["x"] + 1}
+"""
 DAMAGES = ("cut", "empty", "text", "gone", "circle", "huge header", "two files", "bad options")
 Test = Callable[[ModelRepository], Awaitable[None]]
 
@@ -588,6 +601,49 @@ def test_models_that_hang_leave_the_others_room_however_many_they_are(tmp_path: 
         await asyncio.gather(*waiting, return_exceptions=True)
 
     on_loop(tmp_path, test, policy=Policy(limit=20))
+
+
+def test_a_process_that_hangs_or_fails_on_and_on_is_left_alone_until_one_question_finds_it_well(tmp_path: Path) -> None:
+    put(tmp_path, "moody", MOODY, options=f'timeout = "300ms"\n{SPECS}', file="model.py")
+    put(tmp_path, "m", NEGATE)
+
+    async def test(repository: ModelRepository) -> None:
+        async def well_again() -> None:
+            while repository.ready("moody").state != "READY":
+                await asyncio.sleep(0.01)
+            assert await ask(repository, "moody", 1) == [2]
+
+        async def fail_on() -> None:
+            for _ in range(60):
+                with pytest.raises(ModelError, match="a mood"):
+                    await ask(repository, "moody", 11)
+
+        assert await ask(repository, "moody", 1) == [2]
+        slot = repository._entries["moody"].slots["1"]
+        with pytest.raises(ModelError, match="did not answer within"):
+            await ask(repository, "moody", 17)
+        assert (slot.breaks, repository.settings("moody")["breaker"]) == (1, "open")
+        assert "a call failed after" in repository.ready("moody").reason
+        with pytest.raises(UnavailableError, match="its breaker is open") as caught:
+            await ask(repository, "moody", 1)
+        pause = caught.value.facts["retry_after_s"]
+        assert isinstance(pause, float)
+        assert 0 < pause <= 1
+        assert await ask(repository, "m") == [-1]
+        assert "breaker" not in repository.settings("m")
+        await asyncio.wait_for(well_again(), 30)
+        for _ in range(60):
+            with pytest.raises(ContractError, match="no number of ours"):
+                await ask(repository, "moody", 12)
+        assert slot.breaks == 1
+        with pytest.raises(UnavailableError, match="calls failed"):
+            await fail_on()
+        await asyncio.wait_for(well_again(), 30)
+        assert slot.breaks == 2
+        await repository.unload("moody")
+        assert (slot.breaker, slot.breaks) == (None, 2)
+
+    on_loop(tmp_path, test)
 
 
 def test_processing_beside_a_model_goes_before_and_after_it(tmp_path: Path) -> None:

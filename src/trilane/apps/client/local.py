@@ -20,7 +20,7 @@ from trilane.apps.client.questions import ARROW, Inputs
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 from trilane.apps.selection import selected_plan
-from trilane.apps.server.deployments import compile_bundle
+from trilane.apps.server.compiling import compile_bundle
 from trilane.apps.server.explained import explained_decision
 from trilane.apps.server.limits import DECISIONS
 from trilane.clock import SECOND, Clock
@@ -147,6 +147,8 @@ class LocalClient:
             if self._recorder is not None:
                 self._recorder.close()
                 self._recorder = None
+            for engine in self._engines.values():
+                engine.close()
             self._engines, self._readers, self._hot, self._looked = {}, {}, {}, None
             self.project.close()
 
@@ -158,7 +160,8 @@ class LocalClient:
         applied = self.project.definitions.digest
         self._bundles, self._looked = self.project.bundles(), now
         used = {bundle.digest for bundle in self._bundles.values()}
-        self._engines = {digest: engine for digest, engine in self._engines.items() if digest in used}
+        for digest in set(self._engines) - used:
+            self._engines.pop(digest).close()
         self._readers = {key: reader for key, reader in self._readers.items() if key[0] == applied}
 
     def _engine(self, endpoint: str) -> Engine:

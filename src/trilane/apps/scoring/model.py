@@ -23,9 +23,9 @@ from trilane.errors import ConflictError, DefinitionError, ModelError, Unavailab
 from trilane.models.artifact import load
 from trilane.models.folder import Found, ModelFolder
 from trilane.models.profile import fastest_batch, read_profile
-from trilane.models.runtime.onnx import open_onnx
 from trilane.models.runtime.protocol import Arrays
 from trilane.models.runtime.sliced import SlicedRuntime
+from trilane.models.runtime.trained import open_trained
 from trilane.models.stamps import Stamps
 from trilane.models.tensor import Tensor, TensorSpec
 from trilane.serving.inference import Question
@@ -143,7 +143,9 @@ class _Trained:
         kept = project.config.state / "models"
         stamps = Stamps(kept / "stamps")
         artifact = load(home, stamps=stamps)
-        runtime = open_onnx(artifact, weights=kept / "weights", stamps=stamps)
+        declared = project.definitions.models.get(artifact.name)
+        process = declared.process if declared is not None else None
+        runtime = open_trained(artifact, process=process, kept=kept, stamps=stamps)
         self._runtime = SlicedRuntime(runtime, rows=fastest_batch(read_profile(artifact)))
         self.names = tuple(column.name for column in runtime.signature.inputs)
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP32", (-1, len(self.names))),)
@@ -170,6 +172,7 @@ class _FromFile:
         except BaseException:
             self._end()
             raise
+        self._opened.breaker = None  # of a job nobody waits for an answer, and each row is to be tried
         self.inputs, self.outputs, self.most = self._opened.inputs, self._opened.outputs, found.options.max_rows
 
     def run(self, arrays: Arrays) -> Sequence[npt.NDArray[Any]]:

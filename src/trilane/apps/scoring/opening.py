@@ -18,7 +18,7 @@ from trilane.apps.scoring.model import NamedModel, OpenModel, find_model, open_m
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.part import PartScorer
 from trilane.apps.scoring.tensors import TensorColumns
-from trilane.apps.server.deployments import compile_bundle
+from trilane.apps.server.compiling import compile_bundle
 from trilane.contract import Contract
 from trilane.decisions.bundle import Bundle
 from trilane.errors import ConflictError, DefinitionError

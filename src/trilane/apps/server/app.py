@@ -151,6 +151,8 @@ class Server:
         config, repository = self.project.config, self.repository
         endpoints = EndpointModels(self.deployments, self.decisions, self.metrics)
         trained = TrainedModels(self.deployments, loop)
+        if repository is not None:
+            self.deployments.breakers.watch_models(repository.slots)
 
         def tallies() -> list[Tally]:
             from_files = [] if repository is None else [slot.tally for slot in repository.slots()]

@@ -5,11 +5,12 @@ Law: an open breaker makes no server unready, as long as its ladders can answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trilane.apps.project import Project
 from trilane.serving.breaker import CLOSED, OPEN, Breaker
 from trilane.serving.engine import Engine
+from trilane.serving.entries import Slot
 from trilane.serving.guard import GuardedStore
 from trilane.serving.metrics import Metrics
 
@@ -22,6 +23,7 @@ class Breakers:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._known: dict[str, Breaker] = {}
+        self._slots: Callable[[], Iterable[Slot]] = tuple
 
     def guard(self, project: Project) -> None:
         """Puts the online store of `project`, for all in this process, behind a breaker, if it can hang."""
@@ -41,16 +43,26 @@ class Breakers:
                 self._known[f"{name}:{endpoint}"] = breaker
                 breaker.heard = self._heard(f"{name}:{endpoint}")
 
+    def watch_models(self, slots: Callable[[], Iterable[Slot]]) -> None:
+        """Tells of the breakers of models from files too; `slots` gives those that there are.
+
+        Their metrics are told by model: `trilane_model_breaker_open`.
+        """
+        self._slots = slots
+
     def facts(self) -> dict[str, dict[str, object]]:
         """Of each dependency its state, why it is not closed, and how often it opened."""
         return {
-            name: {"state": one.state, "reason": one.reason or None, "opened": one.opened}
-            for name, one in sorted(self._known.items())
+            name: {"state": one.state, "reason": one.reason or None, "opened": one.opened} for name, one in self._all()
         }
 
     def open(self) -> list[str]:
         """What is left alone now, and why, in words."""
-        return [f"{name}: {one.reason}" for name, one in sorted(self._known.items()) if not one.is_closed]
+        return [f"{name}: {one.reason}" for name, one in self._all() if not one.is_closed]
+
+    def _all(self) -> list[tuple[str, Breaker]]:
+        models = [(f"file:{one.name}/{one.version}", one.breaker) for one in self._slots()]
+        return sorted([*self._known.items(), *((name, one) for name, one in models if one is not None)])
 
     def _heard(self, dependency: str) -> Callable[[str], None]:
         gauge, counter = self._metrics.breaker_open.labels(dependency), self._metrics.breaker_opened.labels(dependency)

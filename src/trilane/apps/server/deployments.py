@@ -17,47 +17,45 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
-import numpy as np
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
 from trilane.apps.server.breakers import Breakers
+from trilane.apps.server.compiling import compile_measured
 from trilane.apps.server.settling import settle
 from trilane.apps.slo import BUDGETS
 from trilane.apps.watch import Watch
-from trilane.clock import Clock, SteadyClock, WallClock
+from trilane.clock import SECOND, Clock, SteadyClock, WallClock
 from trilane.decisions.bundle import Bundle
 from trilane.decisions.router.in_process import InProcessRouter
 from trilane.errors import ConflictError, TrilaneError, UnavailableError
 from trilane.features.view import View
 from trilane.feedback.error_budget import Budgets
 from trilane.feedback.record import Recorder
-from trilane.models.artifact import Artifact, load
-from trilane.models.profile import profile_here
-from trilane.models.runtime.onnx import OnnxRuntime, open_onnx
-from trilane.models.stamps import Stamps
+from trilane.models.runtime.apart import ApartRuntime
 from trilane.serving.admission import Admission
 from trilane.serving.batcher import Batcher
-from trilane.serving.degradation import SmallerModel
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Answers, Engine, Scored
-from trilane.serving.ladder import Smaller, breaker_of
 from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
 from trilane.serving.objective_count import ObjectiveCount
 from trilane.serving.policy import TIERS, Policy
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
-from trilane.serving.reading import FeatureReader
 from trilane.stores.online import versions
 
-__all__ = ["Deployed", "Deployments", "Portion", "compile_bundle"]
+__all__ = ["Deployed", "Deployments", "Portion"]
 
 _log = logging.getLogger(__name__)
+_PART = 0.1  # of the time, at most, for trying again what cannot be compiled
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
+
+
+_Elsewhere: TypeAlias = Callable[[Callable[[], Scored]], Awaitable[Scored]]
 
 
 class Portion(NamedTuple):
@@ -69,7 +67,9 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A compiled bundle, ready to answer. `tier`: of requests that name none."""
+    """A compiled bundle, ready to answer. `tier`: of requests that name none; `thread`: where its model is waited for,
+    if that runs in a process of its own.
+    """
 
     bundle: Bundle
     engine: Engine
@@ -78,66 +78,18 @@ class Deployed:
     format: DecisionFormat
     tier: int
     promised: ObjectiveCount | None = None
+    thread: ThreadPoolExecutor | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for its answers."""
+        return not self.batcher.queued and not self.batcher.running
 
-def compile_bundle(project: Project, bundle: Bundle, metrics: Metrics | None = None) -> Engine:
-    """Loads and checks all that a bundle names. Raises ModelError or ConflictError if anything of it has changed."""
-    return _compiled(project, bundle, metrics)[0]
-
-
-def _compiled(project: Project, bundle: Bundle, metrics: Metrics | None) -> tuple[Engine, dict[int, float]]:
-    """The engine, and the seconds that its model takes by number of rows, if a server is to know."""
-    definitions = project.snapshot(bundle.definitions)
-    endpoint = definitions.endpoints.get(bundle.endpoint)
-    if endpoint is None or endpoint.model.plan.versions != bundle.views:
-        raise ConflictError(
-            "the frozen definitions do not hold what the bundle names",
-            where=f"endpoint {bundle.endpoint!r}",
-            remedy="Run `trilane apply` to deploy it anew",
-        )
-    artifact, runtime = _opened(project, bundle.model, bundle.model_digest)
-    failed = None if metrics is None else lambda view: metrics.failures.labels(view).inc()
-    unread = None if metrics is None else metrics.store_failures.labels("online").inc
-    cache = project.config.cache_mib << 20
-    priors = artifact.manifest.priors
-    reader = FeatureReader(
-        endpoint.model.plan, project.online, failed=failed, unread=unread, cache=cache, priors=priors
-    )
-    measured = metrics is not None  # a server wants to know; whoever explains a decision does not
-    if measured:
-        reader.warm(project.clock.now(), within=project.config.read_limit / 1e6)
-    prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
-    engine = Engine(
-        endpoint,
-        bundle=bundle.digest,
-        reader=reader,
-        runtime=runtime,
-        smaller=_smaller(project, bundle, endpoint, measured=measured),
-        latency=LatencyModel.of(prior),
-    )
-    return engine, prior
-
-
-def _opened(project: Project, name: str, digest: str) -> tuple[Artifact, OnnxRuntime]:
-    """A checked artifact and its runtime; what was checked once is not read again, what is large is mapped."""
-    kept = project.config.state / "models"
-    stamps = Stamps(kept / "stamps")
-    artifact = load(project.models_folder / name / digest[:16], stamps=stamps)
-    return artifact, open_onnx(artifact, weights=kept / "weights", stamps=stamps)
-
-
-def _smaller(project: Project, bundle: Bundle, endpoint: Endpoint, *, measured: bool) -> Smaller | None:
-    """The smaller model of the ladder, opened, and warmed by its golden rows."""
-    rung = next((rung for rung in endpoint.fallback if isinstance(rung, SmallerModel)), None)
-    if rung is None:
-        return None
-    name = rung.model.name
-    digest = next(str(step["digest"]) for step in bundle.fallback if step["step"] == "smaller")
-    artifact, runtime = _opened(project, name, digest)
-    prior = profile_here(artifact, runtime, timer=time.perf_counter) if measured else {}
-    names = endpoint.model.feature_names
-    columns = np.array([names.index(feature) for feature in rung.model.feature_names])
-    return Smaller(name, runtime, columns, breaker_of(endpoint), LatencyModel.of(prior))
+    def close(self) -> None:
+        """Ends its model's process, and with it whatever still waits for an answer of it."""
+        if self.thread is not None:  # all others are given back when nobody holds them
+            self.engine.close()
+            self.thread.shutdown()
 
 
 class Deployments:
@@ -172,6 +124,8 @@ class Deployments:
         self.served: Definitions | None = None  # by which reads by name are answered
         self.views: tuple[View, ...] = ()
         self._compiled: dict[str, Deployed] = {}
+        self._leaving: list[Deployed] = []
+        self._again: dict[str, float] = {}  # by bundle that could not be compiled: when it is tried again
         self._numbers = itertools.count()
         self._wall, self._steady = WallClock(), SteadyClock()
         self._stop = threading.Event()
@@ -224,13 +178,20 @@ class Deployments:
             if routes.get(endpoint) == bundle.digest:
                 self.errors.pop(endpoint, None)
                 continue
+            began = self._steady.now()
+            if endpoint in self.errors and began < self._again.get(bundle.digest, 0):
+                continue
             try:
-                self._compiled.setdefault(bundle.digest, self._deployed(bundle))
+                found = self._compiled.get(bundle.digest) or self._deployed(bundle)
             except TrilaneError as error:
+                ended = self._steady.now()
+                self._again[bundle.digest] = ended + int((ended - began) / _PART)
                 if self.errors.get(endpoint) != str(error):
                     _log.error("endpoint %s: %s", endpoint, error)
                 self.errors[endpoint] = str(error)
                 continue
+            self._compiled[bundle.digest] = found
+            self.breakers.watch(endpoint, found.engine)
             self.errors.pop(endpoint, None)
             routes[endpoint] = bundle.digest
             _log.info("endpoint %s is answered by bundle %s", endpoint, bundle.digest[:16])
@@ -242,9 +203,7 @@ class Deployments:
         if routes != before or self.definitions is not known:
             settle(first=known is None)
         self.router.switch(routes)
-        # Those of the routes before stay as well: a request may have read the route and not yet what it names.
-        used = {*routes.values(), *before.values()}
-        self._compiled = {digest: found for digest, found in self._compiled.items() if digest in used}
+        self._again = {digest: at for digest, at in self._again.items() if self.errors}
         self._limit(first=known is None)
 
     def _limit(self, *, first: bool) -> None:
@@ -263,13 +222,32 @@ class Deployments:
         """Stops watching."""
         self._stop.set()
         self._thread.join(timeout=5)
+        for found in (*self._compiled.values(), *self._leaving):
+            found.close()
         self.budgets.close()
         self._model_thread.shutdown(wait=False)
+
+    def _let_go(self) -> None:
+        """Forgets what answers nobody any more; the process of a model ends once nobody waits for it.
+
+        Called a period after the routes were switched: a request may have read a route and not yet what it names.
+        """
+        used = {*self.router.routes().values()}
+        gone = [found for digest, found in self._compiled.items() if digest not in used]
+        if gone:
+            self._leaving += gone
+            self._compiled = {digest: found for digest, found in self._compiled.items() if digest in used}
+            self.admission.watch([found.batcher for found in self._compiled.values()])
+        idle = [found for found in self._leaving if found.is_idle]
+        self._leaving = [found for found in self._leaving if found not in idle]
+        for found in idle:
+            found.close()
 
     def _watch(self) -> None:
         watch = Watch(self._project.metadata)
         while not self._stop.wait(self._period):
             try:
+                self._let_go()
                 if self.errors or watch.moved(self._steady.now()):
                     self.refresh()
             except UnavailableError as error:
@@ -279,22 +257,22 @@ class Deployments:
                 _log.exception("what is deployed cannot be read; the bundles before go on")
 
     def _deployed(self, bundle: Bundle) -> Deployed:
-        engine, prior = _compiled(self._project, bundle, self._metrics)
+        engine, prior = compile_measured(self._project, bundle, self._metrics)
         name, names = bundle.endpoint, engine.reader.plan.names
         values = self._metrics.values_of(name, engine.reader.plan)
-        self.breakers.watch(name, engine)
+        thread, elsewhere = self._place(engine)
         promised = self._promised(engine.endpoint)
         latency = LatencyModel.of(prior)  # what the model takes alone; what the reads add to it is learnt
 
         def run(portions: list[Portion]) -> Answers | Awaitable[Answers]:
             rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
-            if engine.is_long(len(rows)) and not engine.keeps_by_request:
+            if thread is not None or (engine.is_long(len(rows)) and not engine.keeps_by_request):
                 return later(portions, rows, deadline)
             return kept(portions, engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
 
         async def later(portions: list[Portion], rows: list[msgspec.Struct], deadline: float) -> Answers:
             now, id = self._clock.now(), self._new_id()
-            found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=self._elsewhere)
+            found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=elsewhere)
             return kept(portions, found)
 
         def expire(portions: list[Portion], reason: str) -> Answers:
@@ -332,7 +310,16 @@ class Deployments:
             DecisionFormat(names, threshold=bundle.threshold),
             TIERS.index(engine.endpoint.tier),
             promised,
+            thread,
         )
+
+    def _place(self, engine: Engine) -> tuple[ThreadPoolExecutor | None, _Elsewhere]:
+        """Where the model is waited for: of one in its own process, in a thread that holds up no other model."""
+        if not isinstance(engine.runtime, ApartRuntime):
+            return None, self._elsewhere
+        engine.runtime.hurry(max(engine.endpoint.model.process.timeout, engine.endpoint.deadline) / SECOND)
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{engine.endpoint.name}")
+        return thread, lambda predict: self._loop.run_in_executor(thread, predict)
 
     def _promised(self, endpoint: Endpoint) -> ObjectiveCount | None:
         if not endpoint.objectives:

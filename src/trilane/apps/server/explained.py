@@ -5,13 +5,14 @@ Law: the recorded values are used, not read again, so the answer does not change
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from trilane.apps.project import Project
-from trilane.apps.server.deployments import compile_bundle
+from trilane.apps.server.compiling import compile_bundle
 from trilane.clock import format_instant
 from trilane.decisions.bundle import Bundle
 from trilane.feedback.record import Decision
@@ -38,7 +39,7 @@ def explained_decision(project: Project, decision: Decision, find: Callable[[str
         if made.rung == "constant":  # as the bundle declares it
             facts["rebuilt"] = next(float(step["score"]) for step in bundle.fallback if step["step"] == "constant")
         else:
-            engine = compile_bundle(project, bundle)
-            facts["rebuilt"] = rebuild(engine, made.features, smaller=made.rung == "smaller")
+            with contextlib.closing(compile_bundle(project, bundle)) as engine:
+                facts["rebuilt"] = rebuild(engine, made.features, smaller=made.rung == "smaller")
         facts["identical"] = facts["rebuilt"] == decision.score
     return facts

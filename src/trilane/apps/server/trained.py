@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,8 +20,11 @@ from trilane.errors import ConflictError, DefinitionError, TrilaneError, Unavail
 from trilane.models.signature import Matrix, Scores
 from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
+from trilane.serving.breaker import admitted
 from trilane.serving.door import Door
+from trilane.serving.engine import Engine
 from trilane.serving.inference import About, Inference, Question, State, Statistics
+from trilane.serving.ladder import predicted
 from trilane.serving.policy import TIERS
 from trilane.serving.protocol.oip_facts import version_of
 from trilane.serving.share import Share
@@ -29,7 +32,12 @@ from trilane.serving.tally import Tally
 
 __all__ = ["TrainedModels"]
 
-_PLATFORM = "onnxruntime_onnx"
+_PLATFORMS = {
+    "onnx": "onnxruntime_onnx",
+    "lightgbm": "lightgbm_txt",
+    "xgboost": "xgboost_json",
+    "python": "python",
+}
 _MOST_ROWS = 16_384  # as many as may wait
 _OUTPUTS = (TensorSpec("score", "FP64", (-1,)),)
 
@@ -64,7 +72,8 @@ class TrainedModels:
 
     async def about(self, model: str, version: str = "") -> About:
         found = self._find(model, version)
-        return About(model, found.version, (found.version,), _PLATFORM, found.inputs, _OUTPUTS, max_rows=_MOST_ROWS)
+        platform = _PLATFORMS[found.deployed.engine.endpoint.model.runtime]
+        return About(model, found.version, (found.version,), platform, found.inputs, _OUTPUTS, max_rows=_MOST_ROWS)
 
     def ready(self, model: str, version: str = "") -> State:
         return State(model, self._find(model, version).version, "READY", loaded=True)
@@ -135,13 +144,31 @@ class TrainedModels:
     def _opened(self, name: str, deployed: Deployed) -> _Served:
         runtime = deployed.engine.runtime
 
-        def run(portions: list[Matrix]) -> Scores:
-            return runtime.predict(portions[0] if len(portions) == 1 else np.concatenate(portions))
+        thread = deployed.thread
+
+        def run(portions: list[Matrix]) -> Scores | Awaitable[Scores]:
+            matrix = portions[0] if len(portions) == 1 else np.concatenate(portions)
+            if thread is None:
+                return runtime.predict(matrix)
+            return self._loop.run_in_executor(thread, _watched, deployed.engine, matrix, name)
 
         inputs = (TensorSpec("features", "FP32", (-1, runtime.signature.width)),)
         tally = Tally(name, version_of(deployed.bundle.model_digest), now=self._wall.now)
         door = Door(self._deployments.admission, tier=TIERS[deployed.tier], where="deadline")
         return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop, admission=door), door, tally)
+
+
+def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
+    """The scores of a model in its own process, whose breaker is that of the endpoint which runs it."""
+    breaker, start = engine.breaker, time.perf_counter()
+    ticket, failed = admitted(breaker, start, where=f"model {model!r}"), True
+    try:
+        scores = predicted(engine.runtime, matrix, model)
+        failed = False
+        return scores
+    finally:
+        end = time.perf_counter()
+        breaker.leave(ticket, end, end - start, failed=failed)
 
 
 async def _asked(found: _Served, question: Question) -> Share[Scores]:

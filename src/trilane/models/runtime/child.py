@@ -84,6 +84,10 @@ def _opened(connection: socket.socket, facts: dict[str, Any]) -> TensorRuntime |
 def _open(facts: dict[str, Any]) -> TensorRuntime:
     inputs, outputs = (tuple(TensorSpec(n, d, tuple(s)) for n, d, s in facts[side]) for side in ("inputs", "outputs"))
     kind, path, processing = facts["runtime"], Path(facts["path"]), facts["processing"]
+    if kind == "pickled":
+        from trilane.models.runtime.pickled import PickledTensors
+
+        return PickledTensors(path, width=inputs[0].shape[1], row_wise=facts["row_wise"])
     if not processing:
         return open_runtime(kind, path, inputs=inputs, outputs=outputs, providers=facts["providers"])
     from trilane.models.runtime.python import ProcessedTensors

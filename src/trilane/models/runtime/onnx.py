@@ -15,6 +15,7 @@ import onnxruntime as ort
 from trilane.errors import ModelError
 from trilane.models.artifact import Artifact, library_versions, machine
 from trilane.models.export import ROW_WISE
+from trilane.models.runtime.protocol import Runtime
 from trilane.models.runtime.session import is_shared, open_session
 from trilane.models.runtime.sharing import laid_out
 from trilane.models.signature import Matrix, Scores, Signature
@@ -85,7 +86,7 @@ def open_onnx(
     return runtime
 
 
-def verify_golden(runtime: OnnxRuntime, artifact: Artifact) -> bool:
+def verify_golden(runtime: Runtime, artifact: Artifact) -> bool:
     """Whether the golden rows get the golden scores to the last bit.
 
     On the machine and library version that made them they must; elsewhere they may differ by 1e-5 of their size, since
@@ -95,8 +96,7 @@ def verify_golden(runtime: OnnxRuntime, artifact: Artifact) -> bool:
     expected, found = golden.expected(), runtime.predict(golden.matrix())
     if np.array_equal(found.view(np.int64), expected.view(np.int64)):
         return True
-    here = {"onnxruntime": library_versions().get("onnxruntime", "")}
-    same_place = golden.machine == machine() and golden.libraries == here
+    same_place = golden.machine == machine() and golden.libraries == library_versions(golden.libraries)
     close = np.isclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
     if same_place or not close.all():
         differing = found.view(np.int64) != expected.view(np.int64) if same_place else ~close

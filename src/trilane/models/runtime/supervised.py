@@ -27,7 +27,10 @@ _SETTLED = 10.0  # seconds of life after which a death counts as the first again
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What a process shall open. `memory`: bytes of private memory that it may take (0: any); times in seconds."""
+    """What a process shall open. `memory`: bytes of private memory that it may take (0: any); times in seconds;
+    `row_wise`: of a pickled model, whether it is asked for many rows at once; `declared`: where its owner says
+    all this.
+    """
 
     runtime: str
     path: str
@@ -39,6 +42,8 @@ class Opening:
     threads: int = 1
     timeout: float = 10.0
     load_timeout: float = 60.0
+    row_wise: bool = False
+    declared: str = "its model.toml"
 
     def facts(self) -> dict[str, Any]:
         """As the process is told."""
@@ -52,6 +57,7 @@ class Opening:
             "processing": self.processing,
             "providers": self.providers,
             "memory": self.memory,
+            "row_wise": self.row_wise,
             **sides,
         }
 
@@ -83,16 +89,19 @@ class Supervised:
         """The process id, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    async def run(self, inputs: Arrays) -> list[Any]:
-        """The outputs. Raises ModelError if the model fails, dies or hangs, UnavailableError while it starts anew."""
-        process = await self._alive()
+    async def run(self, inputs: Arrays, *, timeout: float | None = None, wait: bool = True) -> list[Any]:
+        """The outputs. Raises ModelError if the model fails, dies or hangs, UnavailableError while it starts anew.
+
+        `timeout`: seconds in place of those of the opening; `wait`: for a start that is near.
+        """
+        process, timeout = await self._alive(wait=wait), timeout or self.opening.timeout
         try:
-            async with asyncio.timeout(self.opening.timeout):
+            async with asyncio.timeout(timeout):
                 return await process.run(inputs, self.inputs)
         except TimeoutError:
             self._died(process)
-            what = f"it did not answer within {self.opening.timeout:g} s, so its process was ended"
-            raise self._failed(what, "Make it faster, or raise `timeout` in its model.toml") from None
+            what = f"it did not answer within {timeout:g} s, so its process was ended"
+            raise self._failed(what, f"Make it faster, or raise `timeout` in {self.opening.declared}") from None
         except Died as death:
             self._died(process)
             raise self._failed(f"its process died: {death}", "Its log lines say more; it is started anew") from None
@@ -135,17 +144,17 @@ class Supervised:
                 return await process.open(self.opening.facts())
         except TimeoutError:
             what = f"it was not loaded within {self.opening.load_timeout:g} s"
-            raise self._failed(what, "Load less, or raise `load_timeout` in its model.toml") from None
+            raise self._failed(what, f"Load less, or raise `load_timeout` in {self.opening.declared}") from None
         except Died as death:
             raise self._failed(f"its process died while it was loaded: {death}", "Its log lines say more") from None
 
-    async def _alive(self) -> Process:
+    async def _alive(self, *, wait: bool) -> Process:
         if self._closed:
             raise ModelError("the runtime is closed", where=f"model {self.name!r}", remedy="Load the model again")
         if self._process is not None and not self._process.ended:
             return self._process
         pause = self._due - asyncio.get_running_loop().time()
-        if self._starting is not None and not self._starting.done() and pause < 1.0:
+        if wait and self._starting is not None and not self._starting.done() and pause < 1.0:
             await asyncio.wait([self._starting], timeout=self.opening.load_timeout)
         if self._process is None or self._process.ended:
             pause = max(self._due - asyncio.get_running_loop().time(), 0.1)

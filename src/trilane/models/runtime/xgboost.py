@@ -17,7 +17,7 @@ from trilane.errors import ModelError
 from trilane.models.runtime.protocol import Arrays
 from trilane.models.tensor import TensorSpec
 
-__all__ = ["XgboostTensors"]
+__all__ = ["XgboostTensors", "classes_of"]
 
 
 class XgboostTensors:
@@ -30,7 +30,7 @@ class XgboostTensors:
             booster = xgboost.Booster({"nthread": 1})
             booster.load_model(bytearray(model))
             booster.set_param({"nthread": 1})  # the model's own configuration came with it
-            width, classes = booster.num_features(), _classes(booster)
+            width, classes = booster.num_features(), classes_of(booster)
         except (xgboost.core.XGBoostError, ValueError, KeyError) as error:
             raise ModelError(
                 f"XGBoost cannot open the model: {str(error).splitlines()[0]}",
@@ -58,7 +58,7 @@ class XgboostTensors:
         self._booster = None
 
 
-def _classes(booster: xgboost.Booster) -> int:
+def classes_of(booster: xgboost.Booster) -> int:
     """How many numbers it gives for a row."""
     learner = json.loads(booster.save_config())["learner"]
     parameters = learner["learner_model_param"]
