@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import Running, command, running, trained, until
-from tests.shop import make_project
+from tests.shop import event, make_project
 from trilane.apps import deploy
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
@@ -21,7 +21,7 @@ strict = tl.Endpoint("strict", model=big, deadline="5s", tier="sheddable")
 policy = tl.Policy(
     tiers=[tl.Tier("batch", floor=0.1, aging="1s")],
     callers=[
-        *(tl.Caller(name, rate=0.001, burst=2) for name in ("poor", "reader")),
+        *(tl.Caller(name, rate=0.001, burst=2) for name in ("poor", "reader", "sender")),
         tl.Caller("nightly", up_to="batch"),
     ],
 )
@@ -80,6 +80,23 @@ def test_feature_reads_count_against_the_quota_too(up: Running) -> None:
     assert int(refused.headers["retry-after"]) > 1_000
     assert refused.json()["error"]["reason"] == "quota"
     assert up.client.post("/v1/features/is_big", json={"rows": [ASK]}).status_code == 200
+
+
+def test_events_count_against_the_quota_too_and_are_refused_before_the_body_is_read(up: Running) -> None:
+    def send(content: bytes, caller: str = "sender", **headers: str) -> httpx.Response:
+        return up.client.post("/v1/events/orders", content=content, headers={"x-trilane-caller": caller, **headers})
+
+    one = event(1, at=0)  # when the clock of a replay begins
+    assert send(b"[" + b",".join([one] * 3) + b"]").status_code == 202
+    before = _count(up, "trilane_events_total")
+    for content in (one, b"no event at all"):
+        refused = send(content)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) > 1_000
+        assert refused.json()["error"]["reason"] == "quota"
+    assert _count(up, "trilane_events_total") == before
+    assert send(one, "another").status_code == 202
+    assert send(one, "another", **{"x-trilane-tier": "urgent"}).status_code == 400
 
 
 def test_the_connection_of_one_who_is_refused_stays(up: Running) -> None:

@@ -309,11 +309,11 @@ class Admission:
             return self._refuse(QUOTA, tier, seconds)
         return None
 
-    def refuse_full(self, line: Line, tier: int, now: float, *, caller: str = "", paid: bool = False) -> Refusal:
-        """Refuses a request for which its own line has no room; what it `paid` is given back."""
+    def refuse_full(self, seconds: float, tier: int, now: float, *, caller: str = "", paid: bool = False) -> Refusal:
+        """Refuses one for which its own line has no room, until after `seconds`; what it `paid` is given back."""
         if paid and self.quotas.limits and (bucket := self.quotas.of(caller, now)) is not None:
             bucket.charge(-1)
-        return self._refuse(FULL, tier, line.wait(tier, 1, now))
+        return self._refuse(FULL, tier, seconds)
 
     def charge(self, caller: str, rows: int, now: float) -> None:
         """Counts the rows of a request that was let in, once they are known."""

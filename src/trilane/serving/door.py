@@ -54,7 +54,9 @@ class Door:
             raise UnavailableError(what, where=self._where, remedy=remedy, deadline=True, overload=True)
         tier = admission.prioritised(self._tier, question.priority, question.caller)
         if self._apart and self._is_full() and not admission.make_room(tier, (line,)):
-            found: Entry | Refusal = admission.refuse_full(line, tier, now, caller=question.caller, paid=paid)
+            found: Entry | Refusal = admission.refuse_full(
+                line.wait(tier, 1, now), tier, now, caller=question.caller, paid=paid
+            )
         else:
             found = admission.admit(line, tier, now, question.deadline, caller=question.caller, paid=paid)
         if isinstance(found, Refusal):

@@ -33,7 +33,7 @@ from trilane.apps.server.reads import Reads
 from trilane.apps.server.request import Pairs, Request
 from trilane.apps.server.routes import Answer, Router
 from trilane.apps.server.settling import Settling
-from trilane.apps.server.status import behind, lanes, status
+from trilane.apps.server.status import lanes, status
 from trilane.apps.server.telling import Telling
 from trilane.apps.server.trained import TrainedModels
 from trilane.apps.server.wire import wire
@@ -274,12 +274,7 @@ class Server:
             ) from None
         now = instant(asked.now)
         clock.move_to(now)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + asked.wait_ms / 1e3
-        waiting = behind(self.project, self.deployments.views, now) if asked.wait_ms else []
-        while waiting and loop.time() < end:
-            await asyncio.sleep(0.001)
-            waiting = behind(self.project, self.deployments.views, now)
+        waiting = await self._lanes.behind(now, asked.wait_ms / 1e3) if asked.wait_ms else []
         answer = {"now": format_instant(clock.now()), "caught_up": asked.wait_ms > 0 and not waiting}
         return send(request, 200, _encode({**answer, "waiting_for": waiting}))
 

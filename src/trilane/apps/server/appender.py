@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -31,24 +32,37 @@ class Appender:
     def __init__(
         self, log: EventLog, clock: Clock, loop: asyncio.AbstractEventLoop, *, capacity: int = 64 << 20
     ) -> None:
-        self._log, self._clock, self._loop, self._capacity = log, clock, loop, capacity
+        self._log, self._clock, self._loop, self.capacity = log, clock, loop, capacity
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
+        self._began = 0.0  # when the append that is under way did; 0 if none is
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="event-appender", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
+
+    @property
+    def lasts(self) -> float:
+        """Seconds for which the append that is under way has lasted by now."""
+        began = self._began
+        return time.perf_counter() - began if began else 0.0
+
     def append(self, source: str, partition: int, values: list[bytes]) -> asyncio.Future[int]:
         """The log's next offset after these events, once they are durable. Raises UnavailableError when full."""
         size = sum(map(len, values))
         with self._wake:
-            if self._bytes + size > self._capacity:
+            if self._bytes + size > self.capacity:
                 raise UnavailableError(
                     "too many events are waiting for the log",
                     where=f"source {source!r}",
                     remedy="Send again after the time in Retry-After",
                     overload=True,
+                    retry_after_s=max(self.lasts, 1.0),
                 )
             future: asyncio.Future[int] = self._loop.create_future()
             self._waiting.append(_Waiting(source, partition, values, future))
@@ -81,12 +95,15 @@ class Appender:
 
     def _write(self, source: str, partition: int, requests: list[_Waiting]) -> None:
         values = [value for request in requests for value in request.values]
+        self._began = time.perf_counter()
         try:
             end = self._log.append(source, partition, values, self._clock.now()) + len(values)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._loop.call_soon_threadsafe(_fail, requests, error)
         else:
             self._loop.call_soon_threadsafe(_tell, requests, end)
+        finally:
+            self._began = 0.0
 
 
 def _tell(requests: list[_Waiting], end: int) -> None:

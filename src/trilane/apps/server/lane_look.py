@@ -18,6 +18,7 @@ __all__ = ["LaneLook"]
 
 _PATIENCE = 5 * SECOND  # how long ago a lane may have caught up and still count as in step; it says so each second
 _LIMIT = 1.0  # seconds for which whoever asks waits: a probe that waits longer takes the server for dead
+_SLOW = "the event log or the online store did not answer in time"
 
 
 class LaneLook:
@@ -26,6 +27,7 @@ class LaneLook:
     def __init__(self, project: Project, deployments: Deployments) -> None:
         self._project, self._deployments = project, deployments
         self._looking: asyncio.Future[dict[str, Any]] | None = None
+        self._following: asyncio.Future[list[str]] | None = None
 
     async def facts(self) -> dict[str, Any]:
         """How long ago each lane had caught up, and what the lanes should have done by now and have not."""
@@ -35,6 +37,28 @@ class LaneLook:
         if self._looking.done():
             return self._looking.result()
         return {"lanes": {}, "waiting_for": [f"the event log or the online store did not answer within {_LIMIT:g} s"]}
+
+    async def behind(self, now: int, within: float) -> list[str]:
+        """What the lanes should have done by `now` and have not, after they had so many seconds for it."""
+        loop = asyncio.get_running_loop()
+        end, views = loop.time() + within, self._deployments.views
+        limit = max(end, loop.time() + _LIMIT)
+        while True:
+            before = self._following
+            if before is not None and not before.done():  # another's look, as of its own instant
+                await asyncio.wait({before}, timeout=limit - loop.time())
+                if not before.done():
+                    return [_SLOW]
+                continue
+            look = self._following = loop.run_in_executor(None, behind, self._project, views, now)
+            look.add_done_callback(lambda one: one.cancelled() or one.exception())  # nobody may wait for it any more
+            await asyncio.wait({look}, timeout=limit - loop.time())
+            if not look.done():
+                return [_SLOW]
+            waiting = look.result()
+            if not waiting or loop.time() >= end:
+                return waiting
+            await asyncio.sleep(0.001)
 
     def _look(self) -> dict[str, Any]:
         project, views, now = self._project, self._deployments.views, self._project.clock.now()
