@@ -166,7 +166,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], body: bytes | N
     """Waits until `url` answers with success. Raises SetupError if it never does."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):  # urllib.error.URLError is one
             asked = urllib.request.Request(url, body, {"content-type": "application/json"})
             urllib.request.urlopen(asked, timeout=5)
             return

@@ -356,3 +356,9 @@ def test_the_truth_about_readiness_and_several_workers_that_answer_as_one(tmp_pa
         made = _metric(up, "trilane_decisions_total", endpoint="is_big")
         assert made >= len(ids), "the metrics are those of all workers"
         assert up.stop("serve") == 0
+
+
+def test_the_head_of_what_can_be_got_can_be_got_alone(up: Running) -> None:
+    whole, head = up.get("/health/live"), up.client.head("/health/live")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))

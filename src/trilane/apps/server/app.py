@@ -200,7 +200,8 @@ class Server:
         self.project.close()
 
     async def answer(self, request: Request) -> None:
-        route = self._router.find(request.method, request.path)
+        asked = request.method if request.method != "HEAD" else "GET"  # which is answered without its body
+        route = self._router.find(asked, request.path)
         try:
             if route is None:
                 raise self._router.missing(request.method, request.path)

@@ -24,13 +24,14 @@ __all__ = ["Connections"]
 
 _log = logging.getLogger(__name__)
 _HEAD, _BODY, _IDLE, _TAKING = 10, 60, 620, 30  # seconds; load balancers keep idle connections for up to 600
+_BACKLOG = 2048  # connections that wait to be taken
 _LOOK = 0.02  # seconds between two looks at who is left
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BATCH = 64  # connections that one who shares with nobody takes at a time
 
 
 class Connections:
-    """Takes connections from `listener`, a listening socket, and gives their requests to `answer`.
+    """Takes connections from `listener`, a bound socket, and gives their requests to `answer`.
 
     `alone`: whether no other process takes connections from it.
     """
@@ -57,6 +58,7 @@ class Connections:
 
     def open(self) -> None:
         """Takes connections from now on."""
+        self._listener.listen(_BACKLOG)
         self._second()
         self._listen()
 

@@ -25,7 +25,6 @@ from trilane.apps.rounds import LONGEST, ROUND, Rounds
 __all__ = ["listen"]
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 2048
 _PAUSE = 0.5  # seconds before a worker that died is started again
 _GRACE = 10.0  # seconds more than a worker takes for its end at most
 
@@ -40,8 +39,7 @@ def _socket(config: Config) -> socket.socket:
     family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    listener.listen(_BACKLOG)
+    listener.bind(address)  # it is a worker's to listen: until one is there, clients had better hear so
     return listener
 
 
