@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.shop import make_project
 from trilane.apps import deploy
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
+from trilane.serving.admission import CALLER, TIER
 
 POLICY = """
 policy = tl.Policy(
@@ -27,6 +29,7 @@ policy = tl.Policy(
         tl.Caller("poor", rate=0.001, burst=2),
         tl.Caller("poorer", rate=0.001, burst=2),
         tl.Caller("poorest", rate=0.001, burst=2),
+        *(tl.Caller(name, rate=0.001, burst=1) for name in ("early", "earlier", "earliest")),
         tl.Caller("vital", up_to="critical"),
     ],
     limit=4,
@@ -121,6 +124,36 @@ def test_a_quota_that_is_used_up_is_429_with_when_to_come_again_whatever_model_i
         assert _ask(up[0], model, np.ones((1, width))).status_code == 200
         asked = _ask(up[0], "negate", np.ones((1, 4)), x_trilane_caller=caller)
         assert asked.status_code == 429  # one quota, whatever is asked
+
+
+@pytest.mark.parametrize(("caller", "model"), [("early", "negate"), ("earlier", "big"), ("earliest", "is_big")])
+def test_over_rest_a_question_is_refused_before_its_body_is_read(
+    up: tuple[Running, str], caller: str, model: str
+) -> None:
+    header = {"x-trilane-caller": caller}
+    _ask(up[0], "negate", np.ones((1, 4)))  # it is loaded
+    before, refused = up[0].get(f"/v2/models/{model}/stats").json()["model_stats"], _refused(up[0], reason="quota")
+    assert up[0].client.post("/v1/decide/is_big", json={"shop": "a", "basket": 60.0}, headers=header).is_success
+    with socket.create_connection(("127.0.0.1", up[0].port), timeout=60) as connection:
+        lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "host: x", "content-length: 1000000", f"{CALLER}: {caller}"]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + b'{"inputs"')  # and no more
+        answer = connection.recv(65_536).decode()
+    assert answer.startswith("HTTP/1.1 429")
+    assert "retry-after: " in answer
+    assert "quota" in answer
+    assert _refused(up[0], reason="quota") == refused + 1
+    (after,) = up[0].get(f"/v2/models/{model}/stats").json()["model_stats"]
+    assert after["inference_stats"]["fail"]["count"] == before[0]["inference_stats"]["fail"]["count"] + 1
+
+
+def test_over_rest_a_tier_that_is_none_and_a_model_that_is_none_are_told_by_the_head_alone(
+    up: tuple[Running, str],
+) -> None:
+    for model, tier, status in (("negate", "urgent", "400"), ("nobody", "batch", "404")):
+        with socket.create_connection(("127.0.0.1", up[0].port), timeout=60) as connection:
+            lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "host: x", "content-length: 1000000", f"{TIER}: {tier}"]
+            connection.sendall("\r\n".join([*lines, "", ""]).encode())
+            assert connection.recv(65_536).decode().startswith(f"HTTP/1.1 {status}")
 
 
 def test_a_quota_and_a_tier_hold_over_grpc(up: tuple[Running, str]) -> None:

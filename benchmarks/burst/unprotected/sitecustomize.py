@@ -5,7 +5,8 @@ Python imports this in every process whose path it is on, so in the server's wor
 
 from __future__ import annotations
 
-from trilane.serving.admission import Admission, Entry, Line
+from trilane.serving.admission import Admission, Entry
+from trilane.serving.line import Line
 
 
 def _everybody(

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.concurrency import ConcurrencyLimit
+from trilane.serving.line import Line
 from trilane.serving.policy import TIERS, Policy
 from trilane.serving.quota import Quotas
 from trilane.serving.tiers import Shares
@@ -32,8 +32,6 @@ __all__ = [
     "TIER",
     "Admission",
     "Entry",
-    "Keeper",
-    "Line",
     "Refusal",
     "priority_of",
 ]
@@ -66,52 +64,6 @@ def priority_of(tier: str) -> int:
         remedy = f"Send one of {', '.join(TIERS)}"
         raise ContractError(f"{tier!r} is no tier", where=TIER, remedy=remedy, status=400)
     return TIERS.index(tier) + 1
-
-
-class Line(Protocol):
-    """Requests that wait for the same thing, a batcher's say."""
-
-    def wait(self, tier: int, rows: int, now: float) -> float:
-        """Seconds until a request of `rows` that came now would be answered, if all goes as usual."""
-        ...
-
-    def unloaded(self, requests: int) -> float:
-        """Seconds that an answer takes if `requests` are in and none waits for more than it must."""
-        ...
-
-    def waiting(self, tier: int) -> int:
-        """How many requests of a tier wait."""
-        ...
-
-    def put_out(self, tier: int) -> bool:
-        """Refuses the request of a tier whose deadline is the latest; False if none waits."""
-        ...
-
-    def may_try(self, deadline: float, now: float) -> bool:
-        """Whether one that came now and seems to be too late should be let in, to see whether it still is."""
-        ...
-
-
-class Keeper(Protocol):
-    """What a line asks of whoever lets requests into it."""
-
-    @property
-    def shares(self) -> Shares:
-        """How its executors' time is shared among the tiers."""
-        ...
-
-    @property
-    def total(self) -> int:
-        """How many are let in now."""
-        ...
-
-    def put_out(self, tier: int, seconds: float) -> UnavailableError:
-        """What one of `tier` hears who was let in and waits no longer."""
-        ...
-
-    def missed(self, tier: int, unloaded: float) -> None:
-        """One of a tier was let in, waited, and cannot be in time any more."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +254,38 @@ class Admission:
             bucket.charge(-1)
         return self._refuse(reason, tier, wait)
 
+    def foresee(
+        self,
+        line: Line,
+        tier: int,
+        now: float,
+        deadline: float,
+        *,
+        caller: str = "",
+        ladder: bool = False,
+        told: int | None = None,
+    ) -> Refusal | None:
+        """Why a request will not be let in, where that is certain before its body is read; None where it is not.
+
+        `tier` is the highest that it may turn out to have, and `deadline` the latest; `told`: the tier to tell it as.
+        Nobody is put out for it, nothing is taken of a quota, and no trial is made: that is left to `admit`.
+        """
+        shown = tier if told is None else told
+        bucket = self.quotas.of(caller, now) if self.quotas.limits else None
+        if bucket is not None and (seconds := bucket.lacks(now)) > 0:
+            return self._refuse(QUOTA, shown, seconds)
+        wait, full = line.wait(tier, 1, now), self.total >= self.limit
+        hopeless = now + wait + self.late[tier] > deadline
+        if hopeless:
+            self._fade(now)
+            tried = not full and now + wait > deadline and not any(map(line.waiting, range(len(TIERS))))
+            hopeless = not tried
+        if hopeless and not ladder:
+            return self._refuse(DEADLINE, shown, wait)
+        if full and (hopeless or not (self.can_make_room(tier) or self._has_room(tier))):
+            return self._refuse(FULL, shown, wait)
+        return None
+
     def afford(self, caller: str, tier: int, now: float) -> Refusal | None:
         """Takes one row of the caller's quota; or tells that it is used up."""
         bucket = self.quotas.of(caller, now) if self.quotas.limits else None
@@ -368,11 +352,18 @@ class Admission:
 
         `lines`: where it may wait, None for all that are watched.
         """
+        return any(line.put_out(other) for line, other in self._behind(tier, lines))
+
+    def can_make_room(self, tier: int, lines: Iterable[Line] | None = None) -> bool:
+        """Whether there is one whom `make_room` might put out."""
+        return any(True for _ in self._behind(tier, lines))
+
+    def _behind(self, tier: int, lines: Iterable[Line] | None) -> Iterator[tuple[Line, int]]:
+        """The lines in which those wait who may be put out for a request of `tier`, with theirs, the lowest first."""
         among = self._lines if lines is None else tuple(lines)
         for other in range(len(TIERS) - 1, tier, -1):
-            if self._gives_way(other) and any(line.put_out(other) for line in among if line.waiting(other)):
-                return True
-        return False
+            if self._gives_way(other):
+                yield from ((line, other) for line in among if line.waiting(other))
 
     def _has_room(self, tier: int) -> bool:
         """Whether a tier has less than its part of the limit: then those who have too much are soon out."""

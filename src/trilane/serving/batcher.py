@@ -23,10 +23,11 @@ from typing import Generic, TypeAlias, TypeVar
 import msgspec
 
 from trilane.errors import ContractError, UnavailableError
-from trilane.serving.admission import Admission, Keeper
+from trilane.serving.admission import Admission
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
+from trilane.serving.line import Keeper
 from trilane.serving.share import Account, Share, check_rows, too_many
 from trilane.serving.trials import TRIAL
 from trilane.serving.turns import Turns

@@ -11,8 +11,9 @@ from __future__ import annotations
 import time
 
 from trilane.errors import UnavailableError
-from trilane.serving.admission import Admission, Entry, Line, Refusal
+from trilane.serving.admission import Admission, Entry, Refusal
 from trilane.serving.inference import Question
+from trilane.serving.line import Line
 from trilane.serving.policy import TIERS
 from trilane.serving.tiers import Shares
 
@@ -64,6 +65,19 @@ class Door:
         self._inside += 1
         admission.apart += self._apart
         return found
+
+    def foresee(self, line: Line, question: Question) -> None:
+        """Raises UnavailableError (429) for a question that `enter` will refuse whatever its body says, which may set a
+        priority where it has none, and an earlier deadline.
+        """
+        now, admission = time.perf_counter(), self._admission
+        told = admission.prioritised(self._tier, question.priority, question.caller)
+        tier = admission.prioritised(self._tier, question.priority or 1, question.caller)
+        if self._apart and self._is_full() and not admission.can_make_room(tier, (line,)):
+            raise admission.refuse_full(line.wait(tier, 1, now), told, now).error()
+        found = admission.foresee(line, tier, now, question.deadline, caller=question.caller, told=told)
+        if found is not None:
+            raise found.error()
 
     def _is_full(self) -> bool:
         admission = self._admission

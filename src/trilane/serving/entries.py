@@ -15,7 +15,7 @@ from trilane.errors import ContractError, DefinitionError, TrilaneError, Unavail
 from trilane.models.folder import Listed
 from trilane.models.wishes import Wish
 from trilane.serving.breaker import Breaker
-from trilane.serving.inference import State
+from trilane.serving.inference import Question, State
 from trilane.serving.opened import Opened
 from trilane.serving.tally import Tally
 
@@ -70,6 +70,16 @@ class Slot:
         before, at = self.tried
         if self.error is not None and mark == before and now - at < _AGAIN_S:
             raise self.error
+
+    def foresee(self, question: Question) -> None:
+        """Raises what a question will be refused with whatever its inputs are; unless it is loaded nothing is known."""
+        if self.opened is None:
+            return
+        try:
+            self.opened.foresee(question)
+        except UnavailableError as error:
+            self.failed(error, 0.0)
+            raise
 
     def failed(self, error: TrilaneError, seconds: float) -> None:
         """A question was not answered."""

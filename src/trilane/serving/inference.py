@@ -106,6 +106,13 @@ class Inferences(Protocol):
         """Whether a model would answer now."""
         ...
 
+    def foresee(self, question: Question) -> None:
+        """Raises what `infer` will raise whatever the inputs are, as far as that is certain before they are known.
+
+        A `priority` of 0 may become any, and the `deadline` an earlier one.
+        """
+        ...
+
     async def infer(self, question: Question) -> Inference:
         """The answer. Raises ContractError, UnavailableError (overload, deadline) or ModelError."""
         ...

@@ -130,6 +130,10 @@ class Opened:
         told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
         return Inference(self.found.name, self.found.version, outputs, told), share
 
+    def foresee(self, question: Question) -> None:
+        """Raises UnavailableError (429) for a question that will be refused whatever its inputs are."""
+        self.door.foresee(self.batcher, question)
+
     def _wanted(self, names: Sequence[str]) -> Sequence[int]:
         if not names:
             return range(len(self._names))

@@ -26,13 +26,17 @@ class Bucket:
 
     def take(self, now: float) -> float:
         """Takes one token; or takes none, and tells in how many seconds there will be one."""
+        seconds = self.lacks(now)
+        if not seconds:
+            self.tokens -= 1
+        return seconds
+
+    def lacks(self, now: float) -> float:
+        """In how many seconds there will be a token; 0 if there is one."""
         if now > self._at:
             self.tokens = min(self.burst, self.tokens + (now - self._at) * self.rate)
             self._at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return 0.0
-        return (1 - self.tokens) / self.rate
+        return 0.0 if self.tokens >= 1 else (1 - self.tokens) / self.rate
 
     def charge(self, tokens: float) -> None:
         """Takes what was let through already, into debt if need be; less than nothing is given back."""

@@ -75,13 +75,13 @@ class ModelRepository:
                 self._warming.add(entry.listed.name)
                 self._in_background(self._warm(entry))
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __contains__(self, model: str) -> bool:
         return self._look(model) is not None
 
     # -- questions ----------------------------------------------------------------------------------------------
+
+    def foresee(self, question: Question) -> None:
+        self._slot(self._find(question.model), question.version).foresee(question)
 
     async def infer(self, question: Question) -> Inference:
         began = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -258,3 +259,53 @@ def test_the_books_balance_and_the_limit_holds(
         assert all(number >= 0 for number in admission.in_flight)
         outright = sum(number for (reason, _), number in admission.refused.items() if reason != PUT_OUT)
         assert sum(admission.admitted) + outright == asked
+
+
+def _scene(limit: int | None, inside: list[int], seconds: float, used: int) -> _Line:
+    """A line in which those of the tiers `inside` wait; the caller `one` has used so many of its three rows."""
+    line = _line(tl.Policy(callers=[tl.Caller("one", rate=0.5, burst=3)], limit=limit))
+    for tier in inside:
+        line.ask(tier)
+    for _ in range(used):
+        line.admission.quotas.of("one", 0.0).take(0.0)  # type: ignore[union-attr]
+    line.seconds = seconds
+    return line
+
+
+@given(
+    limit=st.sampled_from([None, 1, 2, 4]),
+    inside=st.lists(st.integers(0, 3), max_size=6),
+    seconds=st.sampled_from([0.0, 1.0]),
+    patience=st.sampled_from([0.5, math.inf]),
+    used=st.integers(0, 4),
+    tier=st.integers(0, 3),
+    ladder=st.booleans(),
+)
+def test_who_is_refused_before_the_body_is_read_would_have_been_refused_after_it(
+    limit: int | None, inside: list[int], seconds: float, patience: float, used: int, tier: int, ladder: bool
+) -> None:
+    line = _scene(limit, inside, seconds, used)
+    before = line.admission.facts()
+    foreseen = line.admission.foresee(line, tier, 0.0, patience, caller="one", ladder=ladder)
+    if foreseen is None:
+        assert line.admission.facts() == before  # nobody was put out for it, and nothing taken
+        found = line.ask(tier, patience=patience, caller="one", ladder=ladder)
+        tried = seconds > patience and not any(map(line.waiting, range(4)))
+        assert tried or isinstance(found, Entry)
+    else:
+        again = _scene(limit, inside, seconds, used).ask(tier, patience=patience, caller="one", ladder=ladder)
+        assert again == foreseen
+        assert line.admission.refused[foreseen.reason, tier] == 1 + _refused_before(before, foreseen.reason, tier)
+
+
+def _refused_before(facts: dict[str, Any], reason: str, tier: int) -> int:
+    return int(facts["tiers"][TIERS[tier]]["refused"].get(reason, 0))
+
+
+def test_a_refusal_that_is_foreseen_is_told_by_the_tier_that_was_asked_for() -> None:
+    admission = Admission(tl.Policy(limit=1))
+    line = _Line(admission, 1.0)
+    admission.watch([line])
+    line.ask(CRITICAL)
+    assert admission.foresee(line, CRITICAL, 0.0, math.inf, told=BATCH) == Refusal(FULL, BATCH, 1.0)
+    assert admission.refused == {(FULL, BATCH): 1}

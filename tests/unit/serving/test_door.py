@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -157,3 +158,20 @@ def test_a_policy_that_is_adopted_holds_for_a_model_that_works_apart() -> None:
     admission.adopt(tl.Policy(tiers=[tl.Tier("batch", floor=0.25)], limit=8))
     assert not line.ask(door)
     assert door.shares.floor(TIERS.index("batch")) == 0.25
+
+
+def test_a_question_is_refused_before_its_body_is_read_only_if_no_priority_in_it_would_let_it_in() -> None:
+    policy = tl.Policy(callers=[tl.Caller("vital", up_to="critical")], limit=4)
+    _, door, line = _door(policy)
+
+    def foreseen(**facts: Any) -> str:
+        return _reason(lambda: door.foresee(line, Question("m", (), **facts)))
+
+    assert not foreseen()
+    while not line.ask(door):
+        pass
+    assert foreseen() == "full"
+    assert not foreseen(caller="vital")  # its body may say that it is critical, and somebody lower waits
+    assert foreseen(caller="vital", priority=2) == "full"  # its head says that it is not
+    assert foreseen(caller="other", priority=1) == "full"  # it may not be
+    assert len(line.inside) == line.waiting(TIERS.index("standard"))

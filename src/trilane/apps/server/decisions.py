@@ -1,7 +1,7 @@
 """Decisions of one server process: asked for by HTTP, or by whatever else speaks for a caller.
 
 Laws: every decision goes through admission and the batcher of its endpoint, whatever protocol asked for it; what comes
-by `/v1/decide` and is refused, is refused before its body is read.
+over HTTP and is refused by what its head says, is refused before its body is read.
 """
 
 from __future__ import annotations
@@ -80,8 +80,27 @@ class Decisions:
         due = min(began + deployed.bundle.deadline / 1e6, deadline)
         number, ladder = deployed.tier if tier is None else tier, bool(deployed.engine.endpoint.fallback)
         found = self._deployments.admission.admit(deployed.batcher, number, began, due, caller=caller, ladder=ladder)
-        if deployed.promised is not None and isinstance(found, Refusal) and found.reason != QUOTA:
-            deployed.promised.refused(1)  # how many rows it would have brought is not known yet
+        if isinstance(found, Refusal):
+            _count_refusal(deployed, found)
+        return found
+
+    def foresee(self, deployed: Deployed, *, deadline: float, caller: str = "", priority: int = 0) -> Refusal | None:
+        """Why rows that come now, and are not read yet, will not be let in by `submit`; None if they may be.
+
+        The body may set a priority where it is 0, and an earlier deadline.
+        """
+        now, admission = time.perf_counter(), self._deployments.admission
+        found = admission.foresee(
+            deployed.batcher,
+            admission.prioritised(deployed.tier, priority or 1, caller),
+            now,
+            min(now + deployed.bundle.deadline / 1e6, deadline),
+            caller=caller,
+            ladder=bool(deployed.engine.endpoint.fallback),
+            told=admission.prioritised(deployed.tier, priority, caller),
+        )
+        if found is not None:
+            _count_refusal(deployed, found)
         return found
 
     async def submit(
@@ -121,6 +140,11 @@ class Decisions:
                 raise DefinitionError(error.what, where=name, remedy=error.remedy, status=404) from None
             remedy = "Ask again once `/health/ready` names this endpoint; `trilane status` shows what is deployed"
             raise UnavailableError(reason, where=name, remedy=remedy) from None
+
+
+def _count_refusal(deployed: Deployed, refusal: Refusal) -> None:
+    if deployed.promised is not None and refusal.reason != QUOTA:
+        deployed.promised.refused(1)  # how many rows it would have brought is not known yet
 
 
 def _queued(deployed: Deployed, rows: list[msgspec.Struct], entry: Entry) -> Awaitable[Share[Answers]]:

@@ -66,6 +66,15 @@ class EndpointModels:
         deployed = self._deployed(model, version)
         return State(model, version_of(deployed.bundle.digest), "READY", loaded=True)
 
+    def foresee(self, question: Question) -> None:
+        deployed = self._deployed(question.model, question.version)
+        refusal = self._decisions.foresee(
+            deployed, deadline=question.deadline, caller=question.caller, priority=question.priority
+        )
+        if refusal is not None:
+            self._tally(deployed).failed(0.0)
+            raise refusal.error()
+
     async def infer(self, question: Question) -> Inference:
         began = time.perf_counter()
         deployed = self._deployed(question.model, question.version)
@@ -220,6 +229,9 @@ class Models:
 
     def ready(self, model: str, version: str = "") -> State:
         return self._of(model).ready(model, version)
+
+    def foresee(self, question: Question) -> None:
+        self._of(question.model).foresee(question)
 
     def infer(self, question: Question) -> Coroutine[Any, Any, Inference]:
         return self._of(question.model).infer(question)

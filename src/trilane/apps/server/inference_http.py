@@ -1,6 +1,7 @@
 """The Open Inference Protocol over HTTP: `/v2` with its health, metadata, inference, statistics and repository.
 
-Law: what it answers is what `Inferences` answers; nothing is known here of what a model is.
+Laws: what it answers is what `Inferences` answers; nothing is known here of what a model is; a question that will be
+refused whatever its body says is refused before that is read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError
 from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import of_parameters
-from trilane.serving.inference import Inferences
+from trilane.serving.inference import Inferences, Question
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
@@ -84,6 +85,9 @@ class InferenceHttp:
     async def infer(self, request: Request, model: str, version: str = "") -> int:
         began, headers = time.perf_counter(), request.headers
         waits, announced = patience(request), _header_length(headers.get(_HEADER))
+        caller, tier = headers.get(CALLER) or "", headers.get(TIER)
+        priority = 0 if tier is None else priority_of(tier)  # it goes before the parameter `priority`
+        self._models.foresee(Question(model, (), version, deadline=began + waits, caller=caller, priority=priority))
         body = await read_body(request)
         coding = headers.get("content-encoding")
         if coding is not None:
@@ -101,11 +105,10 @@ class InferenceHttp:
             version=version,
             takes=takes,
             deadline=deadline,
-            caller=headers.get(CALLER) or "",
+            caller=caller,
         )
-        tier = headers.get(TIER)  # it goes before the parameter `priority`
-        if tier is not None:
-            question = msgspec.structs.replace(question, priority=priority_of(tier))
+        if priority:
+            question = msgspec.structs.replace(question, priority=priority)
         answer, header = oip.encode(await self._models.infer(question), wanted)
         told = JSON if header is None else (_BINARY, (_HEADER, str(header)))
         accepts = headers.get("accept-encoding")

@@ -78,6 +78,14 @@ class TrainedModels:
     def ready(self, model: str, version: str = "") -> State:
         return State(model, self._find(model, version).version, "READY", loaded=True)
 
+    def foresee(self, question: Question) -> None:
+        found = self._find(question.model, question.version)
+        try:
+            found.door.foresee(found.batcher, question)
+        except UnavailableError:
+            found.tally.failed(0.0)
+            raise
+
     async def infer(self, question: Question) -> Inference:
         began = time.perf_counter()
         found = self._find(question.model, question.version)
