@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from tests.shop import make_project
 
 pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("journeys")]
 CLIENTS = 4
+ASK = {"shop": "a", "basket": 10.0}
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def asking(up: Running) -> Iterator[Counter[str]]:
         with httpx.Client(base_url=up.client.base_url, timeout=60) as client:
             while not stop.is_set():
                 try:
-                    answer = client.post("/v1/decide/is_big", json={"shop": "a", "basket": 10.0})
+                    answer = client.post("/v1/decide/is_big", json=ASK)
                     told[str(answer.status_code)] += 1
                 except httpx.TransportError as error:
                     told[type(error).__name__] += 1
@@ -80,6 +83,32 @@ def test_a_server_that_is_told_to_stop_says_that_it_is_not_ready_and_answers_mea
             until(lambda: told["200"] > before + 50, "answers in spite of it")
         assert set(told) == {"200"}
         assert up.processes["serve"].wait(60) == 0
+
+
+def test_who_comes_too_late_is_refused_at_once_while_others_are_still_answered(tmp_path: Path) -> None:
+    make_project(tmp_path).close()
+    trained(tmp_path, "big")
+    with running(tmp_path, {"serve": []}) as up:
+        until(lambda: up.client.get("/health/ready").status_code == httpx.codes.OK, "readiness")
+        body = json.dumps(ASK).encode()
+        head = f"POST /v1/decide/is_big HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", up.port), timeout=30) as early:
+            early.sendall(head + body[:1])
+            assert up.client.get("/health/live").status_code == httpx.codes.OK  # by now it is begun
+            up.processes["serve"].send_signal(signal.SIGTERM)
+            until(lambda: _is_refused(up.port), "the port to be closed")
+            assert up.processes["serve"].poll() is None
+            early.sendall(body[1:])
+            assert early.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert up.processes["serve"].wait(60) == 0
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def _not_ready(up: Running) -> dict[str, Any]:

@@ -113,6 +113,9 @@ class Connections:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
+                if error.errno == errno.EINVAL:  # whoever started us has closed the door
+                    self._deafen()
+                    return
                 if error.errno not in _NO_FILES:
                     raise
                 _log.error("no connection can be taken, with %d open: %s", len(self._open), error)

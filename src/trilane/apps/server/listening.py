@@ -1,8 +1,8 @@
 """The process that listens, and keeps the workers that answer: as many as a project's settings say.
 
 Laws: all workers take connections from one socket, which stays open however they come and go; SIGHUP replaces them,
-each going on until a successor listens; SIGTERM and SIGINT end them, none before it has answered what is under way; a
-worker that dies comes back.
+each going on until a successor listens; SIGTERM and SIGINT end them, none before it has answered what is under way,
+while who comes after that is refused; a worker that dies comes back.
 """
 
 from __future__ import annotations
@@ -79,8 +79,15 @@ class _Workers:
         self._terminate(former)
 
     def _end(self) -> None:
+        notice = 0.0 if self._stop.is_set() else self._config.drain / 1e6
         self._stop.set()
         self._terminate([*self._living])
+        asyncio.get_running_loop().call_later(notice, self._deafen)
+
+    def _deafen(self) -> None:
+        """Has whoever comes now refused at once: no worker takes connections any more, and they would wait in vain."""
+        with contextlib.suppress(OSError):  # it is done already, or this system cannot
+            self._listener.shutdown(socket.SHUT_RD)
 
     async def _place(self, own: int) -> None:
         """Keeps a worker of round `own` until another round begins, or the end."""

@@ -27,6 +27,7 @@ __all__ = ["work"]
 
 _TURN = 5e-4  # seconds that a thread beside the loop may keep the interpreter while the loop waits for it
 _LINGER = 1.0  # seconds in which clients that know of no successor yet may still ask
+_SENT = 0.1  # and those for whom there is none, as what they sent may not have been read yet
 
 
 def work(config: Config, listener: socket.socket) -> None:
@@ -61,7 +62,7 @@ async def _serve(server: Server, config: Config, listener: socket.socket, loop: 
     connections.open()
     await drain.wait()
     await server.finish()
-    await connections.close(longest=LONGEST, linger=_LINGER if drain.replaced else 0.0)
+    await connections.close(longest=LONGEST, linger=_LINGER if drain.replaced else _SENT)
 
 
 def main() -> None:
