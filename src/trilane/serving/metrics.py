@@ -192,8 +192,12 @@ class Metrics:
         self._told = now
         for number, tier in enumerate(TIERS):
             self._inside.labels(tier).set(admission.in_flight[number])
-            self._waiting.labels(tier).set(admission.waiting(number))
         self._limit.set(admission.limit if admission.is_limited else 0)
+
+    def tell_waiting(self, admission: Admission) -> None:
+        """Tells how many wait, which takes a look at the line of every model."""
+        for number, tier in enumerate(TIERS):
+            self._waiting.labels(tier).set(admission.waiting(number))
 
     def _partitions(self) -> None:
         """How the nearline workers share the partitions."""

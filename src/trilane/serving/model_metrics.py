@@ -18,7 +18,7 @@ __all__ = ["MOST", "OTHERS", "ModelMetrics"]
 
 MOST = 500  # models that have a label of their own
 OTHERS = "(others)"
-_PIECE = 10  # models that are told of at a time: what a question takes
+_PIECE = 5  # models that are told of at a time: what a question takes, or two
 _NOTHING = (0, 0, 0)
 
 

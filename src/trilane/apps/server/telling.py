@@ -15,7 +15,8 @@ from trilane.serving.metrics import Metrics
 __all__ = ["Telling"]
 
 _EVERY = 0.25  # seconds from the end of a round to the next
-_PAUSE = 0.005  # seconds between two pieces of a round
+_SELDOM = 4  # rounds, of which one looks at all lines
+_PAUSE = 0.002  # seconds between two pieces of a round
 
 
 class Telling:
@@ -30,11 +31,13 @@ class Telling:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._metrics, self._admission, self._slots, self._loop = metrics, admission, slots, loop
+        self._rounds = 0
         self._round()
 
     def now(self) -> None:
         """Tells everything at once."""
         self._tell_requests()
+        self._metrics.tell_waiting(self._admission)
         self._metrics.models.tell(self._slots())
 
     def close(self) -> None:
@@ -48,6 +51,9 @@ class Telling:
 
     def _round(self) -> None:
         self._tell_requests()
+        if not self._rounds % _SELDOM:
+            self._metrics.tell_waiting(self._admission)
+        self._rounds += 1
         self._piece(self._metrics.models.telling(self._slots()))
 
     def _piece(self, pieces: Iterator[None]) -> None:
