@@ -19,7 +19,7 @@ from trilane.apps.scoring.job import Job, Part
 from trilane.apps.scoring.model import OpenModel
 from trilane.apps.scoring.part import PORTION, Tally, Unanswered, by_runs
 from trilane.apps.scoring.tensors import TensorColumns, arrow_type, as_column
-from trilane.errors import DefinitionError, ModelError
+from trilane.errors import ContractError, DefinitionError, ModelError
 
 __all__ = ["ByModel", "check_kept"]
 
@@ -81,7 +81,7 @@ class ByModel:
     def _outputs(self, arrays: Sequence[npt.NDArray[Any]], rows: int) -> Sequence[npt.NDArray[Any]]:
         try:
             outputs = self._model.run(arrays)
-        except ModelError as error:
+        except (ContractError, ModelError) as error:  # the first: of a NaN that came in with a row
             raise Unanswered(error) from error
         for spec, array in zip(self._model.outputs, outputs, strict=True):
             if len(array) != rows:
