@@ -19,6 +19,7 @@ from trilane.serving.trials import TRIAL
 
 ALPHA, BETA, PATIENCE = 4e-3, 1e-3, 0.05
 SELDOM = 20.0  # times that a trial lasts, or is expected to, from its beginning to that of the next
+LONGEST = 10.0  # seconds from one to the next, if none lasts for half of that
 FADES = 12.0  # seconds in which it is forgotten by how late answers were
 
 
@@ -76,13 +77,18 @@ def _served(requests: list[Request], outcome: Outcome, *, since: float) -> Bools
     return served
 
 
+def _rest(seconds: float) -> float:
+    """From the beginning of a trial of `seconds` to that of the next."""
+    return min(SELDOM * seconds, max(LONGEST, 2 * seconds))
+
+
 def _check_trials(dispatcher: Watched) -> None:
     """Each is followed by a rest, and begins where nothing ran for as long."""
     trials = [(at, took, expected) for at, took, expected, batch in dispatcher.ran if batch.reason == TRIAL]
     for (at, took, _), (following, _, _) in itertools.pairwise(trials):
-        assert following >= at + SELDOM * took * (1 - 1e-9)
+        assert following >= at + _rest(took) * (1 - 1e-9)
     for (before, *_), (at, _, expected, batch) in itertools.pairwise(dispatcher.ran):
-        assert batch.reason != TRIAL or at >= before + SELDOM * expected * (1 - 1e-9)
+        assert batch.reason != TRIAL or at >= before + _rest(expected) * (1 - 1e-9)
 
 
 def _asked(phase: Phase, rate: float, wait: float) -> list[Request]:
@@ -112,7 +118,7 @@ def test_after_a_slow_phase_of_any_length_and_factor_everybody_is_answered_in_ti
     before, _ = run(poisson(rate, phase.end, seed=5, patience=PATIENCE))
     took = [(at + took, took) for at, took, *_ in before.ran] or [(0.0, 0.0)]
     slowest = max(before.believed, *(lasted for _, lasted in took))
-    wait = max(took[-1][0] - phase.end, 0.0) + (2 + SELDOM) * slowest + FADES + 20 / min(rate, 1.0)
+    wait = max(took[-1][0] - phase.end, 0.0) + 2 * slowest + _rest(slowest) + FADES + 20 / min(rate, 1.0)
     requests = _asked(phase, rate, wait)
     dispatcher, outcome = run(requests)
     assert _served(requests, outcome, since=phase.end + wait).mean() >= 0.98

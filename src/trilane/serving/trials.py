@@ -1,9 +1,10 @@
 """When to try, seldom, what is expected to take too long: nothing else would tell that it does not any more.
 
 Laws: pure logic on the caller's clock; one trial at a time; after each there is none for 19 times as long as it took,
-whatever came of it, so that trials take a twentieth of the time at most; nor is there one where something ran within
+whatever came of it, so that trials take a twentieth of the time at most (a half, if each takes seconds: nobody shall
+wait a minute to hear that a model is well again); nor is there one where something ran within
 20 times of what the trial is expected to take, for what runs tells enough, and may be held up by it. What never was as
-quick as it would have to be is tried 20 times as seldom, but is tried.
+quick as it would have to be is tried 20 times as seldom, but is tried: every ten seconds at least.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = ["TRIAL", "Trials"]
 TRIAL = "trial"  # the reason of its batch
 _SELDOM = 20.0  # times that one lasts, from its beginning to that of the next
 _SHORTEST = 0.01  # seconds until the next, however quick the last one was
+_LONGEST = 10.0  # and however slow, unless it lasts for half of that
 
 
 class Trials:
@@ -54,10 +56,16 @@ class Trials:
     def ended(self, seconds: float) -> None:
         """The trial took so long, whatever came of it."""
         self._runs = False
-        self._rested += _SELDOM * seconds
+        self._rested += _rest(_SELDOM * seconds, seconds)
 
 
 def _pause(latency: LatencyModel, rows: int, within: float) -> float:
     """Seconds without anything that runs, after which it may be tried."""
-    pause = max(_SELDOM * latency.expected(rows), _SHORTEST)
-    return pause if within >= latency.at_best(rows) else _SELDOM * pause
+    expected = latency.expected(rows)
+    pause = max(_SELDOM * expected, _SHORTEST)
+    return _rest(pause if within >= latency.at_best(rows) else _SELDOM * pause, expected)
+
+
+def _rest(pause: float, seconds: float) -> float:
+    """At most so many seconds from the beginning of a trial of `seconds` to the next."""
+    return min(pause, max(_LONGEST, 2 * seconds))
