@@ -257,9 +257,8 @@ def latest_weather(weather: ibis.Table) -> ibis.Table:
 
 
 def _clock_changes(month: int, sunday: int, utc_hour: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    first_days = (np.arange("2007", "2038", dtype="datetime64[Y]").astype("datetime64[M]") + month - 1).astype(
-        "datetime64[D]"
-    )
+    januaries = np.arange("2007", "2038", dtype="datetime64[Y]").astype("datetime64[M]")
+    first_days = (januaries + np.timedelta64(month - 1, "M")).astype("datetime64[D]")
     days = np.busday_offset(first_days, sunday - 1, roll="forward", weekmask="Sun")
     return (days + np.timedelta64(utc_hour, "h")).astype("datetime64[us]").astype(np.int64)
 

@@ -234,7 +234,7 @@ def _delayed(instants: Instants, delay: pa.ChunkedArray) -> Instants:
     """Instants plus a delay in minutes, which is exact across midnight where the file's own clock times are not."""
     minutes = _numbers(delay)
     late = np.where(np.isnan(minutes), 0, minutes).astype("timedelta64[m]")
-    return np.where(np.isnan(minutes), np.datetime64("NaT"), instants + late)
+    return np.where(np.isnan(minutes), np.datetime64("NaT", "m"), instants + late)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _package(folder: Path, *flights: dict[str, object]) -> Path:
 
 @given(st.integers(0, 3 * 365 * 1440), st.sampled_from(ZONES))
 def test_local_times_become_the_instants_that_the_time_zone_database_gives(minutes: int, zone: str) -> None:
-    wall = np.datetime64("2012-01-01T00:00", "m") + minutes
+    wall = np.datetime64("2012-01-01T00:00", "m") + np.timedelta64(minutes, "m")
     [made] = to_utc(np.array([wall]), zone)
     assert made.item().replace(tzinfo=dt.UTC) == wall.item().replace(tzinfo=ZoneInfo(zone)).astimezone(dt.UTC)
 
