@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,10 @@ def _source(hot_keys: object = (), **options: object) -> EventSource:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> SqliteLog:
-    return SqliteLog(tmp_path)
+def log(tmp_path: Path) -> Iterator[SqliteLog]:
+    log = SqliteLog(tmp_path)
+    yield log
+    log.close()
 
 
 def _warm(door: HotKeys, key: str = "hot", events: int = 3_000) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import load_catalog
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import FileScanTask
 from pyroaring import BitMap64
 
 import trilane as tl
@@ -26,16 +28,13 @@ SCHEMA = {"at": tl.Timestamp, "who": tl.String, "x": tl.Int64 | None}
 FORMATS = ["delta", "iceberg"]
 
 
-def iceberg(folder: Path) -> Any:
+@contextmanager
+def iceberg(folder: Path) -> Iterator[Any]:
     folder.mkdir(exist_ok=True)
-    catalog = load_catalog("test", type="sql", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
-    catalog.create_namespace_if_not_exists("n")
-    return catalog
-
-
-def iceberg_table(folder: Path, schema: pa.Schema) -> Table:
-    table: Table = iceberg(folder).create_table_if_not_exists("n.t", schema=schema)
-    return table
+    uri = f"sqlite:///{folder}/catalog.db"
+    with load_catalog("test", type="sql", uri=uri, warehouse=f"file://{folder}") as catalog:
+        catalog.create_namespace_if_not_exists("n")
+        yield catalog
 
 
 def append(kind: str, folder: Path, rows: pa.Table) -> None:
@@ -43,7 +42,8 @@ def append(kind: str, folder: Path, rows: pa.Table) -> None:
     if kind == "delta":
         deltalake.write_deltalake(folder / "n" / "t", rows, mode="append")
     else:
-        iceberg_table(folder, rows.schema).append(rows)
+        with iceberg(folder) as catalog:
+            catalog.create_table_if_not_exists("n.t", schema=rows.schema).append(rows)
 
 
 def table(*rows: tuple[int, str, int | None]) -> pa.Table:
@@ -100,7 +100,8 @@ def test_what_is_not_there_is_told(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
-    iceberg_table(tmp_path / "ice", table((1, "a", 1)).schema)
+    with iceberg(tmp_path / "ice") as catalog:
+        catalog.create_table("n.t", schema=table((1, "a", 1)).schema)
     assert read(tmp_path / "ice", pinned(source("iceberg"), tmp_path / "ice")) == []
     deltalake.write_deltalake(tmp_path / "n" / "t", table((1, "a", 1)).slice(0, 0))
     assert read(tmp_path, pinned(source("delta"), tmp_path)) == []
@@ -120,7 +121,7 @@ def test_a_column_that_came_later_is_null_in_older_files(tmp_path: Path) -> None
 
 def test_a_renamed_column_of_iceberg_keeps_its_values(tmp_path: Path) -> None:
     append("iceberg", tmp_path, table((1, "a", 1)))
-    with iceberg(tmp_path).load_table("n.t").update_schema() as change:
+    with iceberg(tmp_path) as catalog, catalog.load_table("n.t").update_schema() as change:
         change.rename_column("x", "y")
     renamed = source("iceberg", schema={"at": tl.Timestamp, "who": tl.String, "y": tl.Int64 | None})
     append("iceberg", tmp_path, table((2, "b", 2)).rename_columns(["at", "who", "y"]))
@@ -161,7 +162,8 @@ def z85(raw: bytes) -> str:
 
 def test_files_of_deletes_are_refused(tmp_path: Path) -> None:
     append("iceberg", tmp_path, table((1, "a", 1)))
-    [task] = iceberg(tmp_path).load_table("n.t").scan().plan_files()
+    with iceberg(tmp_path) as catalog:
+        [task] = catalog.load_table("n.t").scan().plan_files()
     deleting = FileScanTask(task.file, delete_files={task.file}, residual=task.residual)
     with pytest.raises(ContractError, match="rows are deleted by files"):
         part_of(deleting, {}, "table 't'", 1)
