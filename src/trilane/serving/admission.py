@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.concurrency import ConcurrencyLimit
 from trilane.serving.line import Line
@@ -102,19 +104,18 @@ class Refusal:
         )
 
 
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A request that was let in. `deadline`: the instant it has to be answered by; `expected`: seconds it may take.
 
     `hopeless`: it cannot be in time, and is let in for a worse answer that takes no work.
     """
 
-    __slots__ = ("began", "deadline", "expected", "hopeless", "line", "tier")
-
-    def __init__(
-        self, line: Line, tier: int, began: float, deadline: float, expected: float, *, hopeless: bool = False
-    ) -> None:
-        self.line, self.tier, self.began, self.deadline = line, tier, began, deadline
-        self.expected, self.hopeless = expected, hopeless
+    line: Line
+    tier: int
+    began: float
+    deadline: float
+    expected: float
+    hopeless: bool = False
 
     @property
     def due(self) -> float:
@@ -205,6 +206,8 @@ class Admission:
 
     def prioritised(self, default: int, priority: int, caller: str = "") -> int:
         """The tier of a request by its priority in the Open Inference Protocol: 1 is the highest, 0 the default."""
+        if priority <= 0 and not self.asks_who:
+            return default
         number = default if priority <= 0 else min(priority, len(TIERS)) - 1
         return self._allowed(number, default, caller)
 
@@ -249,7 +252,7 @@ class Admission:
             self.total += 1
             self.in_flight[tier] += 1
             self.admitted[tier] += 1
-            return Entry(line, tier, began, deadline, wait, hopeless=hopeless)
+            return Entry(line, tier, began, deadline, wait, hopeless)
         if bucket is not None:
             bucket.charge(-1)
         return self._refuse(reason, tier, wait)

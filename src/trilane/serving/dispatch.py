@@ -117,7 +117,8 @@ class Dispatcher(Generic[T]):
     def _note(self, rows: int) -> None:
         """Keeps by what factor a batch like the last strays from the line, as each request that comes asks for it."""
         line = self.latency.alpha + self.latency.beta * rows
-        self._usually = self.latency.expected(rows) / max(line, 1e-9)
+        usually = self.latency.expected(rows) / max(line, 1e-9)
+        self._a_batch, self._a_row = self.latency.alpha * usually, self.latency.beta * usually
 
     def next(self, now: float, *, others_busy: bool = True) -> Decision[T] | None:
         """What a free executor should do; None if nothing waits. `others_busy`: whether no other executor is free.
@@ -188,19 +189,22 @@ class Dispatcher(Generic[T]):
         `busy`: seconds until the first of the `executors` is free. It is what those of its tier and above it take, or
         those of its tier at its floor.
         """
-        seconds, floor = self._lasts(self.waiting.rows_before(tier) + rows, executors), self.shares.floor(tier)
+        rows_first = self.waiting.rows_before(tier) + rows
+        if self.shares.are_plain and 0 < rows_first < self._max_rows:  # as nearly always
+            return busy + self._a_batch + self._a_row * rows_first
+        seconds, floor = self._lasts(rows_first, executors), self.shares.floor(tier)
         if floor and tier:
             # They run along with others, so that each costs its rows alone.
-            own = self.waiting.rows_of(tier) * self.latency.beta * self._usually / floor
+            own = self.waiting.rows_of(tier) * self._a_row / floor
             seconds = min(seconds, self._lasts(rows, executors) + own)
         return busy + seconds
 
     def _lasts(self, rows: int, executors: int) -> float:
         """Seconds that it usually takes to work on so many rows."""
         if rows < self._max_rows:
-            return (self.latency.alpha + self.latency.beta * rows) * self._usually if rows else 0.0
+            return self._a_batch + self._a_row * rows if rows else 0.0
         full, rest = divmod(rows, self._max_rows)
-        seconds = (self.latency.alpha + self.latency.beta * rest) * self._usually if rest else 0.0
+        seconds = self._a_batch + self._a_row * rest if rest else 0.0
         return seconds + full * self.latency.expected(self._max_rows) / executors if full else seconds
 
     def unloaded(self, requests: int) -> float:

@@ -66,14 +66,18 @@ class Signals:
         self._began = now
         self._marks: list[tuple[float, float]] = [(now, cpu())]
         self.in_flight = 0
+        self._from, self._current = math.inf, self._slots[0]  # the slot of the last instant, and where it begins
 
     def _slot(self, now: float) -> Tally:
+        if self._from <= now < self._from + _SLOT:
+            return self._current
         number = int(now / _SLOT)
         place = number % _SLOTS
         if self._numbers[place] != number:
             self._numbers[place], self._slots[place] = number, Tally()
             self._marks = [*self._marks[-_SLOTS:], (now, self._cpu())]
-        return self._slots[place]
+        self._from, self._current = number * _SLOT, self._slots[place]
+        return self._current
 
     def answered(self, now: float, seconds: float, *, refused: bool = False) -> None:
         """A request was answered after `seconds`, or `refused` because there are too many."""

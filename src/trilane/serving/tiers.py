@@ -158,6 +158,8 @@ class Waiting(Generic[T]):
     def rows_before(self, tier: int) -> int:
         """Rows that wait in `tier` and those above it."""
         total = 0
+        if not self.rows:
+            return total
         for other, rows in self._rows.items():
             if other <= tier:
                 total += rows

@@ -16,11 +16,13 @@ import msgspec
 
 from trilane.apps.server.deployments import Deployed, Deployments, Portion
 from trilane.apps.server.http import patience, read_body, refuse, send, wants_batch
+from trilane.apps.server.limits import EXPLAIN
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.request import Request
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
 from trilane.serving.admission import CALLER, QUOTA, TIER, Entry, Refusal
+from trilane.serving.deadline import ENVOY, GRPC, HEADER
 from trilane.serving.engine import Answers
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import with_batch
@@ -28,6 +30,8 @@ from trilane.serving.share import Share
 from trilane.serving.story import Fact, Story, stages_of
 
 __all__ = ["Decisions"]
+
+_WISHES = frozenset((HEADER, ENVOY, GRPC, TIER, EXPLAIN))  # the headers by which a caller asks for something of its own
 
 
 class Decisions:
@@ -41,15 +45,19 @@ class Decisions:
         began = time.perf_counter()
         deployed = self.find(name)
         headers, admission = request.headers, self._deployments.admission
-        caller = (headers.get(CALLER) or "") if admission.asks_who else ""
-        tier = admission.tier(deployed.tier, headers.get(TIER), caller)
-        entry = self.enter(deployed, began=began, deadline=began + patience(request), tier=tier, caller=caller)
+        tier, deadline, caller = deployed.tier, math.inf, ""
+        is_plain = _WISHES.isdisjoint(headers)  # as nearly all are: one look for all wishes
+        if not is_plain or admission.asks_who:
+            caller, deadline = headers.get(CALLER, "") if admission.asks_who else "", began + patience(request)
+            tier = admission.tier(tier, headers.get(TIER), caller)
+        entry = self.enter(deployed, began=began, deadline=deadline, tier=tier, caller=caller)
         if isinstance(entry, Refusal):
             return refuse(request, entry)
         answered = None
         try:
-            form, told = wire(request, tables=False), wants_batch(request)
-            rows = deployed.row_format.rows(await read_body(request), packed=form.asked == MSGPACK)
+            form, told = wire(request, tables=False), not is_plain and wants_batch(request)
+            asked = request.whole or await read_body(request)
+            rows = deployed.row_format.rows(asked, packed=form.asked == MSGPACK)
             admission.charge(caller, len(rows), began)
             share = await _queued(deployed, rows, entry)
             answered = time.perf_counter()

@@ -19,9 +19,9 @@ from trilane.apps.server.http import JSON, patience, read_body, send
 from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
-from trilane.errors import ContractError, TrilaneError
+from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
-from trilane.serving.deadline import of_parameters
+from trilane.serving.deadline import ENVOY, GRPC, HEADER, of_parameters
 from trilane.serving.inference import Inferences, Question
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
@@ -29,6 +29,7 @@ from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index,
 __all__ = ["InferenceHttp", "error_text", "sentence"]
 
 _HEADER = "inference-header-content-length"
+_WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, _HEADER, "content-encoding", "accept-encoding"))
 _BINARY = ("content-type", "application/octet-stream")
 _ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -45,6 +46,7 @@ class InferenceHttp:
 
     def __init__(self, models: Inferences, *, version: str, ready: Callable[[], str | None]) -> None:
         self._models, self._ready = models, ready
+        self._refuses = False  # whether the last question was refused
         self._server = _encode({"name": "trilane", "version": version, "extensions": EXTENSIONS})
 
     def operations(self, around: Callable[[Answer, str], Answer]) -> dict[str, Answer]:
@@ -84,12 +86,18 @@ class InferenceHttp:
 
     async def infer(self, request: Request, model: str, version: str = "") -> int:
         began, headers = time.perf_counter(), request.headers
-        waits, announced = patience(request), _header_length(headers.get(_HEADER))
-        caller, tier = headers.get(CALLER) or "", headers.get(TIER)
-        priority = 0 if tier is None else priority_of(tier)  # it goes before the parameter `priority`
-        self._models.foresee(Question(model, (), version, deadline=began + waits, caller=caller, priority=priority))
-        body = await read_body(request)
-        coding = headers.get("content-encoding")
+        waits, announced, caller, tier, priority = math.inf, None, "", None, 0
+        is_plain = _WISHES.isdisjoint(headers)  # one look for all wishes
+        if not is_plain:
+            waits, announced = patience(request), _header_length(headers.get(_HEADER))
+            caller, tier = headers.get(CALLER) or "", headers.get(TIER)
+            priority = 0 if tier is None else priority_of(tier)  # it goes before the parameter `priority`
+        body = request.whole
+        if body is None or self._refuses:  # else it costs more to foresee it than to read what is there
+            asked = Question(model, (), version, deadline=began + waits, caller=caller, priority=priority)
+            self._models.foresee(asked)
+            body = await read_body(request)
+        coding = None if is_plain else headers.get("content-encoding")
         if coding is not None:
             body = await _inflated(body, coding)
 
@@ -109,9 +117,14 @@ class InferenceHttp:
         )
         if priority:
             question = msgspec.structs.replace(question, priority=priority)
-        answer, header = oip.encode(await self._models.infer(question), wanted)
+        try:
+            answer, header = oip.encode(await self._models.infer(question), wanted)
+        except UnavailableError:
+            self._refuses = True
+            raise
+        self._refuses = False
         told = JSON if header is None else (_BINARY, (_HEADER, str(header)))
-        accepts = headers.get("accept-encoding")
+        accepts = None if is_plain else headers.get("accept-encoding")
         if accepts is not None:
             coding = coding_for(accepts, len(answer), text=header is None)
             if coding:

@@ -90,6 +90,11 @@ class Request:
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     @property
+    def whole(self) -> bytes | None:
+        """The body, if it is there already, as small ones are."""
+        return self._parts[0] if self.complete and len(self._parts) == 1 else None
+
+    @property
     def is_large(self) -> bool:
         """Whether whoever answers it is to decide what becomes of its body, before that is there."""
         return self.length < 0 or self.length > SMALL_BODY or self.expects

@@ -49,10 +49,7 @@ class _Served:
     batcher: Batcher[Matrix, Scores]
     door: Door
     tally: Tally
-
-    @property
-    def version(self) -> str:
-        return version_of(self.deployed.bundle.model_digest)
+    version: str
 
 
 class TrainedModels:
@@ -131,7 +128,8 @@ class TrainedModels:
         if found is None:
             remedy = f"There are {', '.join(sorted(self._all())) or 'none yet'}; `/v2/repository/index` tells of all"
             raise DefinitionError(f"there is no model {model!r}", where=model, remedy=remedy, status=404, file="")
-        check_version(model, version, found.deployed.bundle.model_digest)
+        if version:
+            check_version(model, version, found.deployed.bundle.model_digest)
         return found
 
     def _all(self) -> dict[str, _Served]:
@@ -161,9 +159,11 @@ class TrainedModels:
             return self._loop.run_in_executor(thread, _watched, deployed.engine, matrix, name)
 
         inputs = (TensorSpec("features", "FP32", (-1, runtime.signature.width)),)
-        tally = Tally(name, version_of(deployed.bundle.model_digest), now=self._wall.now)
+        version = version_of(deployed.bundle.model_digest)
+        tally = Tally(name, version, now=self._wall.now)
         door = Door(self._deployments.admission, tier=TIERS[deployed.tier], where="deadline")
-        return _Served(deployed, inputs, Batcher(run, _too_late, loop=self._loop, admission=door), door, tally)
+        batcher = Batcher(run, _too_late, loop=self._loop, admission=door)
+        return _Served(deployed, inputs, batcher, door, tally, version)
 
 
 def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
@@ -182,7 +182,8 @@ def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
 async def _asked(found: _Served, question: Question) -> Share[Scores]:
     entry, answered = found.door.enter(found.batcher, question), None
     try:
-        chosen(question.outputs, _OUTPUTS, question.model)
+        if question.outputs:
+            chosen(question.outputs, _OUTPUTS, question.model)
         (tensor,) = checked(question.inputs, found.inputs, where=question.model)
         rows = len(tensor.array)
         found.door.charge(question, rows, entry)

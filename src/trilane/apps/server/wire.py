@@ -43,7 +43,7 @@ class Wire:
 
 
 @functools.lru_cache(256)
-def wire_of(content_type: str, accept: str, *, tables: bool = True) -> Wire:
+def wire_of(content_type: str, accept: str, tables: bool = True) -> Wire:
     """What a request is written in, and what its answer shall be. Raises ContractError (415, 406).
 
     `tables`: whether Arrow is taken and given too.
@@ -68,4 +68,4 @@ def wire_of(content_type: str, accept: str, *, tables: bool = True) -> Wire:
 def wire(request: Request, *, tables: bool = True) -> Wire:
     """The formats that the headers of a request ask for."""
     headers = request.headers
-    return wire_of(headers.get("content-type") or "", headers.get("accept") or "", tables=tables)
+    return wire_of(headers.get("content-type", ""), headers.get("accept", ""), tables)
