@@ -75,6 +75,9 @@ class ModelRepository:
                 self._warming.add(entry.listed.name)
                 self._in_background(self._warm(entry))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def __contains__(self, model: str) -> bool:
         return self._look(model) is not None
 
@@ -107,8 +110,7 @@ class ModelRepository:
     async def about(self, model: str, version: str = "") -> About:
         entry = self._find(model)
         slot = self._slot(entry, version)
-        opened = slot.opened
-        if opened is None:
+        if (opened := slot.opened) is None:
             slot, opened = await self._opened(entry, slot, Question(model, (), version))
         return opened.about(tuple(entry.listed.versions))
 
@@ -347,8 +349,7 @@ class ModelRepository:
         listed = self._folder.find(name)
         if listed is None:
             return None
-        wish = self._wishes.all().get(name, Wish())
-        entry = self._entries[name] = Entry(listed, known_versions(listed)[0], wish)
+        entry = self._entries[name] = Entry(listed, known_versions(listed)[0], self._wishes.all().get(name, Wish()))
         return entry
 
     def _scan(self) -> None:

@@ -178,8 +178,10 @@ def test_a_name_that_is_none_is_told_with_those_there_are(tmp_path: Path) -> Non
 def test_a_model_that_comes_later_is_found_and_one_without_a_folder_is_no_fault(tmp_path: Path) -> None:
     async def test(repository: ModelRepository) -> None:
         assert repository.index() == []
+        assert len(repository) == 0
         put(tmp_path, "negate", NEGATE)
         assert await ask(repository, "negate") == [-1]
+        assert len(repository) == 1
 
     on_loop(tmp_path, test)
 

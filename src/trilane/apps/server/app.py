@@ -313,7 +313,7 @@ class Server:
         waits = self.repository.waits_for() if self.repository is not None else []
         if waits:
             return f"these models are loaded first: {', '.join(waits)}"
-        if self.repository and not serving and not errors:
+        if self.repository is not None and len(self.repository) and not serving and not errors:
             return None  # models from files need no definitions
         if self.deployments.definitions is None:
             return "no definitions were applied yet: run `trilane apply`"
