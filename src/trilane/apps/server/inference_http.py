@@ -29,7 +29,7 @@ from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index,
 __all__ = ["InferenceHttp", "error_text", "sentence"]
 
 _HEADER = "inference-header-content-length"
-_WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, _HEADER, "content-encoding", "accept-encoding"))
+_WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, "content-encoding", "accept-encoding"))
 _BINARY = ("content-type", "application/octet-stream")
 _ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -86,10 +86,11 @@ class InferenceHttp:
 
     async def infer(self, request: Request, model: str, version: str = "") -> int:
         began, headers = time.perf_counter(), request.headers
-        waits, announced, caller, tier, priority = math.inf, None, "", None, 0
+        waits, caller, tier, priority = math.inf, "", None, 0
         is_plain = _WISHES.isdisjoint(headers)  # one look for all wishes
+        announced = _header_length(headers.get(_HEADER))
         if not is_plain:
-            waits, announced = patience(request), _header_length(headers.get(_HEADER))
+            waits = patience(request)
             caller, tier = headers.get(CALLER) or "", headers.get(TIER)
             priority = 0 if tier is None else priority_of(tier)  # it goes before the parameter `priority`
         body = request.whole

@@ -80,6 +80,17 @@ class Wanted(msgspec.Struct, frozen=True):
     by_output: Mapping[str, bool] = msgspec.field(default_factory=dict)
 
 
+class _Frame(msgspec.Struct, frozen=True):
+    """A body with all that follows from it but the arrays; of one before binary parts, kept for the next alike."""
+
+    asked: _Body | _LooseBody
+    outputs: Sequence[str]
+    priority: int
+    explain: bool
+    parameters: Mapping[str, str | int | float | bool]
+    wanted: Wanted
+
+
 def decode(
     body: bytes,
     header: int | None,
@@ -104,24 +115,36 @@ def decode(
     if header is None:
         asked = _read(body)
         inputs = _tensors(asked, _NOTHING)
+        if not asked.parameters and not asked.outputs:
+            return Question(model, inputs, version, deadline=deadline({}), caller=caller), Wanted(asked.id or "")
+        frame = _framed(asked)
     else:
-        asked = _read_head(body[:header]) if header <= _REMEMBERED else _read(body[:header])
-        inputs = _tensors(asked, memoryview(body)[header:])
-    own, outputs = asked.parameters or {}, asked.outputs or ()
-    if not own and not outputs:
-        return Question(model, inputs, version, deadline=deadline(own), caller=caller), Wanted(asked.id or "")
+        frame = _read_head(body[:header]) if header <= _REMEMBERED else _framed(_read(body[:header]))
+        inputs = _tensors(frame.asked, memoryview(body)[header:])
     question = Question(
         model,
         inputs,
         version,
-        [output.name for output in outputs],
-        deadline=deadline(own),
-        caller=caller,
-        priority=priority_of(own),
-        explain=own.get("explain") is True,
-        parameters={name: value for name, value in own.items() if value is not None} if own else own,  # type: ignore[arg-type]
+        frame.outputs,
+        deadline(frame.asked.parameters or {}),
+        caller,
+        frame.priority,
+        frame.explain,
+        frame.parameters,
     )
-    return question, _wanted(asked.id or "", own, outputs)
+    return question, frame.wanted
+
+
+def _framed(asked: _Body | _LooseBody) -> _Frame:
+    own, outputs = asked.parameters or {}, asked.outputs or ()
+    return _Frame(
+        asked,
+        [output.name for output in outputs],
+        priority_of(own),
+        own.get("explain") is True,
+        {name: value for name, value in own.items() if value is not None},
+        _wanted(asked.id or "", own, outputs),
+    )
 
 
 def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output]) -> Wanted:
@@ -149,7 +172,9 @@ def _read(text: bytes) -> _Body | _LooseBody:
         raise ContractError(what, where="$", remedy="Send valid JSON", status=400) from None
 
 
-_read_head = functools.lru_cache(256)(_read)
+@functools.lru_cache(256)
+def _read_head(text: bytes) -> _Frame:
+    return _framed(_read(text))
 
 
 def _read_loosely(text: bytes) -> _LooseBody:
