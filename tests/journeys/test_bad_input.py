@@ -266,12 +266,18 @@ def test_a_bundle_whose_artifact_is_gone_is_told_and_the_one_before_goes_on(up: 
     with Project(load_config(up.folder, environment={})) as project:
         present = project.bundles()["is_big"]
         broken = Bundle.from_facts({**present.facts(), "model_digest": "f" * 64})
-        project.registry.deploy("is_big", broken.digest, broken.facts())
+        _deploy(project, broken)
         until(lambda: up.get("/health/ready").status_code == 503, "readiness to say so")
         assert "f" * 16 in up.get("/health/ready").json()["reason"]
         assert up.post("/v1/decide/is_big", ASK).json()["bundle"] == present.digest[:16]
-        project.registry.deploy("is_big", present.digest, present.facts())
+        _deploy(project, present)
     until(lambda: up.get("/health/ready").status_code == 200, "the sound bundle")
+
+
+def _deploy(project: Project, bundle: Bundle) -> None:
+    """Deploys a bundle, and wants it, too: else the control process puts what is wanted in its place again."""
+    project.registry.want(bundle.endpoint, bundle.digest, bundle.facts(), of=bundle.definitions)
+    project.registry.deploy(bundle.endpoint, bundle.digest, bundle.facts())
 
 
 def test_definitions_changed_on_disk_change_nothing_before_they_are_applied(up: Running) -> None:
