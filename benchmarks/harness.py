@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -166,7 +165,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], body: bytes | N
     """Waits until `url` answers with success. Raises SetupError if it never does."""
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError):  # urllib.error.URLError is one
+        with contextlib.suppress(OSError):
             asked = urllib.request.Request(url, body, {"content-type": "application/json"})
             urllib.request.urlopen(asked, timeout=5)
             return

@@ -20,11 +20,24 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.shop import make_project
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
 from trilane.apps.training_job import train as train_model
 
-__all__ = ["Running", "command", "free_port", "running", "trained", "until"]
+__all__ = ["X_TO_Y", "Running", "command", "free_port", "running", "speaking_grpc", "trained", "until"]
+
+X_TO_Y = """
+[[inputs]]
+name = "x"
+datatype = "FP64"
+shape = [-1]
+[[outputs]]
+name = "y"
+datatype = "FP64"
+shape = [-1]
+"""
+"""What `model.toml` says of a model that gives a number `y` for each number `x`."""
 
 T = TypeVar("T")
 _LIMIT = 60.0  # seconds after which a condition that does not come true is a failure
@@ -169,3 +182,17 @@ def running(folder: Path, roles: Mapping[str, Sequence[str]]) -> Iterator[Runnin
         yield found
     finally:
         found.end()
+
+
+@contextlib.contextmanager
+def speaking_grpc(folder: Path, *, workers: int = 1) -> Iterator[tuple[Running, int]]:
+    """A server of the shop in `folder` with its endpoint deployed, and its port of gRPC, for the length of a block."""
+    port = free_port()
+    make_project(folder, replay=True).close()
+    trained(folder, "big")
+    with (folder / "trilane.toml").open("a") as file:
+        file.write(f"grpc_port = {port}\nworkers = {workers}\n")
+    with running(folder, {"serve": ["--replay"]}) as found:
+        until(lambda: found.get("/v2/health/ready").status_code == httpx.codes.OK, "the endpoint")
+        found.move_clock("2026-03-02T00:00:00Z", wait=False)
+        yield found, port

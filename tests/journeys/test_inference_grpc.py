@@ -15,8 +15,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.servers import Running, free_port, running, trained, until
-from tests.shop import make_project
+from tests.servers import Running, speaking_grpc, until
 
 SHOPS, BASKETS = np.array([b"a", b"b", b"c"], object), np.array([60.0, 5.0, -3.5])
 WIDTH = 10
@@ -24,14 +23,7 @@ WIDTH = 10
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, str]]:
-    folder, port = tmp_path_factory.mktemp("shop"), free_port()
-    make_project(folder, replay=True).close()
-    trained(folder, "big")
-    with (folder / "trilane.toml").open("a") as file:
-        file.write(f"grpc_port = {port}\nworkers = 2\n")
-    with running(folder, {"serve": ["--replay"]}) as found:
-        until(lambda: found.get("/v2/health/ready").status_code == 200, "the endpoint")
-        found.move_clock("2026-03-02T00:00:00Z", wait=False)
+    with speaking_grpc(tmp_path_factory.mktemp("shop"), workers=2) as (found, port):
         address = f"127.0.0.1:{port}"
         with triton.InferenceServerClient(address) as client:
             until(lambda: _ready(client), "gRPC")

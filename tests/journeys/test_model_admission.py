@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from tests.graphs import graph
-from tests.servers import Running, free_port, running, trained, until
+from tests.servers import X_TO_Y, Running, free_port, running, trained, until
 from tests.shop import make_project
 from trilane.apps import deploy
 from trilane.apps.config import load_config
@@ -44,19 +44,7 @@ def predict(inputs):
         time.sleep(0.005)
     return {"y": inputs["x"]}
 """
-OPTIONS = """
-tier = "sheddable"
-batching = false
-timeout = "100s"
-[[inputs]]
-name = "x"
-datatype = "FP64"
-shape = [-1]
-[[outputs]]
-name = "y"
-datatype = "FP64"
-shape = [-1]
-"""
+OPTIONS = f'tier = "sheddable"\nbatching = false\ntimeout = "100s"\n{X_TO_Y}'
 
 
 def _put(folder: Path, name: str, content: bytes) -> None:

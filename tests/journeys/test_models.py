@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from tests.graphs import graph
-from tests.servers import Running, running, until
+from tests.servers import X_TO_Y, Running, running, until
 
 NEGATE, SAME = graph("Neg", "FP32", (-1, 4)), graph("Abs", "FP32", (-1, 4))
 PYTHON = """
@@ -22,16 +22,6 @@ def predict(inputs):
     if inputs["x"][0] == 13:
         os._exit(1)
     return {"y": inputs["x"] + 1}
-"""
-SPECS = """
-[[inputs]]
-name = "x"
-datatype = "FP64"
-shape = [-1]
-[[outputs]]
-name = "y"
-datatype = "FP64"
-shape = [-1]
 """
 
 
@@ -49,7 +39,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "trilane.toml").write_text("workers = 2\n")
     _put(folder, "negate/1/model.onnx", NEGATE)
     _put(folder, "plus/model.py", PYTHON.encode())
-    _put(folder, "plus/model.toml", SPECS.encode())
+    _put(folder, "plus/model.toml", X_TO_Y.encode())
     _put(folder, "broken/model.onnx", NEGATE[:40])
     with running(folder, {"serve": []}) as found:
         until(lambda: found.get("/v2/health/ready").status_code == 200, "the server")
@@ -126,7 +116,7 @@ def test_what_each_model_does_is_told_as_metrics_of_all_processes(up: Running) -
 
 def test_the_statistics_of_a_model_are_those_of_all_processes_whichever_tells_them(up: Running) -> None:
     _put(up.folder, "counted/model.py", PYTHON.encode())
-    _put(up.folder, "counted/model.toml", SPECS.encode())
+    _put(up.folder, "counted/model.toml", X_TO_Y.encode())
 
     def told() -> tuple[int, int]:
         """By a connection of its own."""

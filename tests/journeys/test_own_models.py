@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servers import Running, running, trained, until
+from tests.servers import X_TO_Y, Running, running, trained, until
 from tests.shop import write_asks
 from trilane.apps import deploy
 from trilane.apps.config import load_config
@@ -88,17 +88,7 @@ def predict(inputs):
         time.sleep(600)
     return {"y": inputs["x"] + 1}
 """
-OPTIONS = """
-timeout = "300ms"
-[[inputs]]
-name = "x"
-datatype = "FP64"
-shape = [-1]
-[[outputs]]
-name = "y"
-datatype = "FP64"
-shape = [-1]
-"""
+OPTIONS = f'timeout = "300ms"\n{X_TO_Y}'
 RAISES, DIES, HANGS, UNFIT, NAN = -1.0, -2.0, -3.0, -4.0, -5.0
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Running, free_port, running, trained, until
-from tests.shop import make_project
+from tests.servers import Running, speaking_grpc
 
 PROGRAM = os.environ.get("TRILANE_TEST_PERF_ANALYZER", "")
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="TRILANE_TEST_PERF_ANALYZER names no perf_analyzer")
@@ -24,15 +23,8 @@ QUESTIONS = 200
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int]]:
-    folder, port = tmp_path_factory.mktemp("shop"), free_port()
-    make_project(folder, replay=True).close()
-    trained(folder, "big")
-    with (folder / "trilane.toml").open("a") as file:
-        file.write(f"grpc_port = {port}\n")
-    with running(folder, {"serve": ["--replay"]}) as found:
-        until(lambda: found.get("/v2/health/ready").status_code == 200, "the endpoint")
-        found.move_clock("2026-03-02T00:00:00Z", wait=False)
-        yield found, port
+    with speaking_grpc(tmp_path_factory.mktemp("shop")) as found:
+        yield found
 
 
 def _measured(up: tuple[Running, int], model: str, tmp_path: Path, *words: str, count: int = QUESTIONS) -> float:

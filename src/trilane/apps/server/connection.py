@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
         if request.size > LARGEST_BODY:
             request.end(too_large(request.size))
             if request.size > 2 * LARGEST_BODY:  # it was told, and goes on
-                self._abort()
+                self.abort()
         elif request.size > SMALL_BODY and not (request.is_read or request.answered):
             self._pause()
 
@@ -286,10 +286,6 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self._paused = False
 
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
     # -- time ---------------------------------------------------------------------------------------------------
 
     @property
@@ -304,7 +300,8 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends it at once."""
-        self._abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def look(self, *, head: int, body: int, idle: int, taking: int) -> None:
         """Ends it if it is as it is for too many seconds.
@@ -315,7 +312,7 @@ class Connection(asyncio.Protocol):
         waited = self._worker.tick - self.since
         if self._full or (self._deaf and self._current is None):
             if waited > taking:
-                self._abort()
+                self.abort()
         elif self._reading is not None:
             if waited > body and not self._paused:
                 self._refuse("the body did not come in time", 408)
