@@ -13,6 +13,7 @@ import uvloop
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from trilane.apps.server import request as request_module
 from trilane.apps.server.connection import Connection
 from trilane.apps.server.connections import Connections
 from trilane.apps.server.http import error_body, read_body, send, status_of
@@ -128,7 +129,7 @@ def told(answers: bytes) -> list[tuple[int, bytes]]:
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/p") -> bytes:
     lines = b"".join(line + b"\r\n" for line in (b"content-length: %d" % len(body), *headers))
-    return b"POST %b HTTP/1.1\r\n%b\r\n%b" % (path, lines, body)
+    return b"POST %b HTTP/1.1\r\nhost: x\r\n%b\r\n%b" % (path, lines, body)
 
 
 def test_an_answer_is_written_as_http_wants_it() -> None:
@@ -137,7 +138,7 @@ def test_an_answer_is_written_as_http_wants_it() -> None:
         assert await client.received(b"3$") == (
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ndate: now\r\ncontent-length: 9\r\n\r\nPOST /p 3"
         )
-        await client.send(b"HEAD /h HTTP/1.1\r\n\r\n")
+        await client.send(b"HEAD /h HTTP/1.1\r\nhost: x\r\n\r\n")
         answer = await client.received(b"\r\n\r\n")
         assert answer.endswith(b"content-length: 9\r\n\r\n")
 
@@ -146,12 +147,12 @@ def test_an_answer_is_written_as_http_wants_it() -> None:
 
 def test_a_head_is_read_with_its_names_in_lower_case_and_its_path_decoded() -> None:
     async def say(client: Client) -> None:
-        await client.send(b"GET /a%20b/%C3%A4?x=1%20 HTTP/1.1\r\nX-One: 1\r\nx-one:  2 \r\nAccept: a\r\n\r\n")
+        await client.send(b"GET /a%20b/%C3%A4?x=1%20 HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nx-a:  2 \r\nAccept: a\r\n\r\n")
         await client.received(b"200 OK")
         (request,) = client.asked
         assert (request.path, request.query, request.method) == ("/a b/ä", "x=1%20", "GET")
-        assert request.headers == {"x-one": "1, 2", "accept": "a"}
-        await client.send(b"GET http://x:1/there?y HTTP/1.1\r\n\r\n")
+        assert request.headers == {"host": "x", "x-a": "1, 2", "accept": "a"}
+        await client.send(b"GET http://x:1/there?y HTTP/1.1\r\nhost: x\r\n\r\n")
         await client.received(b"200 OK")
         assert (client.asked[1].path, client.asked[1].query) == ("/there", "y")
 
@@ -163,7 +164,7 @@ def test_a_head_is_read_with_its_names_in_lower_case_and_its_path_decoded() -> N
 @example([])
 @example([1] * 12)
 def test_requests_are_the_same_however_their_bytes_are_cut(cuts: list[int]) -> None:
-    chunked = b"POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+    chunked = b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     sent = post(b"x" * 20) + GET % 1 + chunked + GET % 2
 
     async def say(client: Client) -> None:
@@ -258,12 +259,12 @@ def test_a_refused_body_that_is_small_is_skipped_and_a_large_one_ends_the_connec
 def test_what_is_larger_than_any_body_may_be_is_refused(*, chunked: bool) -> None:
     async def say(client: Client) -> None:
         if chunked:
-            await client.send(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
             part = b"%x\r\n%b\r\n" % (1 << 20, b"x" * (1 << 20))
             for _ in range((LARGEST_BODY >> 20) + 1):
                 await client.send(part)
         else:
-            await client.send(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (LARGEST_BODY + 1))
+            await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (LARGEST_BODY + 1))
         ((status, body),) = told(await client.received())
         assert status == 413
         assert b"bytes or more" in body
@@ -320,13 +321,15 @@ def test_a_client_that_goes_away_is_nobodys_fault() -> None:
     ("sent", "status"),
     [
         (b"NONSENSE\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nx: %b\r\n\r\n" % (b"y" * HEAD * 3), 431),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nno colon\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: %b\r\n\r\n" % (b"y" * HEAD * 3), 431),
         (b"GET /%b" % (b"y" * HEAD * 3), 431),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
     ],
 )
 def test_what_is_no_request_is_told_once_and_ended(sent: bytes, status: int) -> None:
@@ -342,11 +345,71 @@ def test_what_is_no_request_is_told_once_and_ended(sent: bytes, status: int) -> 
     talk(say)
 
 
-def test_a_wish_for_another_protocol_is_not_heeded() -> None:
+def test_a_wish_for_another_protocol_is_not_heeded_and_its_body_is_read() -> None:
+    offer = (b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__")
+
     async def say(client: Client) -> None:
-        await client.send(b"GET /u HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
-        answer = await client.received()
-        assert told(answer) == [(200, b"GET /u 0")]
+        sent = post(b"abc", *offer) + b"GET /u HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        large = post(b"x" * (SMALL_BODY + 1), *offer, path=b"/large")
+        for part in (sent + large[:500], large[500:] + GET % 1):
+            await client.send(part)
+        answers = told(await client.received(b"GET /1 0$"))
+        assert [body for _, body in answers] == [b"POST /p 3", b"GET /u 0", b"POST /large 65537", b"GET /1 0"]
+        assert "upgrade" not in client.asked[0].headers
+
+    talk(say)
+
+
+def test_many_wishes_for_another_protocol_are_answered_in_part_like_any_flood() -> None:
+    async def say(client: Client) -> None:
+        await client.send(b"GET /u HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" * 4 * PIPELINED)
+        assert set(told(await client.received())) == {(200, b"GET /u 0")}
+
+    talk(say)
+
+
+def test_what_follows_a_body_is_no_header_of_its_request() -> None:
+    async def say(client: Client) -> None:
+        head = b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        await client.send(head + b"3\r\nabc\r\n0\r\nx-trilane-caller: checkout\r\nhost: y\r\n\r\n" + GET % 1)
+        answers = told(await client.received(b"GET /1 0$"))
+        assert [body for _, body in answers] == [b"POST /c 3", b"GET /1 0"]
+        assert client.asked[0].headers == {"host": "x", "transfer-encoding": "chunked"}
+
+    talk(say)
+
+
+@pytest.mark.parametrize("line", [b"x" * 4_000 + b": y\r\n", b"x" * 4_000])
+def test_trailers_without_end_are_told_and_ended(line: bytes) -> None:
+    async def say(client: Client) -> None:
+        await client.send(b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+        for _ in range(2 * HEAD // len(line)):
+            await client.send(line)
+            await client.turns()
+        ((status, body),) = told(await client.received())
+        assert status == 431
+        assert b"trailers" in body
+
+    talk(say)
+
+
+def test_a_body_in_large_chunks_is_no_trailer() -> None:
+    async def say(client: Client) -> None:
+        await client.send(b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await client.send(b"%x\r\n%b\r\n" % (16 * HEAD, b"x" * 16 * HEAD) * 2 + b"0\r\n\r\n")
+        assert told(await client.received(b"POST"))[0][0] == 200
+
+    talk(say)
+
+
+def test_long_targets_are_not_kept() -> None:
+    kept = request_module._split.cache_info().currsize
+
+    async def say(client: Client) -> None:
+        await client.send(b"GET /%b?q HTTP/1.1\r\nhost: x\r\n\r\n" % (b"y" * 30_000))
+        await client.received(b"200 OK")
+        assert (len(client.asked[0].path), client.asked[0].query) == (30_001, "q")
+        assert request_module._split.cache_info().currsize == kept
 
     talk(say)
 
@@ -356,8 +419,8 @@ def test_a_wish_for_another_protocol_is_not_heeded() -> None:
     [
         (b"GET / HTTP/1.0\r\n\r\n", b"connection: close", False),
         (b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", b"connection: keep-alive", True),
-        (b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n", b"connection: close", False),
-        (b"GET / HTTP/1.1\r\n\r\n", b"200 OK", True),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"connection: close", False),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"200 OK", True),
     ],
 )
 def test_a_connection_stays_as_its_client_wishes(asked: bytes, said: bytes, *, stays: bool) -> None:
@@ -438,7 +501,7 @@ def test_headers_of_answers_have_no_lines_of_their_own() -> None:
 @given(st.lists(st.binary(max_size=60), max_size=4), st.binary(max_size=20))
 def test_no_bytes_keep_the_server_from_the_next_connection(parts: list[bytes], tail: bytes) -> None:
     async def say(client: Client) -> None:
-        await client.send(b"POST /x HTTP/1.1\r\n" * (len(tail) % 2))
+        await client.send(b"POST /x HTTP/1.1\r\nhost: x\r\n" * (len(tail) % 2))
         for part in (*parts, tail):
             try:
                 await client.send(part)

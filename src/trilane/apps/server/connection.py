@@ -3,7 +3,8 @@
 Laws: answers go out in the order of the requests; a request with a small body is given to whoever answers it when the
 body is there, so that a slow sender keeps nothing but its connection waiting; no more is read than is worked on, and
 nothing new is begun for a client who does not take its answers; what cannot be read is answered once (400, 431), and
-ends the connection.
+ends the connection; what comes after a body changes nothing of its request; an offer to speak another protocol is read
+as if it were not there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from trilane.errors import ContractError, TrilaneError
 __all__ = ["Connection", "Worker"]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_HTTP = "this is no HTTP request: %s"
 _LARGE_HEAD = f"the head of the request has {HEAD} bytes or more"
 _MOST_HEADS = 512
 _heads: dict[tuple[int, Pairs], bytes] = {}
@@ -76,6 +78,8 @@ class Connection(asyncio.Protocol):
         self._target, self._headers = b"", dict[str, str]()
         self._reading: Request | None = None  # whose head is read, and whose body is not
         self._in_head, self._head_size, self._came = False, 0, 0
+        self._trails = False  # whether what comes is no chunk's body, and so trailers perhaps
+        self._plainly = b""  # a head again, without an offer that it made
         self._current: Request | None = None  # which is being answered
         self._task: asyncio.Task[None] | None = None
         self._next: deque[Request] = deque()
@@ -121,19 +125,22 @@ class Connection(asyncio.Protocol):
         if self._reading is None and not self._in_head:
             self.since = self._worker.tick
         self._came = len(data)
-        if self._in_head:
+        if self._in_head or self._trails:
             self._head_size += self._came
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # the request itself was read, but what follows it cannot be
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserError as error:
-            self._refuse(f"this is no HTTP request: {error}", 400)
+            self._refuse(_NO_HTTP % error, 400)
         if self._in_head:
             if self._head_size > HEAD:
                 self._refuse(_LARGE_HEAD, 431)
-        elif self._reading is not None and not (self._reading.begun or self._deaf) and self._reading.is_large:
-            self._begin(self._reading)
+        elif self._reading is not None and not self._deaf:
+            if self._trails and self._head_size > HEAD:
+                self._refuse(f"{HEAD} bytes or more of trailers follow", 431)
+            elif not self._reading.begun and self._reading.is_large:
+                self._begin(self._reading)
 
     # -- the parser's calls -------------------------------------------------------------------------------------
 
@@ -157,10 +164,17 @@ class Connection(asyncio.Protocol):
         if self._head_size + self._came > HEAD and len(self._target) + sum(map(len, self._headers.values())) > HEAD:
             self._refuse(_LARGE_HEAD, 431)
             return
+        host = self._headers.get("host")
+        if (host is None or ", " in host) and parser.get_http_version() == "1.1":
+            self._refuse("no host is named" if host is None else f"{host!r} is not one host", 400)
+            return
         method, keep_alive, old = parser.get_method(), parser.should_keep_alive(), False
         if "connection" in self._headers:
-            # Nobody here speaks another protocol, to which the connection would change after this request.
-            keep_alive, old = keep_alive and not parser.should_upgrade(), parser.get_http_version() == "1.0"
+            version = parser.get_http_version()
+            if parser.should_upgrade() and method != b"CONNECT":
+                self._plainly = self._without_offer(method, version)
+                return
+            old = version == "1.0"
         self._reading = Request(
             self, _methods.get(method) or method.decode("ascii"), self._target, self._headers, keep_alive, old
         )
@@ -169,6 +183,7 @@ class Connection(asyncio.Protocol):
         request = self._reading
         if request is None or self._deaf:
             return
+        self._trails = False
         request.take(body)
         if request.size > LARGEST_BODY:
             request.end(too_large(request.size))
@@ -176,6 +191,13 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif request.size > SMALL_BODY and not (request.is_read or request.answered):
             self._pause()
+
+    def on_chunk_header(self) -> None:
+        # A trailer is none of the headers, which whoever let the request through has looked at, and nobody heeds it.
+        self._trails, self._head_size, self._headers = True, 0, {}
+
+    def on_chunk_complete(self) -> None:
+        self._trails = False
 
     def on_message_complete(self) -> None:
         request, self._reading = self._reading, None
@@ -219,6 +241,25 @@ class Connection(asyncio.Protocol):
     def _can_skip(self, request: Request) -> bool:
         """Whether the rest of a body that nobody reads is so little that the connection can be kept."""
         return not self._deaf and not request.expects and 0 < request.length - request.size <= SMALL_BODY
+
+    def _without_offer(self, method: bytes, version: str) -> bytes:
+        """The head that was read, as one who offers no other protocol sends it."""
+        lines = [f"{name}: {text}\r\n" for name, text in self._headers.items() if name != "upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version.encode(), "".join(lines).encode("latin-1"))
+
+    def _decline(self, rest: bytes) -> None:
+        """Reads on behind a head that offers another protocol: the parser lets no body follow it, but one may."""
+        while self._plainly and not self._deaf:
+            again, self._plainly = self._plainly + rest, b""
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(again)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = again[offer.args[0] :]
+            except httptools.HttpParserError as error:
+                self._refuse(_NO_HTTP % error, 400)
+        self._deaf = True  # it is refused, or a tunnel was asked for: what follows is nothing for us
 
     def _begin(self, request: Request) -> None:
         request.begun = True

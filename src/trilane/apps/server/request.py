@@ -16,6 +16,8 @@ from trilane.errors import ContractError
 
 __all__ = ["Pairs", "Peer", "Request", "early", "too_large"]
 
+_USUAL = 512  # bytes of a target that is kept with its parts
+
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 """The headers of an answer, which are written in this order."""
 
@@ -68,7 +70,8 @@ class Request:
         old: bool,
     ) -> None:
         self._peer, self.method, self.headers = peer, method, headers
-        self.path, self.query = _split(target)
+        # No long one is kept: a thousand of them would fill the memory.
+        self.path, self.query = (_split if len(target) <= _USUAL else _split.__wrapped__)(target)
         self.keep_alive, self.old = keep_alive, old
         length = headers.get("content-length")
         self.length = int(length) if length is not None else -1 if "transfer-encoding" in headers else 0
@@ -137,7 +140,10 @@ def _split(target: bytes) -> tuple[str, str]:
     """The path, decoded, and the query of a request's target."""
     text = target.decode("latin-1")
     if not text.startswith("/"):  # as proxies get it: with scheme and host
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError:  # brackets that hold no address
+            return text, ""
         path, query = parts.path or ("/" if parts.netloc else text), parts.query
     else:
         path, mark, query = text.partition("?")

@@ -14,6 +14,7 @@ from trilane.errors import DefinitionError
 
 __all__ = ["ROUTES", "Answer", "Found", "Route", "Router"]
 
+_USUAL = 512  # characters of a path that is worth keeping
 _LATELY = 512  # paths with parameters that are found without a look at their segments
 
 Answer: TypeAlias = Callable[..., Awaitable[int]]
@@ -114,9 +115,11 @@ class Router:
         end = node.ends.get(method) if node is not None else None
         if end is None:
             return None
-        if len(self._lately) >= _LATELY:
-            self._lately.clear()
-        found = self._lately[method, path] = Found(*end, tuple(parameters))
+        found = Found(*end, tuple(parameters))
+        if len(path) <= _USUAL:
+            if len(self._lately) >= _LATELY:
+                self._lately.clear()
+            self._lately[method, path] = found
         return found
 
     def _node(self, path: str) -> tuple[_Node | None, list[str]]:
