@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["graph", "mlp"]
+__all__ = ["graph", "mlp", "table"]
 
 _TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -37,6 +37,16 @@ def mlp(*, width: int, layers: int, scale: float = 1.0, seed: int = 0) -> bytes:
         nodes.append(helper.make_node("Relu", [f"m{at}"], ["y" if at == layers - 1 else f"h{at + 1}"]))
     given, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name in "xy")
     return _model(nodes, given, answer, weights)
+
+
+def table(values: Sequence[float]) -> bytes:
+    """The FP32 value `y` at each place `x`, INT64; both of shape [n]."""
+    given, answer = (
+        helper.make_tensor_value_info(name, kind, ["n"])
+        for name, kind in (("x", TensorProto.INT64), ("y", TensorProto.FLOAT))
+    )
+    weights = [numpy_helper.from_array(np.array(values, np.float32), "w")]
+    return _model([helper.make_node("Gather", ["w", "x"], ["y"])], given, answer, weights)
 
 
 def _model(nodes: Any, given: Any, answer: Any, weights: Any) -> bytes:

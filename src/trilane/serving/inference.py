@@ -13,9 +13,10 @@ from typing import Protocol
 
 import msgspec
 
+from trilane.errors import ContractError
 from trilane.models.tensor import Tensor, TensorSpec
 
-__all__ = ["About", "Inference", "Inferences", "Question", "State", "Statistics"]
+__all__ = ["About", "Inference", "Inferences", "Question", "State", "Statistics", "chosen"]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -132,3 +133,20 @@ class Inferences(Protocol):
     def settings(self, model: str, version: str = "") -> Mapping[str, object]:
         """How a model is run, as plain facts: runtime, batching, instances, whether it is pinned."""
         ...
+
+
+def chosen(outputs: Sequence[str], specs: Sequence[TensorSpec], model: str) -> Sequence[int]:
+    """The places of the outputs that are asked for; of all if none is. Raises ContractError for what it does not give,
+    and for what is asked for again: an answer must not be any number of times as large as the model's.
+    """
+    if not outputs:
+        return range(len(specs))
+    names, found = [spec.name for spec in specs], list[int]()
+    for place, name in enumerate(outputs):
+        if name not in names or names.index(name) in found:
+            known = name in names
+            what = f"the output {name!r} is asked for twice" if known else f"{model!r} gives no output {name!r}"
+            remedy = "Ask for each output once" if known else f"Ask for {', '.join(names)}"
+            raise ContractError(what, where=f"outputs[{place}].name", remedy=remedy)
+        found.append(names.index(name))
+    return found

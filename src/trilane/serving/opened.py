@@ -28,7 +28,7 @@ from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
 from trilane.serving.breaker import Breaker, admitted, refusal
 from trilane.serving.door import Door
-from trilane.serving.inference import About, Inference, Question
+from trilane.serving.inference import About, Inference, Question, chosen
 from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Share
 from trilane.serving.stacking import Answered, Group, Portion, grouped, joined
@@ -114,7 +114,7 @@ class Opened:
         self._waiting += 1
         try:
             tensors = checked(question.inputs, self.inputs, where=self._where)
-            wanted = self._wanted(question.outputs)
+            wanted = chosen(question.outputs, self.outputs, self.found.name)
             portion = [tensor.array for tensor in tensors]
             rows = self._count(portion)
             self.door.charge(question, rows, entry)
@@ -133,15 +133,6 @@ class Opened:
     def foresee(self, question: Question) -> None:
         """Raises UnavailableError (429) for a question that will be refused whatever its inputs are."""
         self.door.foresee(self.batcher, question)
-
-    def _wanted(self, names: Sequence[str]) -> Sequence[int]:
-        if not names:
-            return range(len(self._names))
-        for place, name in enumerate(names):
-            if name not in self._names:
-                what, remedy = f"{self._where} gives no output {name!r}", f"Ask for {', '.join(self._names)}"
-                raise ContractError(what, where=f"outputs[{place}].name", remedy=remedy)
-        return [self._names.index(name) for name in names]
 
     def _count(self, portion: Portion) -> int:
         if not self.rows:
@@ -182,11 +173,12 @@ class Opened:
     def _outputs(self, group: Group) -> list[npt.NDArray[Any]]:
         try:
             answers = self._here[0].run(group.inputs)
-        except TrilaneError:
-            raise
+        except TrilaneError as error:
+            raise self._blamed(error, group.inputs) from error
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            raise ModelError(what, where=self._where, remedy="Mend the model and load it again") from error
+            fault = ModelError(what, where=self._where, remedy="Mend the model and load it again")
+            raise self._blamed(fault, group.inputs) from error
         return self._fit(answers, group)
 
     async def _run_apart(self, portions: list[Portion]) -> Answered:
@@ -195,7 +187,7 @@ class Opened:
         one = self._free.popleft()
         try:
             groups = grouped(portions)
-            answers = [self._fit(await one.run(group.inputs), group) for group in groups]
+            answers = [self._fit(await self._asked(one, group), group) for group in groups]
             failed = False
         except ContractError:
             failed = False  # it is who asked that is wrong
@@ -205,20 +197,32 @@ class Opened:
             breaker.leave(ticket, end := time.perf_counter(), end - start, failed=failed)
         return joined(portions, groups, answers, rows=self.rows)
 
+    async def _asked(self, one: Supervised, group: Group) -> list[npt.NDArray[Any]]:
+        try:
+            return await one.run(group.inputs)
+        except ModelError as error:
+            if one.pid is None:  # what it answers, or whether at all, must not hang on who asked
+                raise
+            raise self._blamed(error, group.inputs) from error
+
+    def _blamed(self, error: TrilaneError, inputs: Sequence[npt.NDArray[Any]]) -> TrilaneError:
+        """The error, or that of whoever sent no finite numbers to a model that fails then, and was not said to take
+        them: they must not have others find its breaker open.
+        """
+        if not isinstance(error, ModelError) or self.found.options.nan or _are_finite(inputs):
+            return error
+        return _not_finite(f"fails: {error.what}")
+
     def _fit(self, answers: list[npt.NDArray[Any]], group: Group) -> list[npt.NDArray[Any]]:
         rows = len(group.inputs[0]) if self.rows else None
         nan = self.found.options.nan
         try:
             fit_answer(answers, self.outputs, rows=rows, nan=nan, where=self._where)
         except ModelError:
-            if nan or len(group.places) > 1 or _are_finite(group.inputs):
+            if nan or _are_finite(group.inputs):
                 raise
             fit_answer(answers, self.outputs, rows=rows, nan=True, where=self._where)  # else it is the model's fault
-            raise ContractError(
-                "the inputs hold what is no finite number, and the model answers NaN to it",
-                where="inputs",
-                remedy="Send finite numbers; `nan = true` in its model.toml lets NaN pass",
-            ) from None
+            raise _not_finite("answers NaN to it") from None
         return answers
 
     def _too_late(self, _: list[Portion], reason: str) -> NoReturn:
@@ -243,6 +247,14 @@ class Opened:
         """Ends its processes at once, when the server ends."""
         for one in self._apart:
             one.kill()
+
+
+def _not_finite(what: str) -> ContractError:
+    return ContractError(
+        f"the inputs hold what is no finite number, and the model {what}",
+        where="inputs",
+        remedy="Send finite numbers; `nan = true` in its model.toml lets NaN pass",
+    )
 
 
 def _are_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.graphs import graph, mlp
+from tests.graphs import graph, mlp, table
 from trilane.errors import ContractError, DefinitionError, ModelError, UnavailableError
 from trilane.models.tensor import Tensor
 from trilane.serving.admission import Admission
@@ -48,6 +48,13 @@ shape = [-1, 4]
 name = "y"
 datatype = "FP32"
 shape = [-1, 4]
+"""
+STRICT = """
+import numpy as np
+def predict(inputs):
+    if not np.isfinite(inputs["x"]).all():
+        raise ValueError("the input contains NaN or infinity")
+    return {"y": inputs["x"] + 1}
 """
 MOODY = """
 import time
@@ -460,6 +467,8 @@ def test_wrong_inputs_are_refused_with_their_path_and_cost_nobody_else(tmp_path:
                 await repository.infer(Question("m", inputs))
         with pytest.raises(ContractError, match=r"outputs\[0\].name"):
             await repository.infer(question("m", 1.0, outputs=["w"]))
+        with pytest.raises(ContractError, match=r"outputs\[1\].name: .* twice"):
+            await repository.infer(question("m", 1.0, outputs=["y", "y"]))
         assert await ask(repository, "m") == [-1]
 
     on_loop(tmp_path, test)
@@ -488,6 +497,45 @@ def test_nan_that_the_model_makes_of_finite_numbers_is_its_own_fault(tmp_path: P
         assert first == [2]
         assert isinstance(second, ModelError)
         assert isinstance(third, ContractError)
+
+    on_loop(tmp_path, test)
+
+
+def test_what_onnx_runtime_calls_an_invalid_argument_is_the_fault_of_who_sent_it(tmp_path: Path) -> None:
+    put(tmp_path, "table", table([10.0, 20.0, 30.0]))
+
+    async def test(repository: ModelRepository) -> None:
+        async def row(number: int) -> float:
+            asked = Question("table", [Tensor("x", "INT64", np.array([number]))])
+            return float((await repository.infer(asked)).outputs[0].array[0])
+
+        first, second, third = await asyncio.gather(row(0), row(3), row(2), return_exceptions=True)
+        assert (first, third) == (10, 30)
+        assert isinstance(second, ContractError)
+        assert "out of data bounds" in second.what
+
+    on_loop(tmp_path, test)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_who_sends_no_finite_numbers_to_a_model_that_fails_then_opens_its_breaker_for_nobody(
+    tmp_path: Path, value: float
+) -> None:
+    for name, options in (("strict", ""), ("lenient", "nan = true\n")):
+        put(tmp_path, name, STRICT, options=f"{options}{SPECS}", file="model.py")
+
+    async def test(repository: ModelRepository) -> None:
+        assert await ask(repository, "strict", 1) == [2]
+        for _ in range(60):
+            wrong, right = await asyncio.gather(
+                ask(repository, "strict", value), ask(repository, "strict", 2), return_exceptions=True
+            )
+            assert isinstance(wrong, ContractError)
+            assert "contains NaN" in wrong.what
+            assert right == [3]
+        assert repository._entries["strict"].slots["1"].breaks == 0
+        with pytest.raises(ModelError, match="contains NaN"):
+            await ask(repository, "lenient", value)
 
     on_loop(tmp_path, test)
 

@@ -16,12 +16,12 @@ from trilane.apps.server.decisions import Decisions
 from trilane.apps.server.deployments import Deployed, Deployments
 from trilane.apps.server.limits import DECISIONS
 from trilane.clock import WallClock
-from trilane.errors import ConflictError, ContractError, DefinitionError, TrilaneError
+from trilane.errors import ConflictError, DefinitionError, TrilaneError
 from trilane.models.tensor import Tensor, TensorSpec
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 from trilane.serving.entries import no_model
-from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics
+from trilane.serving.inference import About, Inference, Inferences, Question, State, Statistics, chosen
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.oip_facts import version_of
 from trilane.serving.protocol.oip_rows import TensorRows
@@ -29,7 +29,7 @@ from trilane.serving.protocol.oip_tensors import objects
 from trilane.serving.share import Share
 from trilane.serving.tally import Tally, together
 
-__all__ = ["EndpointModels", "Models", "Part", "check_version", "chosen"]
+__all__ = ["EndpointModels", "Models", "Part", "check_version"]
 
 _PLATFORM = "trilane_endpoint"
 _RUNGS = tuple(rung.encode() for rung in RUNGS)
@@ -80,6 +80,8 @@ class EndpointModels:
         deployed = self._deployed(question.model, question.version)
         tally = self._tally(deployed)
         try:
+            specs = _outputs(deployed)
+            wanted = [specs[place].name for place in chosen(question.outputs, specs, question.model)]
             rows = self._format(deployed).rows(question.inputs)
             deployed.row_format.check_number(len(rows), "inputs[0].shape")
             share = await self._decisions.submit(
@@ -90,7 +92,7 @@ class EndpointModels:
                 caller=question.caller,
                 priority=question.priority,
             )
-            answer = _answer(question, deployed, share)
+            answer = _answer(question, deployed, share, wanted)
         except TrilaneError:
             tally.failed(time.perf_counter() - began)
             raise
@@ -158,26 +160,16 @@ def check_version(model: str, version: str, digest: str) -> None:
         raise DefinitionError(what, where=model, remedy=remedy, status=404, file="")
 
 
-def chosen(outputs: Sequence[str], specs: Sequence[TensorSpec], model: str) -> Sequence[str]:
-    """The names of the outputs that are asked for; all if none is. Raises ContractError."""
-    names = [spec.name for spec in specs]
-    for place, name in enumerate(outputs):
-        if name not in names:
-            what, remedy = f"{model!r} gives no output {name!r}", f"Ask for {', '.join(names)}"
-            raise ContractError(what, where=f"outputs[{place}].name", remedy=remedy)
-    return outputs or names
-
-
 def _outputs(deployed: Deployed) -> tuple[TensorSpec, ...]:
     positive = () if deployed.bundle.threshold is None else (TensorSpec("positive", "BOOL", (-1,)),)
     rest = (TensorSpec(name, kind, (-1,)) for name, kind in (("degraded", "BOOL"), ("rung", "BYTES"), ("id", "BYTES")))
     return TensorSpec("score", "FP64", (-1,)), *positive, *rest
 
 
-def _answer(question: Question, deployed: Deployed, share: Share[Answers]) -> Inference:
+def _answer(question: Question, deployed: Deployed, share: Share[Answers], wanted: Sequence[str]) -> Inference:
     answers, start, stop = share.result, share.start, share.stop
     scores, outputs = answers.scores[start:stop], []
-    for name in chosen(question.outputs, _outputs(deployed), question.model):
+    for name in wanted:
         if name == "score":
             outputs.append(Tensor(name, "FP64", scores))
         elif name == "positive":

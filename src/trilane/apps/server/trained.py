@@ -14,16 +14,16 @@ from typing import NoReturn
 import numpy as np
 
 from trilane.apps.server.deployments import Deployed, Deployments
-from trilane.apps.server.inference import check_version, chosen
+from trilane.apps.server.inference import check_version
 from trilane.clock import WallClock
-from trilane.errors import ConflictError, DefinitionError, TrilaneError, UnavailableError
+from trilane.errors import ConflictError, ContractError, DefinitionError, ModelError, TrilaneError, UnavailableError
 from trilane.models.signature import Matrix, Scores
 from trilane.models.tensor import Tensor, TensorSpec, checked
 from trilane.serving.batcher import Batcher
 from trilane.serving.breaker import admitted
 from trilane.serving.door import Door
 from trilane.serving.engine import Engine
-from trilane.serving.inference import About, Inference, Question, State, Statistics
+from trilane.serving.inference import About, Inference, Question, State, Statistics, chosen
 from trilane.serving.ladder import predicted
 from trilane.serving.policy import TIERS
 from trilane.serving.protocol.oip_facts import version_of
@@ -167,13 +167,21 @@ class TrainedModels:
 
 
 def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
-    """The scores of a model in its own process, whose breaker is that of the endpoint which runs it."""
+    """The scores of a model in its own process, whose breaker is that of the endpoint which runs it: what it does with
+    numbers that no feature has is no reason to leave the endpoint without it.
+    """
     breaker, start = engine.breaker, time.perf_counter()
     ticket, failed = admitted(breaker, start, where=f"model {model!r}"), True
     try:
         scores = predicted(engine.runtime, matrix, model)
         failed = False
         return scores
+    except ModelError as error:
+        if not np.isinf(matrix).any():
+            raise
+        failed = False
+        what = f"an input is infinite, and the model fails: {error.what}"
+        raise ContractError(what, where="inputs", remedy="Send finite numbers, or NaN for none") from error
     finally:
         end = time.perf_counter()
         breaker.leave(ticket, end, end - start, failed=failed)
@@ -182,8 +190,7 @@ def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
 async def _asked(found: _Served, question: Question) -> Share[Scores]:
     entry, answered = found.door.enter(found.batcher, question), None
     try:
-        if question.outputs:
-            chosen(question.outputs, _OUTPUTS, question.model)
+        chosen(question.outputs, _OUTPUTS, question.model)
         (tensor,) = checked(question.inputs, found.inputs, where=question.model)
         rows = len(tensor.array)
         found.door.charge(question, rows, entry)

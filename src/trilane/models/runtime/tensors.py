@@ -61,7 +61,9 @@ class OnnxTensors:
         except MemoryError:
             raise
         except Exception as error:
-            raise ModelError(
+            # What it calls an invalid argument, such as a number past the end of a table, whoever asked has sent.
+            invalid = type(error).__name__ == "InvalidArgument"
+            raise (ContractError if invalid else ModelError)(
                 f"ONNX Runtime cannot run the model: {error}",
                 where="inputs",
                 remedy="Check that the model takes such shapes and values",
