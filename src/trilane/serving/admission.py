@@ -54,7 +54,8 @@ _BODY = (
 _LONGEST = 3_600.0  # seconds that anybody is told to wait
 _UNLIMITED = 1 << 62
 _LATEST = 0.95  # the part of answers that shall come when they were predicted, or earlier
-_STEP = 0.05
+_STEP = 0.07  # how far an answer moves what is learnt, as a part of the time that it stands for
+_MISSED, _MOST = 0.5, 0.2  # and one that is let in and not answered; the second as a part of an answer's time
 _LATE = 1.0  # seconds, the most that is learnt
 _FADE = 2.0  # seconds in which it is forgotten
 _EVERY = 4  # one of so many answers is learnt from
@@ -137,6 +138,7 @@ class Admission:
         self.refused: Counter[tuple[str, int]] = Counter()
         self.total = self.apart = 0
         self.late = [0.0] * len(TIERS)
+        self._learnt = [-math.inf] * len(TIERS)  # the instants of the answers that were learnt from last
         self.shares = Shares(executors=executors)
         self._answers = 0
         self._faded = 0.0
@@ -328,12 +330,24 @@ class Admission:
         # Robbins and Monro (1951): settles where a part `_LATEST` of the answers is in time.
         self._fade(answered)
         late = self.late[entry.tier]
-        step = _STEP * unloaded * (_LATEST if latency - entry.expected > late else _LATEST - 1)
+        step = _STEP * self._stands_for(entry.tier, answered, unloaded)
+        step *= _LATEST if latency - entry.expected > late else _LATEST - 1
         self.late[entry.tier] = min(max(late + step, 0.0), _LATE)
 
-    def missed(self, tier: int, unloaded: float) -> None:
-        """One of a tier was let in, waited, and cannot be in time any more: it was predicted too early."""
-        self.late[tier] = min(self.late[tier] + _STEP * unloaded, _LATE)
+    def missed(self, tier: int, unloaded: float, now: float) -> None:
+        """One of a tier was let in, waited, and cannot be in time any more, now: it was predicted too early."""
+        step = min(_MISSED * self._stands_for(tier, now, unloaded), _MOST * unloaded)
+        self.late[tier] = min(self.late[tier] + step, _LATE)
+
+    def _stands_for(self, tier: int, now: float, unloaded: float) -> float:
+        """The seconds since what was learnt of a tier before, `unloaded` at most.
+
+        Those of one batch are as late as each other: if each of a hundred had its say, one batch that takes long would
+        make everybody after it look late.
+        """
+        before = self._learnt[tier]
+        self._learnt[tier] = max(now, before)
+        return min(max(now - before, 0.0), unloaded)
 
     def _fade(self, now: float) -> None:
         """Forgets by and by how late answers were: a tier of which nobody is let in has nothing else to learn from."""

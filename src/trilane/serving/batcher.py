@@ -317,7 +317,7 @@ class Batcher(Generic[Portion, Result]):
             return
         for job in jobs:
             if job.deadline > -math.inf:  # else it was let in without hope
-                self._admission.missed(job.tier, self.unloaded(self._admission.total))
+                self._admission.missed(job.tier, self.unloaded(self._admission.total), now)
         try:
             result = self._expire([job.payload.portion for job in jobs], reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it

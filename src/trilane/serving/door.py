@@ -108,5 +108,5 @@ class Door:
         """What one of `tier` hears who was let in and waits no longer."""
         return self._admission.put_out(tier, seconds)
 
-    def missed(self, tier: int, unloaded: float) -> None:
+    def missed(self, tier: int, unloaded: float, now: float) -> None:
         """One that waited cannot be in time any more: other models know nothing by it."""

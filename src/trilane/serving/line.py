@@ -51,6 +51,6 @@ class Keeper(Protocol):
         """What one of `tier` hears who was let in and waits no longer."""
         ...
 
-    def missed(self, tier: int, unloaded: float) -> None:
+    def missed(self, tier: int, unloaded: float, now: float) -> None:
         """One of a tier was let in, waited, and cannot be in time any more."""
         ...

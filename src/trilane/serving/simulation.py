@@ -143,7 +143,7 @@ class Door:
         """They cannot be in time any more."""
         for job in jobs:
             if job.deadline > -math.inf:  # else it was let in without hope
-                self._admission.missed(job.tier, self.unloaded(self._admission.total))
+                self._admission.missed(job.tier, self.unloaded(self._admission.total), now)
             if self._ladder and now <= self._entries[job.payload].deadline:
                 self.instead.add(job.payload)
             self.leave(job, now if self._ladder else None)

@@ -168,20 +168,33 @@ def test_the_quick_body_of_a_refusal_is_that_of_its_error(reason: str) -> None:
 
 def test_answers_that_come_later_than_predicted_are_reckoned_with() -> None:
     line = _line(seconds=0.01)
-    for number in range(4_000):
+    for number in range(8_000):
         entry = line.ask(STANDARD, now=number * 1e-4, patience=0.1)
         if isinstance(entry, Entry):
             line.admission.leave(entry, number * 1e-4 + 0.04)
     assert line.admission.late[STANDARD] == pytest.approx(0.03, abs=0.002)
     assert line.admission.late[CRITICAL] == 0
-    assert _reason(line.ask(STANDARD, now=0.4, patience=0.035)) == DEADLINE
-    assert _reason(line.ask(STANDARD, now=0.4, patience=0.045)) == "admitted"
+    assert _reason(line.ask(STANDARD, now=0.8, patience=0.035)) == DEADLINE
+    assert _reason(line.ask(STANDARD, now=0.8, patience=0.045)) == "admitted"
+
+
+def test_a_batch_that_comes_late_counts_once_however_many_were_in_it() -> None:
+    found = []
+    for many in (4, 400):
+        line = _line(seconds=0.01)
+        entries = [line.ask(STANDARD, now=0.0, patience=0.1) for _ in range(many)]
+        for entry in entries:
+            assert isinstance(entry, Entry)
+            line.admission.leave(entry, 0.04)
+            line.admission.missed(STANDARD, 0.01, 0.04)
+        found.append(line.admission.late[STANDARD])
+    assert 0 < found[0] == found[1] < 0.01
 
 
 def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> None:
     line = _line(seconds=0.01)
-    for _ in range(1_000):
-        line.admission.missed(STANDARD, 0.1)
+    for number in range(1_000):
+        line.admission.missed(STANDARD, 0.1, number * 1e-3)
     assert _reason(line.ask(STANDARD, now=1.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == "admitted"
@@ -190,8 +203,8 @@ def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> N
 @pytest.mark.parametrize("ladder", [False, True])
 def test_how_late_answers_were_is_forgotten_whether_or_not_there_is_a_worse_answer(ladder: bool) -> None:
     line = _line(seconds=0.01)
-    for _ in range(1_000):
-        line.admission.missed(STANDARD, 0.1)
+    for number in range(1_000):
+        line.admission.missed(STANDARD, 0.1, number * 1e-3)
     for now in (1.0, 20.0):
         line.ask(STANDARD, now=now, patience=0.1, ladder=ladder)
     entry = line.ask(STANDARD, now=20.0, patience=0.1, ladder=ladder)

@@ -136,7 +136,7 @@ def test_late_answers_of_a_model_do_not_make_others_look_late(apart: bool) -> No
         assert not line.ask(door)
         _, entry = line.inside.pop()
         door.leave(entry, entry.began + 50.0)
-        door.missed(entry.tier, 50.0)
+        door.missed(entry.tier, 50.0, entry.began + 50.0)
     assert admission.late == [0.0] * len(TIERS)
     assert admission.total == 0
 

@@ -97,6 +97,27 @@ def test_ten_times_the_capacity_costs_little_of_it_and_the_critical_tier_nothing
     assert run.answered(STANDARD) > run.answered(BATCH)
 
 
+@pytest.mark.parametrize("over", [1.15, 1.6])
+@pytest.mark.parametrize("ratio", [23, 100])
+def test_a_little_more_than_the_capacity_of_a_model_that_gains_much_by_batches_costs_little_of_it(
+    ratio: float, over: float
+) -> None:
+    """A hundred requests share a batch, and are late together when one takes longer than usual."""
+    beta, patience = ALPHA / ratio, 15 * ALPHA
+    rows = (patience / 2 - ALPHA) / beta  # of a batch that leaves time to wait for the one before
+    capacity = rows / (patience / 2)
+    admission, random = Admission(tl.Policy()), np.random.default_rng(5)
+    dispatcher = Dispatcher[int](LatencyModel.of({rows: ALPHA + beta * rows for rows in (1, 8, 64, 512)}))
+    requests = [Request(one.at, 1, patience) for one in _traffic(over * capacity, 3.0)]
+
+    def noisy(rows: int) -> float:
+        return (ALPHA + beta * rows) * float(random.lognormal(0, 0.15))
+
+    outcome = simulate(requests, dispatcher, noisy, door=Door(admission, dispatcher))
+    late = np.array([one.at >= 1.0 for one in requests])
+    assert np.isfinite(outcome.latencies[late]).sum() / 2.0 >= 0.85 * capacity
+
+
 def test_without_admission_the_same_load_costs_much_of_the_capacity() -> None:
     requests = _traffic(10 * CAPACITY, 6.0)
     dispatcher = Dispatcher[int](LatencyModel.of({rows: ALPHA + BETA * rows for rows in (1, 8, 64)}), max_rows=128)
