@@ -18,7 +18,7 @@ from trilane.contract import NOT_JSON, malformed, split_message
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
 from trilane.serving.inference import Inference, Question
-from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, to_bytes, to_json
+from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, of_floats, to_bytes, to_json
 
 __all__ = ["Wanted", "decode", "encode", "priority_of"]
 
@@ -54,6 +54,16 @@ class _LooseInput(msgspec.Struct):
     data: Any = _ABSENT
 
 
+class _PlainInput(msgspec.Struct, gc=False):
+    """One flat list of numbers, as nearly all send it: it is read once, with all the rest."""
+
+    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
+    shape: list[_Length]
+    datatype: str
+    data: list[float]
+    parameters: dict[str, _Scalar] | None = None
+
+
 class _Body(msgspec.Struct, gc=False):
     inputs: list[_Input]
     id: str | None = None
@@ -68,8 +78,16 @@ class _LooseBody(msgspec.Struct):
     outputs: list[_Output] | None = None
 
 
+class _PlainBody(msgspec.Struct, gc=False):
+    inputs: list[_PlainInput]
+    id: str | None = None
+    parameters: dict[str, _Scalar] | None = None
+    outputs: list[_Output] | None = None
+
+
 _NOTHING = memoryview(b"")
 _body_of = msgspec.json.Decoder(_Body).decode
+_plain_body_of = msgspec.json.Decoder(_PlainBody).decode
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -83,7 +101,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class _Frame(msgspec.Struct, frozen=True):
     """A body with all that follows from it but the arrays; of one before binary parts, kept for the next alike."""
 
-    asked: _Body | _LooseBody
+    asked: _Body | _LooseBody | _PlainBody
     outputs: Sequence[str]
     priority: int
     explain: bool
@@ -113,8 +131,7 @@ def decode(
         what = f"the header of {header} bytes ends beyond the body of {len(body)}"
         raise ContractError(what, where="inference-header-content-length", remedy="Send the length of the JSON alone")
     if header is None:
-        asked = _read(body)
-        inputs = _tensors(asked, _NOTHING)
+        asked, inputs = _plain(body) or _whole(body)
         if not asked.parameters and not asked.outputs:
             return Question(model, inputs, version, deadline=deadline({}), caller=caller), Wanted(asked.id or "")
         frame = _framed(asked)
@@ -135,7 +152,7 @@ def decode(
     return question, frame.wanted
 
 
-def _framed(asked: _Body | _LooseBody) -> _Frame:
+def _framed(asked: _Body | _LooseBody | _PlainBody) -> _Frame:
     own, outputs = asked.parameters or {}, asked.outputs or ()
     return _Frame(
         asked,
@@ -158,6 +175,29 @@ def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output]) -> 
             if "binary_data" in output.parameters:
                 by_output[output.name] = output.parameters["binary_data"] is True
     return Wanted(id, own.get("binary_data_output") is True, by_output)
+
+
+def _plain(text: bytes) -> tuple[_PlainBody, list[Tensor]] | None:
+    """A question of flat lists of floats with nothing special in them; None where it takes a closer look."""
+    if b'"FP' not in text or b"[[" in text:
+        return None
+    try:
+        asked = _plain_body_of(text)
+    except (*NOT_JSON, msgspec.ValidationError):
+        return None
+    tensors = []
+    for one in asked.inputs:
+        array = None if one.parameters else of_floats(one.data, one.datatype, one.shape)
+        if array is None:
+            return None
+        tensors.append(Tensor(one.name, one.datatype, array))
+    return asked, tensors
+
+
+def _whole(text: bytes) -> tuple[_Body | _LooseBody, list[Tensor]]:
+    """Any question in JSON alone."""
+    asked = _read(text)
+    return asked, _tensors(asked, _NOTHING)
 
 
 def _read(text: bytes) -> _Body | _LooseBody:

@@ -30,6 +30,7 @@ __all__ = [
     "from_json",
     "from_values",
     "objects",
+    "of_floats",
     "to_bytes",
     "to_json",
     "type_of",
@@ -122,16 +123,24 @@ def from_json(text: msgspec.Raw, datatype: str, shape: Sequence[int], where: str
 
 
 def _usual(text: msgspec.Raw, datatype: str, shape: Sequence[int]) -> Array | None:
-    """The array of a flat list of floats with nothing special in it; None where it takes a closer look."""
-    code = _COMPACT.get(datatype)
-    if code is None or bytes(memoryview(text)[1:2]) == b"[":
+    """`of_floats` of a flat list; None for anything else."""
+    if datatype not in _COMPACT or bytes(memoryview(text)[1:2]) == b"[":
         return None
     try:
         values = _flat_floats(text)
-        if not values or math.prod(shape) != len(values) or len(shape) > _DEEPEST:
-            return None
+    except (*NOT_JSON, msgspec.ValidationError):  # the closer look tells what is wrong
+        return None
+    return of_floats(values, datatype, shape)
+
+
+def of_floats(values: list[float], datatype: str, shape: Sequence[int]) -> Array | None:
+    """The array of finite floats; None where it takes a closer look, which tells what is wrong."""
+    code = _COMPACT.get(datatype)
+    if code is None or not values or math.prod(shape) != len(values) or len(shape) > _DEEPEST:
+        return None
+    try:
         packed = _packer(code, len(values))(*values)
-    except (*NOT_JSON, msgspec.ValidationError, struct.error, OverflowError):  # the closer look tells what is wrong
+    except (struct.error, OverflowError):
         return None
     return np.ndarray(shape, DATATYPES[datatype], packed)
 
