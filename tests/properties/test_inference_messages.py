@@ -34,7 +34,7 @@ def _is_told(error: ContractError, where: str = "") -> None:
 def _decode(body: bytes, header: int | None) -> tuple[list[Tensor], Wanted] | None:
     """The tensors; None if the body is refused, which says why and where."""
     try:
-        question, wanted = decode(body, header, model="m", version="", takes=SPECS, deadline=lambda _: math.inf)
+        question, wanted = decode(body, header, model="m", version="", takes=SPECS)
     except ContractError as error:
         _is_told(error)
         return None

@@ -85,11 +85,9 @@ def _check(tensor: Tensor, spec: TensorSpec, place: int) -> None:
     if tensor.datatype != spec.datatype:
         what = f"the input {spec.name!r} is {spec.datatype}, not {tensor.datatype}"
         raise ContractError(what, where=f"inputs[{place}].datatype", remedy=f"Send it as {spec.datatype}")
-    fits = len(shape) == len(spec.shape)
-    if fits:
-        for want, have in zip(spec.shape, shape, strict=True):
-            if want not in (have, -1):
-                fits = False
-    if not fits:
+    want = spec.shape
+    if shape[1:] == want[1:] and want[:1] == (-1,) and shape:  # any number of rows, as nearly all models take
+        return
+    if len(shape) != len(want) or any(one not in (have, -1) for one, have in zip(want, shape, strict=True)):
         what = f"the input {spec.name!r} has shape {list(shape)}, and the model takes {list(spec.shape)}"
         raise ContractError(what, where=f"inputs[{place}].shape", remedy="-1 stands for any length")

@@ -106,7 +106,8 @@ class Refusal:
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A request that was let in. `deadline`: the instant it has to be answered by; `expected`: seconds it may take.
+    """A request that was let in. `deadline`: the instant it has to be answered by; `expected`: seconds it may take,
+    0 if it has no deadline.
 
     `hopeless`: it cannot be in time, and is let in for a worse answer that takes no work.
     """
@@ -238,7 +239,8 @@ class Admission:
         bucket = self.quotas.of(caller, began) if self.quotas.limits else None
         if bucket is not None and not paid and (seconds := bucket.take(began)) > 0:
             return self._refuse(QUOTA, tier, seconds)
-        wait = line.wait(tier, 1, began)
+        # What has no deadline cannot be late.
+        wait = line.wait(tier, 1, began) if deadline < math.inf else 0.0
         hopeless = began + wait + self.late[tier] > deadline
         limit = self._fixed if self.learned is None else self.learned.limit
         if hopeless:
@@ -257,7 +259,7 @@ class Admission:
             return Entry(line, tier, began, deadline, wait, hopeless)
         if bucket is not None:
             bucket.charge(-1)
-        return self._refuse(reason, tier, wait)
+        return self._refuse(reason, tier, wait or line.wait(tier, 1, began))
 
     def foresee(
         self,
@@ -325,7 +327,7 @@ class Admission:
             # A queue that leaves everybody half of the time is none too many: it is what batches are made of.
             spare = (entry.deadline - entry.began) / 2 if entry.deadline < math.inf else 0.0
             self.learned.answered(answered, latency, self.total + 1, max(unloaded, spare))
-        if alone:
+        if alone or entry.deadline == math.inf:
             return
         # Robbins and Monro (1951): settles where a part `_LATEST` of the answers is in time.
         self._fade(answered)

@@ -38,7 +38,7 @@ class Arrivals:
             return
         gap = now - last if now > last else 0.0
         self.gap = gap if self.gap == math.inf else self.gap + (gap - self.gap) / self._memory
-        place = _class(gap)
+        place = bisect_right(_STARTS, gap)
         unit = self._unit
         self._counts[place] += unit
         self._sums[place] += unit * gap
@@ -53,7 +53,7 @@ class Arrivals:
         if self._last is None or self.gap == math.inf:
             return math.inf
         silence = max(now - self._last, 0.0)
-        first = _class(silence) + 1 if silence > 0 else 0
+        first = bisect_right(_STARTS, silence) + 1 if silence > 0 else 0
         count, total = sum(self._counts[first:]), sum(self._sums[first:])
         if count <= 0:
             return max(silence, self.gap)  # longer than any gap that is remembered: as long again
@@ -63,7 +63,3 @@ class Arrivals:
     def rate(self) -> float:
         """Requests per second."""
         return 0.0 if self.gap == math.inf else 1 / max(self.gap, 1e-9)
-
-
-def _class(gap: float) -> int:
-    return bisect_right(_STARTS, gap)

@@ -53,7 +53,9 @@ class Door:
             remedy = "Give more time, or ask when less is asked"
             what = "no answer: deadline passed"
             raise UnavailableError(what, where=self._where, remedy=remedy, deadline=True, overload=True)
-        tier = admission.prioritised(self._tier, question.priority, question.caller)
+        tier = self._tier
+        if question.priority or admission.asks_who:
+            tier = admission.prioritised(tier, question.priority, question.caller)
         if self._apart and self._is_full() and not admission.make_room(tier, (line,)):
             found: Entry | Refusal = admission.refuse_full(
                 line.wait(tier, 1, now), tier, now, caller=question.caller, paid=paid

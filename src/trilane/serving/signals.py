@@ -81,12 +81,12 @@ class Signals:
 
     def answered(self, now: float, seconds: float, *, refused: bool = False) -> None:
         """A request was answered after `seconds`, or `refused` because there are too many."""
-        slot = self._slot(now)
+        slot = self._current if self._from <= now < self._from + _SLOT else self._slot(now)
         if refused:
             slot.refused += 1
             return
         slot.requests += 1
-        bucket = _bucket(seconds)
+        bucket = bisect_right(_TOPS, seconds)
         slot.latencies[bucket] = slot.latencies.get(bucket, 0) + 1
 
     def worked(self, now: float, seconds: float) -> None:
@@ -147,10 +147,6 @@ def told(tallies: list[Tally]) -> Told:
         queued=total.queued,
         capacity=rate / utilisation if utilisation > 0 else 0.0,
     )
-
-
-def _bucket(seconds: float) -> int:
-    return bisect_right(_TOPS, seconds)
 
 
 def _top(bucket: int) -> float:

@@ -33,9 +33,9 @@ class Tally:
         self._succeeded += 1
         self._success += seconds
         self._rows += share.stop - share.start
-        self._last = self._now()
         account = share.account
         if account is None:
+            self._last = self._now()
             return
         self._queue += max(account.began - share.arrived, 0.0)
         self._compute += account.actual
@@ -53,6 +53,7 @@ class Tally:
         self._fail += seconds
 
     def _count_batch(self, account: Account) -> None:
+        self._last = self._now()
         self._batches += 1
         times, seconds = self._by_batch.get(account.rows, (0, 0.0))
         self._by_batch[account.rows] = times + 1, seconds + account.actual

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from trilane.serving.batcher import Batcher
+from trilane.serving.latency import LatencyModel
 from trilane.serving.share import Share
 from trilane.serving.turns import Turns
 
@@ -21,8 +22,12 @@ def _batchers(turns: Turns, happened: list[str], *names: str) -> dict[str, Batch
 
         return run
 
+    def made(name: str) -> Batcher[int, int]:
+        latency = LatencyModel(alpha=0.0)  # so that no batch is worth waiting for
+        return Batcher(running(name), lambda portions, _: sum(portions), loop=loop, turns=turns, latency=latency)
+
     loop = asyncio.get_running_loop()
-    return {name: Batcher(running(name), lambda portions, _: sum(portions), loop=loop, turns=turns) for name in names}
+    return {name: made(name) for name in names}
 
 
 def test_the_answers_of_a_batch_are_out_before_the_next_one_runs() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
@@ -21,7 +20,7 @@ from trilane.apps.server.routes import Answer
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
-from trilane.serving.deadline import ENVOY, GRPC, HEADER, of_parameters
+from trilane.serving.deadline import ENVOY, GRPC, HEADER
 from trilane.serving.inference import Inferences, Question
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
@@ -101,11 +100,6 @@ class InferenceHttp:
         coding = None if is_plain else headers.get("content-encoding")
         if coding is not None:
             body = await _inflated(body, coding)
-
-        def deadline(parameters: Mapping[str, Any]) -> float:
-            allowed = min(waits, of_parameters(parameters)) if parameters else waits
-            return began + allowed if allowed < math.inf else math.inf
-
         takes = (await self._models.about(model, version)).inputs if announced == 0 else ()
         question, wanted = oip.decode(
             body,
@@ -113,7 +107,8 @@ class InferenceHttp:
             model=model,
             version=version,
             takes=takes,
-            deadline=deadline,
+            began=began,
+            waits=waits,
             caller=caller,
         )
         if priority:

@@ -27,7 +27,6 @@ from trilane.serving.inference import About, Inference, Question, State, Statist
 from trilane.serving.ladder import predicted
 from trilane.serving.policy import TIERS
 from trilane.serving.protocol.oip_facts import version_of
-from trilane.serving.share import Share
 from trilane.serving.tally import Tally
 
 __all__ = ["TrainedModels"]
@@ -84,14 +83,24 @@ class TrainedModels:
             raise
 
     async def infer(self, question: Question) -> Inference:
-        began = time.perf_counter()
+        began, answered = time.perf_counter(), None
         found = self._find(question.model, question.version)
         try:
-            share = await _asked(found, question)
+            entry = found.door.enter(found.batcher, question)
+            try:
+                if question.outputs:
+                    chosen(question.outputs, _OUTPUTS, question.model)
+                (tensor,) = checked(question.inputs, found.inputs, where=question.model)
+                rows = len(tensor.array)
+                found.door.charge(question, rows, entry)
+                share = await found.batcher.submit(tensor.array, rows=rows, deadline=question.deadline, tier=entry.tier)
+                answered = time.perf_counter()
+            finally:
+                found.door.leave(entry, answered)
         except TrilaneError:
             found.tally.failed(time.perf_counter() - began)
             raise
-        found.tally.succeeded(share, time.perf_counter() - began)
+        found.tally.succeeded(share, answered - began)
         scores = Tensor("score", "FP64", share.result[share.start : share.stop])
         told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
         return Inference(question.model, found.version, [scores], told)
@@ -185,20 +194,6 @@ def _watched(engine: Engine, matrix: Matrix, model: str) -> Scores:
     finally:
         end = time.perf_counter()
         breaker.leave(ticket, end, end - start, failed=failed)
-
-
-async def _asked(found: _Served, question: Question) -> Share[Scores]:
-    entry, answered = found.door.enter(found.batcher, question), None
-    try:
-        chosen(question.outputs, _OUTPUTS, question.model)
-        (tensor,) = checked(question.inputs, found.inputs, where=question.model)
-        rows = len(tensor.array)
-        found.door.charge(question, rows, entry)
-        share = await found.batcher.submit(tensor.array, rows=rows, deadline=question.deadline, tier=entry.tier)
-        answered = time.perf_counter()
-    finally:
-        found.door.leave(entry, answered)
-    return share
 
 
 def _too_late(_: list[Matrix], reason: str) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from trilane.contract import NOT_JSON, malformed, split_message
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
+from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inference, Question
 from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, of_floats, to_bytes, to_json
 
@@ -99,14 +100,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class _Frame(msgspec.Struct, frozen=True):
-    """A body with all that follows from it but the arrays; of one before binary parts, kept for the next alike."""
+    """All that follows from a body but the tensors; `waits`: the seconds that its parameters allow."""
 
-    asked: _Body | _LooseBody | _PlainBody
     outputs: Sequence[str]
     priority: int
     explain: bool
     parameters: Mapping[str, str | int | float | bool]
     wanted: Wanted
+    waits: float
 
 
 def decode(
@@ -116,34 +117,36 @@ def decode(
     model: str,
     version: str,
     takes: Sequence[TensorSpec] = (),
-    deadline: Callable[[Mapping[str, _Scalar]], float],
+    began: float = 0.0,
+    waits: float = math.inf,
     caller: str = "",
 ) -> tuple[Question, Wanted]:
     """The question in `body`, whose first `header` bytes are JSON (None: all; 0: none, the raw bytes of one input).
 
-    `takes`: the model's inputs, for raw bytes alone; `deadline`: of a question with these parameters.
-    Raises ContractError.
+    `takes`: the model's inputs, for raw bytes alone; `waits`: seconds from the instant `began` that the caller will
+    wait, unless its parameters say less. Raises ContractError.
     """
     if header == 0:
         inputs = [_raw_input(body, takes)]
-        return Question(model, inputs, version, deadline=deadline({}), caller=caller), Wanted(binary=True)
+        return Question(model, inputs, version, deadline=began + waits, caller=caller), Wanted(binary=True)
     if header is not None and header > len(body):
         what = f"the header of {header} bytes ends beyond the body of {len(body)}"
         raise ContractError(what, where="inference-header-content-length", remedy="Send the length of the JSON alone")
     if header is None:
         asked, inputs = _plain(body) or _whole(body)
         if not asked.parameters and not asked.outputs:
-            return Question(model, inputs, version, deadline=deadline({}), caller=caller), Wanted(asked.id or "")
+            return Question(model, inputs, version, deadline=began + waits, caller=caller), Wanted(asked.id or "")
         frame = _framed(asked)
     else:
-        frame = _read_head(body[:header]) if header <= _REMEMBERED else _framed(_read(body[:header]))
-        inputs = _tensors(frame.asked, memoryview(body)[header:])
+        head = body[:header]
+        before, frame = _read_head(head) if header <= _REMEMBERED else _read_whole_head(head)
+        inputs = _tensors(before, memoryview(body)[header:])
     question = Question(
         model,
         inputs,
         version,
         frame.outputs,
-        deadline(frame.asked.parameters or {}),
+        began + min(waits, frame.waits),
         caller,
         frame.priority,
         frame.explain,
@@ -155,12 +158,12 @@ def decode(
 def _framed(asked: _Body | _LooseBody | _PlainBody) -> _Frame:
     own, outputs = asked.parameters or {}, asked.outputs or ()
     return _Frame(
-        asked,
         [output.name for output in outputs],
         priority_of(own),
         own.get("explain") is True,
         {name: value for name, value in own.items() if value is not None},
         _wanted(asked.id or "", own, outputs),
+        of_parameters(own),
     )
 
 
@@ -212,9 +215,12 @@ def _read(text: bytes) -> _Body | _LooseBody:
         raise ContractError(what, where="$", remedy="Send valid JSON", status=400) from None
 
 
-@functools.lru_cache(256)
-def _read_head(text: bytes) -> _Frame:
-    return _framed(_read(text))
+def _read_whole_head(text: bytes) -> tuple[_Body | _LooseBody, _Frame]:
+    asked = _read(text)
+    return asked, _framed(asked)
+
+
+_read_head = functools.lru_cache(256)(_read_whole_head)
 
 
 def _read_loosely(text: bytes) -> _LooseBody:
