@@ -191,6 +191,23 @@ def test_a_batch_that_comes_late_counts_once_however_many_were_in_it() -> None:
     assert 0 < found[0] == found[1] < 0.01
 
 
+def test_what_has_no_deadline_is_never_late_and_teaches_nothing_of_it() -> None:
+    line = _line(seconds=0.02)
+    for turn in range(400):
+        entry = line.ask(STANDARD, now=float(turn))
+        assert isinstance(entry, Entry)
+        line.admission.leave(entry, turn + 0.9)
+    assert line.admission.late == [0.0] * 4
+
+
+def test_a_refusal_of_one_without_a_deadline_tells_when_the_line_will_be_shorter() -> None:
+    line = _line(tl.Policy(limit=1), seconds=3.5)
+    line.ask(CRITICAL)
+    refusal = line.ask(BATCH)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.retry_after) == (FULL, 3.5)
+
+
 def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> None:
     line = _line(seconds=0.01)
     for number in range(1_000):
