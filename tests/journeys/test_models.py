@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -14,6 +15,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.graphs import graph
 from tests.servers import X_TO_Y, Running, running, until
+from trilane.apps.config import load_config
+from trilane.apps.model_files import listed
 
 NEGATE, SAME = graph("Neg", "FP32", (-1, 4)), graph("Abs", "FP32", (-1, 4))
 PYTHON = """
@@ -41,6 +44,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     _put(folder, "plus/model.py", PYTHON.encode())
     _put(folder, "plus/model.toml", X_TO_Y.encode())
     _put(folder, "broken/model.onnx", NEGATE[:40])
+    _put(folder, "lazy/model.onnx", NEGATE)
     with running(folder, {"serve": []}) as found:
         until(lambda: found.get("/v2/health/ready").status_code == 200, "the server")
         yield found
@@ -112,6 +116,24 @@ def test_what_each_model_does_is_told_as_metrics_of_all_processes(up: Running) -
     assert told("trilane_model_memory_bytes", model="negate") > 0
     assert told("trilane_model_rows_total", model="negate") >= told("trilane_model_batches_total", model="negate") > 0
     assert told("trilane_model_questions_total", model="nobody") == 0
+
+
+def test_to_list_models_loads_none_and_tells_what_the_loaded_ones_take(up: Running) -> None:
+    _ask(up, "negate", 2.0)
+
+    def found() -> dict[str, dict[str, Any]]:
+        rows = listed(load_config(up.folder, environment={}), lambda _, path: up.post(path, {}).json())
+        return {row["name"]: row for row in rows if row["name"] != "negate" or row["state"] == "LOADED"}
+
+    until(lambda: "negate" in found(), "a process that loaded it")  # either of two may tell
+    assert found()["lazy"]["state"] == "READY"
+    assert found()["lazy"]["memory_mib"] is None
+    loaded = next(row for _ in range(99) if (row := found().get("negate")))
+    assert loaded["memory_mib"] > 0
+    assert loaded["load_ms"] > 0
+    for _ in range(8):
+        (lazy,) = (one for one in up.post("/v2/repository/index", {}).json() if one["name"] == "lazy")
+        assert "memory_bytes" not in lazy
 
 
 def test_the_statistics_of_a_model_are_those_of_all_processes_whichever_tells_them(up: Running) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trilane.apps.config import Config
-from trilane.errors import ConflictError, DefinitionError, ModelError, SetupError, TrilaneError, UnavailableError
+from trilane.errors import ConflictError, DefinitionError, ModelError, SetupError, UnavailableError
 from trilane.models.external import external_files
 from trilane.models.folder import NAME, Found, ModelFolder
 from trilane.models.golden import read_golden, written
@@ -93,7 +93,10 @@ def add(
 
 
 def listed(config: Config, ask: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a function of the command line
-    """Every model with its versions: as the running server tells, or as they lie on disk if none answers."""
+    """Every model with its versions: as the running server tells, or as they lie on disk if none answers.
+
+    No model is loaded by that.
+    """
     folder, states = ModelFolder(config.models), dict[tuple[str, str], dict[str, Any]]()
     with contextlib.suppress(UnavailableError):
         states = {(one["name"], one["version"]): one for one in ask("POST", "/v2/repository/index")}
@@ -106,9 +109,10 @@ def listed(config: Config, ask: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - 
             error = found.errors.get(version) if found else None
             if error is not None:
                 rows[-1] |= {"state": "UNAVAILABLE", "reason": str(error)}
-            if state.get("state") == "READY":
-                with contextlib.suppress(TrilaneError):
-                    rows[-1] |= _loaded(ask("GET", f"/v2/models/{name}/versions/{version}/config"))
+    for bad in folder.misnamed():
+        name = bad.encode(errors="replace").decode()
+        reason = f"{name!r} is no name of a model. Rename its folder: letters, digits, _ . -"
+        rows.append(_row(name, "", None, {"state": "UNAVAILABLE", "reason": reason}))
     return rows
 
 
@@ -128,26 +132,16 @@ def switch(config: Config, name: str, ask: Any, *, on: bool) -> bool:  # noqa: A
 
 
 def _row(name: str, version: str, found: Found | None, state: dict[str, Any]) -> dict[str, Any]:
+    memory, ready = state.get("memory_bytes"), state.get("state") == "READY"
     return {
         "name": name,
         "version": version,
         "runtime": found.runtime if found else None,
-        "state": state.get("state") or "ON DISK",
+        "state": "LOADED" if ready and memory is not None else state.get("state") or "ON DISK",
         "reason": state.get("reason") or "",
         "files_mib": round(found.size / _MIB, 3) if found else None,
-        "memory_mib": None,
-        "load_ms": None,
-    }
-
-
-def _loaded(facts: dict[str, Any]) -> dict[str, Any]:
-    told = {name: one["string_value"] for name, one in facts.get("parameters", {}).items()}
-    if "memory_bytes" not in told:
-        return {}
-    return {
-        "state": "LOADED",
-        "memory_mib": round(int(told["memory_bytes"]) / _MIB, 3),
-        "load_ms": float(told["load_ms"]),
+        "memory_mib": None if memory is None else round(memory / _MIB, 3),
+        "load_ms": state.get("load_ms"),
     }
 
 

@@ -78,6 +78,15 @@ class ModelFolder:
         except OSError:
             return []
 
+    def misnamed(self) -> list[str]:
+        """The folders, but for hidden ones, that no model can have by their names, sorted."""
+        try:
+            with os.scandir(self.root) as entries:
+                visible = [one for one in entries if not one.name.startswith(".") and not NAME.fullmatch(one.name)]
+                return sorted(one.name for one in visible if not _is_file(one))
+        except OSError:
+            return []
+
     def find(self, name: str) -> Listed | None:
         """A model, as it is on disk now; None if there is none of that name."""
         home = self.root / name

@@ -64,7 +64,8 @@ class About:
 class State:
     """Where a model is in its life: `state` is READY, LOADING, UNLOADING or UNAVAILABLE, and `reason` says why.
 
-    A model that is not in memory but is loaded by the first question is READY.
+    A model that is not in memory but is loaded by the first question is READY. `costs`: what a loaded one takes, of
+    its settings, where somebody wants to know.
     """
 
     name: str
@@ -72,6 +73,7 @@ class State:
     state: str
     reason: str = ""
     loaded: bool = False
+    costs: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,3 +138,14 @@ def test_a_broken_model_is_listed_with_the_reason(config: Config) -> None:
     (row,) = listed(config, nobody)
     assert (row["name"], row["state"]) == ("empty", "UNAVAILABLE")
     assert "no file of a model" in row["reason"]
+
+
+def test_a_folder_that_no_model_can_have_by_its_name_is_listed_with_the_reason(config: Config, file: Path) -> None:
+    add(config, file)
+    for name in ("my model", ".hidden"):
+        (config.models / name).mkdir()
+    assert [(row["name"], row["state"]) for row in listed(config, nobody)] == [
+        ("negate", "ON DISK"),
+        ("my model", "UNAVAILABLE"),
+    ]
+    assert "letters, digits" in listed(config, nobody)[1]["reason"]

@@ -37,6 +37,7 @@ ProjectOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 _DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 _INTERRUPTED = 130
+_WIDEST = 10_000  # characters
 _FOREIGN = "site-packages"
 
 
@@ -52,17 +53,25 @@ class Terminal:
             self._out().print(text, highlight=False, soft_wrap=True)
 
     def table(self, title: str, headings: list[str], rows: list[list[str]]) -> None:
-        """A table for a person; nothing if it has no rows."""
+        """A table for a person; nothing if it has no rows. Nothing is cut off: what is read by a program is as wide as
+        it has to be, and on a narrow screen cells are folded.
+        """
         if self.json or not rows:
             return
         from rich import box
-        from rich.table import Table
+        from rich.measure import Measurement
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(*headings, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        columns = [Column(heading, overflow="fold") for heading in headings]
+        table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        self._out().print(table)
+        out = self._out()
+        if not out.is_terminal:
+            whole = Measurement.get(out, out.options.update(max_width=_WIDEST), table).maximum
+            out.width = max(out.width, whole)
+        out.print(table)
 
     def answer(self, facts: object) -> None:
         """The whole answer for a machine."""

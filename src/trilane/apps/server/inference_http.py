@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -21,7 +22,7 @@ from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import ENVOY, GRPC, HEADER
-from trilane.serving.inference import Inferences, Question
+from trilane.serving.inference import Inferences, Question, State
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
@@ -29,6 +30,7 @@ __all__ = ["InferenceHttp", "error_text", "sentence"]
 
 _HEADER = "inference-header-content-length"
 _WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, "content-encoding", "accept-encoding"))
+_COSTS = ("memory_bytes", "load_ms")  # of what is loaded
 _BINARY = ("content-type", "application/octet-stream")
 _ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -142,7 +144,14 @@ class InferenceHttp:
         except NOT_JSON as error:
             reason, path = split_message(str(error))
             raise ContractError(reason, where=path, remedy='Send {"ready": true}, or nothing', status=400) from None
-        return _tell(request, index(self._models.index(), ready=asked.ready))
+        return _tell(request, index(map(self._with_costs, self._models.index()), ready=asked.ready))
+
+    def _with_costs(self, state: State) -> State:
+        """A state, with what a loaded model from a file takes; to ask for its configuration would load others."""
+        if not state.loaded:
+            return state
+        told = self._models.settings(state.name, state.version)
+        return replace(state, costs={name: told[name] for name in _COSTS if name in told})
 
     async def load(self, request: Request, model: str) -> int:
         await read_body(request)  # parameters of it have no meaning here

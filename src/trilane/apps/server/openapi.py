@@ -99,7 +99,17 @@ _SCHEMAS: dict[str, Schema] = {
         inputs=_list(_SPEC),
         outputs=_list(_SPEC),
     ),
-    "Index": _list(_object("name state", name=_TEXT, version=_TEXT, state=_TEXT, reason=_TEXT)),
+    "Index": _list(
+        _object(
+            "name state",
+            name=_TEXT,
+            version=_TEXT,
+            state=_TEXT,
+            reason=_TEXT,
+            memory_bytes=_WHOLE,
+            load_ms=_NUMBER,
+        )
+    ),
     "IndexRequest": _object(ready=_FLAG),
 }
 

@@ -118,9 +118,9 @@ def _duration(count: int, ns: int) -> Facts:
 
 
 def index(states: Iterable[State], *, ready: bool = False) -> list[Facts]:
-    """Every model there is; with `ready`, only those that would answer."""
+    """Every model there is; with `ready`, only those that would answer. What is loaded may be told with its costs."""
     return [
-        {"name": one.name, "version": one.version, "state": one.state, "reason": one.reason}
+        {"name": one.name, "version": one.version, "state": one.state, "reason": one.reason, **(one.costs or {})}
         for one in states
         if one.state == "READY" or not ready
     ]
