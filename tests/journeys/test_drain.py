@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -101,6 +102,39 @@ def test_who_comes_too_late_is_refused_at_once_while_others_are_still_answered(t
             early.sendall(body[1:])
             assert early.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         assert up.processes["serve"].wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the kernel keeps others out while a port is closed")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_was_let_in_by_the_port_is_answered_though_the_server_ends(tmp_path: Path, workers: int) -> None:
+    make_project(tmp_path).close()
+    told: Counter[str] = Counter()
+
+    def knock(port: int) -> None:
+        """Asks once on each connection, until there are none any more."""
+        while True:
+            try:
+                client = socket.create_connection(("127.0.0.1", port), timeout=30)
+            except OSError as error:
+                told[type(error).__name__] += 1
+                return
+            with client:
+                try:
+                    client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+                    told["answers" if client.recv(1 << 12).startswith(b"HTTP/1.1 200 ") else "nothing"] += 1
+                except OSError as error:
+                    told[f"lost: {error}"] += 1
+
+    with running(tmp_path, {"serve": ["--workers", str(workers)]}) as up:
+        clients = [threading.Thread(target=knock, args=(up.port,)) for _ in range(8)]
+        for client in clients:
+            client.start()
+        until(lambda: told["answers"] > 300, "answers")
+        up.processes["serve"].send_signal(signal.SIGTERM)
+        for client in clients:
+            client.join()
+        assert up.processes["serve"].wait(60) == 0
+    assert set(told) == {"answers", "ConnectionRefusedError"}
 
 
 def _is_refused(port: int) -> bool:

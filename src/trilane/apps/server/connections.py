@@ -1,8 +1,8 @@
 """The connections of one server process: accepted, watched, and ended when the process is to end.
 
-Laws: workers that share a socket share what comes in, as each takes one connection at a time; a process that can open
-no more files goes on with those it has; a connection on which nothing comes forward is ended; at the end everybody who
-asked is answered.
+Laws: workers that share a socket share what comes in, as each takes one connection at a time, and none if another has
+fewer; a process that can open no more files goes on with those it has; a connection on which nothing comes forward is
+ended; at the end everybody who asked is answered, those too who came until the port was closed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from typing import Any
 
+from trilane.apps.server.balance import Balance
 from trilane.apps.server.connection import Connection
 from trilane.apps.server.http import error_body, retry_after, status_of
 from trilane.apps.server.request import Pairs, Request
@@ -28,12 +29,13 @@ _BACKLOG = 2048  # connections that wait to be taken
 _LOOK = 0.02  # seconds between two looks at who is left
 _NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _BATCH = 64  # connections that one who shares with nobody takes at a time
+_BACK = 0.001  # seconds in which another worker may take what waits
 
 
 class Connections:
     """Takes connections from `listener`, a bound socket, and gives their requests to `answer`.
 
-    `alone`: whether no other process takes connections from it.
+    `balance`: with the other processes that take connections from it, if there are any.
     """
 
     def __init__(
@@ -42,9 +44,9 @@ class Connections:
         listener: socket.socket,
         *,
         loop: asyncio.AbstractEventLoop,
-        alone: bool = True,
+        balance: Balance | None = None,
     ) -> None:
-        self._answer, self._listener, self._loop, self._alone = answer, listener, loop, alone
+        self._answer, self._listener, self._loop, self._balance = answer, listener, loop, balance
         self._open: set[Connection] = set()
         self._beginning: set[asyncio.Task[Any]] = set()
         self._listens = False
@@ -60,21 +62,30 @@ class Connections:
         """Takes connections from now on."""
         self._listener.listen(_BACKLOG)
         self._second()
+        if self._balance is not None:
+            self._balance.open()
         self._listen()
 
-    async def close(self, *, longest: float, linger: float = 0.0) -> None:
+    async def close(self, *, longest: float, linger: float = 0.0, replaced: bool = True) -> None:
         """Takes no more connections, and ends each once its request is answered; after `longest` seconds, at once.
 
-        Those without a request have `linger` seconds to send one, as a client may be about to.
+        Those without a request have `linger` seconds to send one, as a client may be about to. Where nobody `replaced`
+        this one, connections are taken for as long before that, or until the port is closed: nobody else would.
         """
         self.parting = True
-        self._deafen()
-        began = self._loop.time()
-        while (self._open or self._beginning) and self._loop.time() < began + longest:
-            if self._loop.time() >= began + linger:
+        if replaced:
+            self._deafen()
+        began = last = self._loop.time()
+        while (self._open or self._beginning or self._listens) and self._loop.time() < began + longest:
+            if self._loop.time() < last + linger:
+                await asyncio.sleep(_LOOK)
+            elif self._listens:
+                self._take_rest()
+                last = self._loop.time()  # since when nobody came
+            else:
                 for connection in [*self._open]:
                     connection.close()
-            await asyncio.sleep(_LOOK)
+                await asyncio.sleep(_LOOK)
         for connection in [*self._open]:
             connection.abort()
         if self._timer is not None:
@@ -89,10 +100,14 @@ class Connections:
     def made(self, connection: Connection) -> None:
         """A connection is there."""
         self._open.add(connection)
+        if self._balance is not None:
+            self._balance.has(len(self._open))
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone."""
         self._open.discard(connection)
+        if self._balance is not None:
+            self._balance.has(len(self._open))
 
     # -- the listening socket -----------------------------------------------------------------------------------
 
@@ -105,9 +120,22 @@ class Connections:
         if self._listens:
             self._listens = False
             self._loop.remove_reader(self._listener)
+            if self._balance is not None and self.parting:
+                self._balance.close()
 
-    def _accept(self) -> None:
-        for _ in range(_BATCH if self._alone else 1):
+    def _take_rest(self) -> None:
+        """Takes what waits, and then no more."""
+        if self._listens:
+            self._accept(_BACKLOG)
+            self._deafen()
+
+    def _accept(self, most: int = 0) -> None:
+        balance = None if self.parting else self._balance
+        if balance is not None and balance.stands_back():
+            self._deafen()
+            self._loop.call_later(_BACK, self._listen)
+            return
+        for _ in range(most or (_BATCH if self._balance is None else 1)):
             try:
                 accepted, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -122,6 +150,8 @@ class Connections:
                 self._deafen()
                 self._loop.call_later(0.5, self._listen)
                 return
+            if balance is not None:
+                balance.took()
             accepted.setblocking(False)
             if accepted.family in (socket.AF_INET, socket.AF_INET6):
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import uvloop
@@ -20,6 +21,7 @@ from trilane.apps.processes import PROJECT, SERVER, die_with_parent
 from trilane.apps.project import Project
 from trilane.apps.rounds import LONGEST, ROUND, Rounds
 from trilane.apps.server.app import Server
+from trilane.apps.server.balance import Balance
 from trilane.apps.server.connections import Connections
 from trilane.apps.server.drain import Drain
 
@@ -30,22 +32,28 @@ _LINGER = 1.0  # seconds in which clients that know of no successor yet may stil
 _SENT = 0.1  # and those for whom there is none, as what they sent may not have been read yet
 
 
-def work(config: Config, listener: socket.socket) -> None:
-    """Answers what comes to `listener`, until SIGTERM."""
+def work(config: Config, listener: socket.socket, balance: Balance | None = None) -> None:
+    """Answers what comes to `listener`, until SIGTERM. `balance`: with the other workers, if there are any."""
     sys.setswitchinterval(_TURN)  # Python's own, ten times as long, is ten times what a request takes
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     server = Server(Project(config))
     server.open(loop)
     try:
-        loop.run_until_complete(_serve(server, config, listener, loop))
+        loop.run_until_complete(_serve(server, config, listener, balance, loop))
     finally:
         server.close()
         loop.close()
 
 
-async def _serve(server: Server, config: Config, listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
-    connections = Connections(server.answer, listener, loop=loop, alone=config.workers == 1)
+async def _serve(
+    server: Server,
+    config: Config,
+    listener: socket.socket,
+    balance: Balance | None,
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    connections = Connections(server.answer, listener, loop=loop, balance=balance)
 
     def part() -> None:
         server.parting = connections.parting = True
@@ -62,17 +70,19 @@ async def _serve(server: Server, config: Config, listener: socket.socket, loop: 
     connections.open()
     await drain.wait()
     await server.finish()
-    await connections.close(longest=LONGEST, linger=_LINGER if drain.replaced else _SENT)
+    linger = _LINGER if drain.replaced else _SENT
+    await connections.close(longest=LONGEST, linger=linger, replaced=drain.replaced)
 
 
 def main() -> None:
-    """Works with the descriptor that the command line names."""
+    """Works with the descriptors that the command line names: the socket, and what the workers share, if they do."""
     # Ctrl-C in a terminal reaches all its processes; the one that started this one says when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(os.environ.get(SERVER, "0")))
     config = load_config(Path(os.environ[PROJECT]))
     log_to_stderr(config.log_level, config.log_format)
-    work(config, socket.socket(fileno=int(sys.argv[1])))
+    listener, *shared = map(int, sys.argv[1:])
+    work(config, socket.socket(fileno=listener), Balance(*shared, timer=time.monotonic) if shared else None)
 
 
 if __name__ == "__main__":
