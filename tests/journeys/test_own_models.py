@@ -133,6 +133,12 @@ def _breaker(up: Running, name: str = "model:careful") -> dict[str, Any]:
     return found
 
 
+def _heard_and_made(up: Running) -> tuple[float, float]:
+    """The answers that were sent, where each has a row, and the decisions that were counted."""
+    heard = _metric(up, "trilane_requests_total", route="/v1/decide", status="200")
+    return heard, _metric(up, "trilane_decisions_total")
+
+
 def _explained(up: Running, id: str) -> dict[str, Any]:
     answer = until(lambda: (found := up.get(f"/v1/explain/{id}")).status_code == 200 and found, f"the record of {id}")
     assert answer
@@ -189,6 +195,7 @@ def test_a_bad_row_costs_none_of_those_it_came_with(up: Running) -> None:
 def test_a_model_that_hangs_is_ended_its_breaker_opens_and_closes_again(up: Running) -> None:
     until(lambda: _is_well(up), "the model")
     opened = _metric(up, "trilane_breaker_opened_total", dependency="model:careful")
+    before = _heard_and_made(up)
     found = _ask(up, HANGS)
     assert (found["score"], found["rung"]) == (0.25, "constant")
     assert not _ask(up, 60.0, "steady").get("degraded")
@@ -196,6 +203,8 @@ def test_a_model_that_hangs_is_ended_its_breaker_opens_and_closes_again(up: Runn
     until(lambda: _metric(up, "trilane_breaker_opened_total", dependency="model:careful") > opened, "the count")
     until(lambda: _is_well(up), "a probe that goes well")
     assert _breaker(up)["state"] == "closed"
+    heard, made = (after - then for after, then in zip(_heard_and_made(up), before, strict=True))
+    assert heard == made  # what came of the batch in the end was nobody's answer, and is no decision
     until(lambda: not up.get("/health/ready").json()["breakers"], "readiness to tell so")
 
 

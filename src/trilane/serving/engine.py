@@ -12,8 +12,8 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,22 @@ class Answers:
     def why(self, row: int) -> tuple[str, ...]:
         """Why the answer to `row` is worse than promised; empty if it is not."""
         return tuple(fault.reason for fault in self.faults if fault.rows is None or row in fault.rows)
+
+    def of(self, rows: Sequence[int]) -> Answers:
+        """The answers to some of the rows alone, to be counted: their ids stay those of the whole."""
+        place, take, told = {row: at for at, row in enumerate(rows)}, list(rows), self.reading
+        own = {
+            fault: fault.rows and frozenset(place[row] for row in fault.rows if row in place) for fault in self.faults
+        }
+        return replace(
+            self,
+            rows=[self.rows[row] for row in take],
+            scores=self.scores[take],
+            reading=replace(told, values=told.values[take], statuses=told.statuses[take], ages=told.ages[take]),
+            faults=tuple(replace(fault, rows=left) for fault, left in own.items() if left is None or left),
+            rungs=self.rungs[take],
+            origins={place[row]: origin for row, origin in self.origins.items() if row in place},
+        )
 
     @property
     def degraded(self) -> int:

@@ -86,6 +86,12 @@ def test_a_score_that_is_no_number_degrades_its_own_row_alone(shop: Shop, score:
     assert answers.by_model.tolist() == [True, False, True]
     assert [answers.why(row) for row in range(3)] == [(), ("model: a score is not a finite number",), ()]
     assert answers.degraded == 1
+    for some, degraded, whys in (([0, 2], 0, [(), ()]), ([1, 2], 1, [answers.why(1), ()])):
+        part = answers.of(some)
+        assert (part.degraded, [part.why(row) for row in range(2)]) == (degraded, whys)
+        assert part.scores.tolist() == [answers.scores[row] for row in some]
+        assert part.by_model.tolist() == [answers.by_model[row] for row in some]
+        assert part.reading.values.shape == (2, answers.reading.values.shape[1])
 
 
 def test_a_score_that_is_no_number_is_unavailable_without_a_ladder(shop: Shop) -> None:

@@ -17,9 +17,10 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
+import numpy as np
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
@@ -58,11 +59,15 @@ _APPLIED = "definitions"  # the name, among the errors, of what is wrong with th
 _Elsewhere: TypeAlias = Callable[[Callable[[], Scored]], Awaitable[Scored]]
 
 
-class Portion(NamedTuple):
-    """The rows of one request, and the instant of `time.perf_counter` after which their answer is worthless."""
+class Portion(msgspec.Struct):
+    """The rows of one request, and the instant of `time.perf_counter` after which their answer is worthless.
+
+    `gone`: whoever asked was answered without the batch that it is in.
+    """
 
     rows: list[msgspec.Struct]
     deadline: float
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +278,13 @@ class Deployments:
         async def later(portions: list[Portion], rows: list[msgspec.Struct], deadline: float) -> Answers:
             now, id = self._clock.now(), self._new_id()
             found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=elsewhere)
-            return kept(portions, found)
+            heard = [portion for portion in portions if not portion.gone]
+            # What nobody hears is no decision: those who asked have another, with an id of its own.
+            return kept(portions, found, heard) if heard else found
 
         def expire(portions: list[Portion], reason: str) -> Answers:
+            for portion in portions:
+                portion.gone = True
             rows, now = _joined(portions), time.perf_counter()
             ahead = [portion.deadline for portion in portions if portion.deadline > now]
             deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
@@ -287,12 +296,13 @@ class Deployments:
                 raise UnavailableError(error.what, where=error.where, remedy=error.remedy, overload=True) from None
             return kept(portions, found)
 
-        def kept(portions: list[Portion], answers: Answers) -> Answers:
+        def kept(portions: list[Portion], answers: Answers, heard: list[Portion] | None = None) -> Answers:
             self._recorder.put(name, names, answers, _sizes(portions, len(answers.scores)))
-            self._metrics.count(name, answers)
-            values.add(answers.reading)
+            told = answers if heard is None or len(heard) == len(portions) else answers.of(_rows_of(portions))
+            self._metrics.count(name, told)
+            values.add(told.reading)
             if promised is not None:
-                promised.made_by(answers)
+                promised.made_by(told)
             return answers
 
         return Deployed(
@@ -344,6 +354,12 @@ def _open_store(project: Project) -> None:
 
 def _joined(portions: list[Portion]) -> list[msgspec.Struct]:
     return portions[0].rows if len(portions) == 1 else [row for portion in portions for row in portion.rows]
+
+
+def _rows_of(portions: list[Portion]) -> list[int]:
+    """The rows of a batch whose answers are heard."""
+    gone = np.repeat([portion.gone for portion in portions], [len(portion.rows) for portion in portions])
+    return list(np.flatnonzero(~gone).tolist())
 
 
 def _sizes(portions: list[Portion], rows: int) -> tuple[int, ...]:
