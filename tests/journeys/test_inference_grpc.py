@@ -159,12 +159,18 @@ def test_the_asynchronous_client_asks_side_by_side(up: tuple[Running, str]) -> N
 
 def test_bytes_that_are_no_message_and_methods_that_are_none_cost_one_call(up: tuple[Running, str]) -> None:
     with grpc.insecure_channel(up[1]) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        with pytest.raises(grpc.RpcError):
+        service = "/inference.GRPCInferenceService"
+        call, stream = channel.unary_unary(f"{service}/ModelInfer"), channel.stream_stream(f"{service}/ModelStreamInfer")
+        with pytest.raises(grpc.RpcError, match=r"INVALID_ARGUMENT[^$]*this is no ModelInferRequest"):
             call(b"\xff\xff\xff")
+        assert len(list(stream(iter([b"\xff", service_pb2.ModelInferRequest(id="7").SerializeToString()])))) == 2
+        long = service_pb2.ModelInferRequest(model_name="\U0001f600" * 1_000_000)  # which the refusal cannot repeat
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            call(long.SerializeToString())
         with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
             channel.unary_unary("/inference.GRPCInferenceService/TraceSetting")(b"")
         with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
             call(b"\x00" * (9 << 20))
     with triton.InferenceServerClient(up[1]) as client:
         assert client.is_server_live()
+    assert "DecodeError" not in up[0].said("serve")

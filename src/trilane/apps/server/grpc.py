@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import msgspec
+from google.protobuf.message import DecodeError
 
 from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
 from trilane.apps.server.limits import LARGEST_BODY
-from trilane.errors import SetupError, TrilaneError, UnavailableError
+from trilane.errors import ContractError, SetupError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inferences
@@ -44,6 +45,7 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 _QUIET, _ROUNDS = 6, 64  # rounds of the loop without another call, after which those held go on; and at most
+_LONGEST = 1_500  # bytes of an error's text, each of which may become three on its way
 _OPTIONS = (
     ("grpc.so_reuseport", 1),  # each worker of a server listens, and the kernel shares connections out
     ("grpc.max_receive_message_length", LARGEST_BODY),
@@ -127,14 +129,14 @@ class GrpcServer:
         found = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(name, operations[name]),
-                request_deserializer=message(f"{name}Request").FromString,
+                request_deserializer=_reader(f"{name}Request"),
                 response_serializer=message(f"{name}Response").SerializeToString,
             )
             for name in METHODS
         }
         found[STREAMED] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=message("ModelInferRequest").FromString,
+            request_deserializer=_reader("ModelInferRequest"),
             response_serializer=message("ModelStreamInferResponse").SerializeToString,
         )
         return found
@@ -145,9 +147,9 @@ class GrpcServer:
 
         async def answer(request: Any, context: _Context) -> Any:  # noqa: ANN401 - messages of protobuf's
             try:
-                response = await operation(request, context)
+                response = await operation(_read(request), context)
             except TrilaneError as error:
-                status, code, told = status_of(error), _code(error), sentence(error)
+                status, code, told = status_of(error), _code(error), _short(sentence(error))
             except Exception:  # noqa: BLE001 - a defect of ours must cost one answer, not the server
                 _log.exception("call %s", name)
                 status, code, told = 500, grpc.StatusCode.INTERNAL, "a defect of the server; it is in its log"
@@ -182,11 +184,12 @@ class GrpcServer:
         made: Any = message("ModelStreamInferResponse")
         async for request in requests:
             try:
-                found = await self._infer(request, context)
+                found = await self._infer(_read(request), context)
             except TrilaneError as error:
                 self._metrics.count_request(f"grpc/{STREAMED}", status_of(error))
-                response = made(error_message=sentence(error))
-                response.infer_response.id = request.id
+                response = made(error_message=_short(sentence(error)))
+                if request is not error:
+                    response.infer_response.id = request.id
                 yield response
             else:
                 self._metrics.count_request(f"grpc/{STREAMED}", 200)
@@ -232,6 +235,35 @@ class GrpcServer:
         name = request.model_name or request.repository_name
         await self._models.unload(name)
         return filled("RepositoryModelUnloadResponse", {"model_name": name, "isUnloaded": True})
+
+
+def _reader(name: str) -> Callable[[bytes], Any]:
+    """What reads a message; gives the refusal of what is none, for gRPC takes what a reader raises for our fault, and
+    writes a traceback of each into the log.
+    """
+    read = message(name).FromString
+
+    def reader(data: bytes) -> Any:  # noqa: ANN401 - messages of protobuf's
+        try:
+            return read(data)
+        except DecodeError as error:
+            what, remedy = f"this is no {name}: {error}", "Send what inference.GRPCInferenceService describes"
+            return ContractError(what, where="request", remedy=remedy, status=400)
+
+    return reader
+
+
+def _read(request: Any) -> Any:  # noqa: ANN401
+    """The message. Raises ContractError if it is none."""
+    if isinstance(request, ContractError):
+        raise request
+    return request
+
+
+def _short(text: str) -> str:
+    """As much of it as fits into the header that tells an error, which is a few KiB for all clients."""
+    whole = text.encode()
+    return text if len(whole) <= _LONGEST else whole[:_LONGEST].decode(errors="ignore") + " ..."
 
 
 def _code(error: TrilaneError) -> grpc.StatusCode:
