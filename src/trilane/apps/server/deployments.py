@@ -278,14 +278,10 @@ class Deployments:
         async def later(portions: list[Portion], rows: list[msgspec.Struct], deadline: float) -> Answers:
             now, id = self._clock.now(), self._new_id()
             found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=elsewhere)
-            heard = [portion for portion in portions if not portion.gone]
-            # What nobody hears is no decision: those who asked have another, with an id of its own.
-            return kept(portions, found, heard) if heard else found
+            return kept(portions, found, _heard(portions, found))
 
         def expire(portions: list[Portion], reason: str) -> Answers:
-            for portion in portions:
-                portion.gone = True
-            rows, now = _joined(portions), time.perf_counter()
+            rows, now = _joined(portions, gone=True), time.perf_counter()
             ahead = [portion.deadline for portion in portions if portion.deadline > now]
             deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
             try:
@@ -296,11 +292,12 @@ class Deployments:
                 raise UnavailableError(error.what, where=error.where, remedy=error.remedy, overload=True) from None
             return kept(portions, found)
 
-        def kept(portions: list[Portion], answers: Answers, heard: list[Portion] | None = None) -> Answers:
-            self._recorder.put(name, names, answers, _sizes(portions, len(answers.scores)))
-            told = answers if heard is None or len(heard) == len(portions) else answers.of(_rows_of(portions))
-            self._metrics.count(name, told)
-            values.add(told.reading)
+        def kept(portions: list[Portion], answers: Answers, heard: Answers | None = None) -> Answers:
+            told = answers if heard is None else heard
+            if told.rows:
+                self._recorder.put(name, names, answers, _sizes(portions, len(answers.scores)))
+                self._metrics.count(name, told)
+                values.add(told.reading)
             if promised is not None:
                 promised.made_by(told)
             return answers
@@ -352,14 +349,20 @@ def _open_store(project: Project) -> None:
         project.online.read([(versions.SPACE, [b"-"])], within=project.config.read_limit / 1e6)
 
 
-def _joined(portions: list[Portion]) -> list[msgspec.Struct]:
+def _joined(portions: list[Portion], *, gone: bool = False) -> list[msgspec.Struct]:
+    """The rows of a batch, whose requests are `gone` from any other that they are in."""
+    if gone:
+        for portion in portions:
+            portion.gone = True
     return portions[0].rows if len(portions) == 1 else [row for portion in portions for row in portion.rows]
 
 
-def _rows_of(portions: list[Portion]) -> list[int]:
-    """The rows of a batch whose answers are heard."""
+def _heard(portions: list[Portion], answers: Answers) -> Answers:
+    """The answers that somebody hears; those who were answered before have others, with ids of their own."""
+    if not any(portion.gone for portion in portions):
+        return answers
     gone = np.repeat([portion.gone for portion in portions], [len(portion.rows) for portion in portions])
-    return list(np.flatnonzero(~gone).tolist())
+    return answers.of(np.flatnonzero(~gone).tolist())
 
 
 def _sizes(portions: list[Portion], rows: int) -> tuple[int, ...]:
