@@ -297,8 +297,10 @@ class Metrics:
         self._served[labels] = self._served.get(labels, 0) + number
 
     def text(self, *, exemplars: bool = False) -> bytes:
-        """The metrics in Prometheus' text format, or in OpenMetrics, which has `exemplars`."""
-        self.tell_requests()
+        """What was told so far in Prometheus' text format, or in OpenMetrics, which has `exemplars`.
+
+        Any thread may ask, as it takes tens of milliseconds of hundreds of models.
+        """
         write = openmetrics.generate_latest if exemplars else generate_latest
         if not self._shared:
             return bytes(write(self._own))

@@ -332,11 +332,10 @@ class Server:
             caught_up = min(progress.caught_up_at for progress in partitions.values())
             if caught_up:
                 self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
-        # Not here: it waits for files, and decisions must not.
-        await asyncio.get_running_loop().run_in_executor(None, self._tell_quality, found)
-        if "application/openmetrics-text" in (request.headers.get("accept") or ""):
-            return send(request, 200, self.metrics.text(exemplars=True), _OPEN_METRICS)
-        return send(request, 200, self.metrics.text(), _TEXT)
+        exemplars = "application/openmetrics-text" in (request.headers.get("accept") or "")
+        # Not here: it waits for files, and makes a long text, and decisions must wait for neither.
+        text = await asyncio.get_running_loop().run_in_executor(None, self._scraped, found, exemplars)
+        return send(request, 200, text, _OPEN_METRICS if exemplars else _TEXT)
 
     async def openapi(self, request: Request) -> int:
         found, sources = (
@@ -350,7 +349,7 @@ class Server:
         )
         return send(request, 200, _encode(told))
 
-    def _tell_quality(self, found: dict[str, dict[int, Progress]]) -> None:
+    def _scraped(self, found: dict[str, dict[int, Progress]], exemplars: bool) -> bytes:
         with self._one_scrape:
             try:
                 self.quality.tell(self.deployments.views, found)
@@ -364,3 +363,4 @@ class Server:
                 self.quality.tell_objectives()
             except TrilaneError as error:
                 _log.warning("how the objectives stand cannot be told: %s", error)
+        return self.metrics.text(exemplars=exemplars)
