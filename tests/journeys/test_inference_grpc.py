@@ -160,7 +160,8 @@ def test_the_asynchronous_client_asks_side_by_side(up: tuple[Running, str]) -> N
 def test_bytes_that_are_no_message_and_methods_that_are_none_cost_one_call(up: tuple[Running, str]) -> None:
     with grpc.insecure_channel(up[1]) as channel:
         service = "/inference.GRPCInferenceService"
-        call, stream = channel.unary_unary(f"{service}/ModelInfer"), channel.stream_stream(f"{service}/ModelStreamInfer")
+        call = channel.unary_unary(f"{service}/ModelInfer")
+        stream = channel.stream_stream(f"{service}/ModelStreamInfer")
         with pytest.raises(grpc.RpcError, match=r"INVALID_ARGUMENT[^$]*this is no ModelInferRequest"):
             call(b"\xff\xff\xff")
         assert len(list(stream(iter([b"\xff", service_pb2.ModelInferRequest(id="7").SerializeToString()])))) == 2

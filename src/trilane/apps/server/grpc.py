@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import msgspec
-from google.protobuf.message import DecodeError
 
 from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
@@ -28,7 +27,7 @@ from trilane.serving.inference import Inferences
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol import oip_facts
 from trilane.serving.protocol.oip_grpc import answered, filled, parameters_of, question_of
-from trilane.serving.protocol.oip_messages import METHODS, SERVICE, STREAMED, message
+from trilane.serving.protocol.oip_messages import METHODS, SERVICE, STREAMED, message, reader
 
 __all__ = ["Gate", "GrpcServer"]
 
@@ -129,14 +128,14 @@ class GrpcServer:
         found = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(name, operations[name]),
-                request_deserializer=_reader(f"{name}Request"),
+                request_deserializer=reader(f"{name}Request"),
                 response_serializer=message(f"{name}Response").SerializeToString,
             )
             for name in METHODS
         }
         found[STREAMED] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=_reader("ModelInferRequest"),
+            request_deserializer=reader("ModelInferRequest"),
             response_serializer=message("ModelStreamInferResponse").SerializeToString,
         )
         return found
@@ -235,22 +234,6 @@ class GrpcServer:
         name = request.model_name or request.repository_name
         await self._models.unload(name)
         return filled("RepositoryModelUnloadResponse", {"model_name": name, "isUnloaded": True})
-
-
-def _reader(name: str) -> Callable[[bytes], Any]:
-    """What reads a message; gives the refusal of what is none, for gRPC takes what a reader raises for our fault, and
-    writes a traceback of each into the log.
-    """
-    read = message(name).FromString
-
-    def reader(data: bytes) -> Any:  # noqa: ANN401 - messages of protobuf's
-        try:
-            return read(data)
-        except DecodeError as error:
-            what, remedy = f"this is no {name}: {error}", "Send what inference.GRPCInferenceService describes"
-            return ContractError(what, where="request", remedy=remedy, status=400)
-
-    return reader
 
 
 def _read(request: Any) -> Any:  # noqa: ANN401

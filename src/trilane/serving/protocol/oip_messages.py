@@ -6,13 +6,15 @@ are never sent are left out; the messages are in a pool of their own, so that th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-__all__ = ["MESSAGES", "METHODS", "SERVICE", "STREAMED", "message"]
+from trilane.errors import ContractError
+
+__all__ = ["MESSAGES", "METHODS", "SERVICE", "STREAMED", "message", "reader"]
 
 SERVICE = "inference.GRPCInferenceService"
 _PACKAGE = "inference"
@@ -166,3 +168,19 @@ _CLASSES = dict(_classes())
 def message(name: str) -> type[Message]:
     """The class of a message."""
     return _CLASSES[name]
+
+
+def reader(name: str) -> Callable[[bytes], Message | ContractError]:
+    """What reads a message, and gives the refusal of bytes that are none: what a reader raises, gRPC takes for our
+    fault, and writes into the log with a traceback.
+    """
+    read = message(name).FromString
+
+    def found(sent: bytes) -> Message | ContractError:
+        try:
+            return read(sent)
+        except DecodeError as error:
+            what, remedy = f"this is no {name}: {error}", f"Send what {SERVICE} describes"
+            return ContractError(what, where="request", remedy=remedy, status=400)
+
+    return found
