@@ -120,6 +120,18 @@ def test_wrong_inputs_are_refused_with_their_path(client: triton.InferenceServer
         client.infer("big", [_matrix(1)], model_version="9")
 
 
+def test_questions_over_grpc_are_in_the_signals(up: tuple[Running, str], client: triton.InferenceServerClient) -> None:
+    def told() -> int:
+        signals: dict[str, float] = up[0].get("/v1/signals").json()
+        assert signals["in_flight"] == 0
+        return round(signals["rate"] * signals["seconds"])
+
+    before = told()
+    for _ in range(30):
+        client.infer("is_big", _rows())
+    until(lambda: told() >= before + 30, "all workers to tell")
+
+
 def test_a_deadline_is_taken_from_the_parameters(client: triton.InferenceServerClient) -> None:
     assert client.infer("is_big", _rows(), timeout=1).as_numpy("score").tolist() == [0.25] * 3
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):

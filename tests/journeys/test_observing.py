@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.graphs import graph
 from tests.servers import Running, running, trained, until
 from tests.shop import make_project
 
@@ -128,11 +129,34 @@ def test_a_slow_request_is_logged_with_its_whole_story_as_one_object(tmp_path: P
     assert "no values yet" in line["why"]
 
 
-def _slow(up: Running) -> dict[str, Any]:
+def test_a_slow_question_of_the_inference_protocol_is_logged_with_its_whole_story(tmp_path: Path) -> None:
+    (tmp_path / "models" / "negate").mkdir(parents=True)
+    (tmp_path / "models" / "negate" / "model.onnx").write_bytes(graph("Neg", "FP32", (-1, 4)))
+    shop = {"name": "shop", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+    asked = {
+        "is_big": [shop, {"name": "basket", "datatype": "FP64", "shape": [1], "data": [10.0]}],
+        "negate": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}],
+    }
+    with serving(tmp_path, slow="1us", log_format="json") as up:
+        found = {name: up.post(f"/v2/models/{name}/infer", {"inputs": inputs}) for name, inputs in asked.items()}
+        until(lambda: all(_slow(up, name) for name in asked), "the lines")
+        lines = {name: _slow(up, name) for name in asked}
+    assert {answer.status_code for answer in found.values()} == {200}
+    ids = [one["data"] for one in found["is_big"].json()["outputs"] if one["name"] == "id"]
+    assert ids == [[lines["is_big"]["decision"]]]
+    assert [(lines[name]["route"], lines[name]["asked_rows"]) for name in asked] == [("infer", 1), ("infer", 2)]
+    assert list(lines["is_big"]["stages"]) == ["decode", "queue", "batch", "batch.features", "batch.model", "answer"]
+    assert list(lines["negate"]["stages"]) == ["decode", "queue", "batch", "answer"]
+    assert lines["negate"]["version"] == "1"
+    assert lines["negate"]["actual_ms"] > 0
+
+
+def _slow(up: Running, name: str = "") -> dict[str, Any]:
     for text in up.said("serve").splitlines():
         if '"trilane.slow"' in text:
             found: dict[str, Any] = json.loads(text)
-            return found
+            if name in ("", found["name"]):
+                return found
     return {}
 
 

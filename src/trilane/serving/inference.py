@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from trilane.errors import ContractError
 from trilane.models.tensor import Tensor, TensorSpec
+from trilane.serving.share import Share
 
 __all__ = ["About", "Inference", "Inferences", "Question", "State", "Statistics", "chosen"]
 
@@ -39,12 +40,13 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Inference(msgspec.Struct, frozen=True):
-    """The outputs that were asked for, and which version made them."""
+    """The outputs that were asked for, which version made them, and how that came about, for whoever tells of it."""
 
     model: str
     version: str
     outputs: Sequence[Tensor]
     parameters: Mapping[str, str | int | float | bool] = msgspec.field(default_factory=dict)
+    share: Share[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

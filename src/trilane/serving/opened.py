@@ -128,7 +128,7 @@ class Opened:
         arrays = share.result.part(share.start, share.stop)
         outputs = [Tensor(self._names[at], self.outputs[at].datatype, arrays[at]) for at in wanted]
         told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
-        return Inference(self.found.name, self.found.version, outputs, told), share
+        return Inference(self.found.name, self.found.version, outputs, told, share), share
 
     def foresee(self, question: Question) -> None:
         """Raises UnavailableError (429) for a question that will be refused whatever its inputs are."""

@@ -106,9 +106,9 @@ class Server:
         self._settling = Settling(loop)
         self.repository = self._open_repository(loop)
         models = self._open_models(loop)
-        self.inference = InferenceHttp(models, version=__version__, ready=self._not_ready)
+        self.inference = InferenceHttp(models, self.measuring, version=__version__, ready=self._not_ready)
         self._lanes = LaneLook(project, self.deployments)
-        self._router = Router(self._operations() | self.inference.operations(self.measuring.around))
+        self._router = Router(self._operations() | self.inference.operations())
         if project.config.grpc_port:
             self._opening = loop.create_task(self._listen_to_grpc(models))
         self._tell_address()
@@ -166,7 +166,7 @@ class Server:
         from trilane.apps.server.grpc import GrpcServer
 
         config = self.project.config
-        server = GrpcServer(models, self.metrics, version=__version__, ready=self._not_ready)
+        server = GrpcServer(models, self.metrics, self.measuring, version=__version__, ready=self._not_ready)
         try:
             await server.start(config.host, config.grpc_port)
         except SetupError as error:

@@ -11,6 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 
@@ -19,17 +20,19 @@ from trilane.apps.server.http import patience, read_body, refuse, send, wants_ba
 from trilane.apps.server.limits import EXPLAIN
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.request import Request
+from trilane.apps.server.stories import PARENT
 from trilane.apps.server.wire import MSGPACK, wire
 from trilane.errors import DefinitionError, UnavailableError
 from trilane.serving.admission import CALLER, QUOTA, TIER, Entry, Refusal
 from trilane.serving.deadline import ENVOY, GRPC, HEADER
 from trilane.serving.engine import Answers
+from trilane.serving.inference import Inference, Question
 from trilane.serving.metrics import Metrics
 from trilane.serving.protocol.decisions import with_batch
 from trilane.serving.share import Share
-from trilane.serving.story import Fact, Story, stages_of
+from trilane.serving.story import Fact, Stage, Story, stages_of
 
-__all__ = ["Decisions"]
+__all__ = ["Decisions", "inference_story"]
 
 _WISHES = frozenset((HEADER, ENVOY, GRPC, TIER, EXPLAIN))  # the headers by which a caller asks for something of its own
 
@@ -73,7 +76,7 @@ class Decisions:
         trace = ""
         if self._measuring.may_want(took):
             story = functools.partial(_story, name, share, began, ended, code)
-            trace = self._measuring.tell(request, took, story)
+            trace = self._measuring.tell(headers.get(PARENT), took, story)
         self._metrics.time(name, took, trace)
         return code
 
@@ -179,15 +182,34 @@ def _queued(deployed: Deployed, rows: list[msgspec.Struct], entry: Entry) -> Awa
 
 
 def _story(name: str, share: Share[Answers], began: float, ended: float, status: int, parent: str) -> Story:
-    answers = share.result
-    why = {reason: None for row in range(share.start, share.stop) for reason in answers.why(row)}
-    facts: dict[str, Fact] = {
-        "decision": f"{answers.id}-{share.start}",
-        "bundle": answers.bundle[:16],
-        "asked_rows": share.stop - share.start,
-        **share.explained(),
-    }
-    if why:
-        facts["why"] = "; ".join(why)
-    stages = () if share.account is None else stages_of(began, share.arrived, share.account, answers.parts, ended)
+    facts, stages = _facts(share), _stages(share, began, ended)
     return Story("decide", name, began, ended, status, stages, facts, parent)
+
+
+def inference_story(
+    route: str, answer: Inference, asked: Question, began: float, ended: float, status: int, parent: str
+) -> Story:
+    """The story of a question of the inference protocol: of an endpoint's decision, or of a model alone."""
+    share = answer.share
+    if share is None:
+        return Story(route, asked.model, began, ended, status, (), {}, parent)
+    stages = _stages(share, began, ended)
+    return Story(route, asked.model, began, ended, status, stages, {"version": answer.version, **_facts(share)}, parent)
+
+
+def _stages(share: Share[Any], began: float, ended: float) -> tuple[Stage, ...]:
+    """The stages of a request that was answered by a share of a batch."""
+    parts = share.result.parts if isinstance(share.result, Answers) else {}
+    return () if share.account is None else stages_of(began, share.arrived, share.account, parts, ended)
+
+
+def _facts(share: Share[Any]) -> dict[str, Fact]:
+    """What there is to tell of a share: its batch and, of an endpoint's, the decision and why it is a worse one."""
+    answers, facts = share.result, dict[str, Fact]()
+    if isinstance(answers, Answers):
+        facts |= {"decision": f"{answers.id}-{share.start}", "bundle": answers.bundle[:16]}
+    facts |= {"asked_rows": share.stop - share.start, **share.explained()}
+    if isinstance(answers, Answers):
+        why = {reason: None for row in range(share.start, share.stop) for reason in answers.why(row)}
+        facts |= {"why": "; ".join(why)} if why else {}
+    return facts

@@ -7,6 +7,7 @@ status; a call that has no time left is refused before it is computed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -17,9 +18,12 @@ import grpc
 import grpc.aio
 import msgspec
 
+from trilane.apps.server.decisions import inference_story
 from trilane.apps.server.http import status_of
 from trilane.apps.server.inference_http import sentence
 from trilane.apps.server.limits import LARGEST_BODY
+from trilane.apps.server.measuring import Measuring
+from trilane.apps.server.stories import PARENT
 from trilane.errors import ContractError, SetupError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import of_parameters
@@ -43,6 +47,7 @@ _CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+_OVERLOAD = 429
 _QUIET, _ROUNDS = 6, 64  # rounds of the loop without another call, after which those held go on; and at most
 _LONGEST = 1_500  # bytes of an error's text, each of which may become three on its way
 _OPTIONS = (
@@ -87,8 +92,17 @@ class Gate:
 class GrpcServer:
     """Speaks the protocol for `models`. `ready`: why this server is not ready, None if it is."""
 
-    def __init__(self, models: Inferences, metrics: Metrics, *, version: str, ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        models: Inferences,
+        metrics: Metrics,
+        measuring: Measuring,
+        *,
+        version: str,
+        ready: Callable[[], str | None],
+    ) -> None:
         self._models, self._metrics, self._version, self._ready = models, metrics, version, ready
+        self._measuring = measuring
         self._gate = Gate()
         self._server: grpc.aio.Server | None = None
 
@@ -161,22 +175,38 @@ class GrpcServer:
         return answer
 
     async def _infer(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
-        began = time.perf_counter()
+        began, refused = self._measuring.begun(), False
+        try:
+            return await self._answered(request, context, began)
+        except TrilaneError as error:
+            refused = status_of(error) == _OVERLOAD
+            raise
+        finally:
+            self._measuring.ended(began, refused=refused)
+
+    async def _answered(self, request: Any, context: _Context, began: float) -> Any:  # noqa: ANN401
         left = context.time_remaining()
         parameters = parameters_of(request.parameters) if request.parameters else {}
         allowed = min(math.inf if left is None else left, of_parameters(parameters) if parameters else math.inf)
         deadline = began + allowed if allowed < math.inf else math.inf
-        caller, tier = "", None
+        caller, tier, parent = "", None, None
         for name, value in context.invocation_metadata() or ():
             if name == CALLER:
                 caller = str(value)
             elif name == TIER:
                 tier = str(value)
+            elif name == PARENT:
+                parent = str(value)
         question = question_of(request, parameters, deadline=deadline, caller=caller)
         if tier is not None:  # in place of the parameter `priority`, as over HTTP
             question = msgspec.structs.replace(question, priority=priority_of(tier))
         await self._gate.passed()
-        return answered(await self._models.infer(question), request)
+        found = await self._models.infer(question)
+        told = answered(found, request)
+        if self._measuring.may_want((ended := time.perf_counter()) - began):
+            story = functools.partial(inference_story, "grpc", found, question, began, ended, 200)
+            self._measuring.tell(parent, ended - began, story)
+        return told
 
     async def _stream(self, requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
         """The answers to a stream of questions, in their order; one that fails is told in its place."""

@@ -184,7 +184,7 @@ def _answer(question: Question, deployed: Deployed, share: Share[Answers], wante
             ids = [f"{answers.id}-{row}".encode() for row in range(start, stop)]
             outputs.append(Tensor(name, "BYTES", objects(ids, (len(ids),))))
     told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
-    return Inference(question.model, version_of(deployed.bundle.digest), outputs, told)
+    return Inference(question.model, version_of(deployed.bundle.digest), outputs, told, share)
 
 
 class Part(Inferences, Protocol):

@@ -7,6 +7,7 @@ refused whatever its body says is refused before that is read.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from dataclasses import replace
 import msgspec
 
 from trilane.apps.server.coding import coding_for, compressed, inflated
+from trilane.apps.server.decisions import inference_story
 from trilane.apps.server.http import JSON, patience, read_body, send
+from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
+from trilane.apps.server.stories import PARENT
 from trilane.contract import NOT_JSON, split_message
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
@@ -45,20 +49,22 @@ class _IndexBody(msgspec.Struct):
 class InferenceHttp:
     """Speaks the protocol for `models`. `ready`: why this server is not ready, None if it is."""
 
-    def __init__(self, models: Inferences, *, version: str, ready: Callable[[], str | None]) -> None:
-        self._models, self._ready = models, ready
+    def __init__(
+        self, models: Inferences, measuring: Measuring, *, version: str, ready: Callable[[], str | None]
+    ) -> None:
+        self._models, self._measuring, self._ready = models, measuring, ready
         self._refuses = False  # whether the last question was refused
         self._server = _encode({"name": "trilane", "version": version, "extensions": EXTENSIONS})
 
-    def operations(self, around: Callable[[Answer, str], Answer]) -> dict[str, Answer]:
-        """What answers each operation of the routes; `around` notes each question."""
+    def operations(self) -> dict[str, Answer]:
+        """What answers each operation of the routes; each question is measured."""
         return {
             "oip_server": self.server,
             "oip_live": self.live,
             "oip_ready": self.ready,
             "oip_model": self.model,
             "oip_model_ready": self.model_ready,
-            "oip_infer": around(self.infer, "infer"),
+            "oip_infer": self._measuring.around(self.infer, "infer", tells=True),
             "oip_config": self.config,
             "oip_stats": self.stats,
             "oip_index": self.index,
@@ -116,7 +122,8 @@ class InferenceHttp:
         if priority:
             question = msgspec.structs.replace(question, priority=priority)
         try:
-            answer, header = oip.encode(await self._models.infer(question), wanted)
+            found = await self._models.infer(question)
+            answer, header = oip.encode(found, wanted)
         except UnavailableError:
             self._refuses = True
             raise
@@ -128,7 +135,11 @@ class InferenceHttp:
             if coding:
                 answer = await _compressed(answer, coding)
                 told = (*told, ("content-encoding", coding))
-        return send(request, 200, answer, told)
+        code = send(request, 200, answer, told)
+        if self._measuring.may_want((ended := time.perf_counter()) - began):
+            story = functools.partial(inference_story, "infer", found, question, began, ended, code)
+            self._measuring.tell(headers.get(PARENT), ended - began, story)
+        return code
 
     async def config(self, request: Request, model: str, version: str = "") -> int:
         about = await self._models.about(model, version)

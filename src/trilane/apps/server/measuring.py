@@ -61,11 +61,9 @@ class Measuring:
 
     def around(self, answer: Answer, route: str, *, tells: bool = False) -> Answer:
         """`answer`, each call of which is noted; `tells`: whether it tells the stories of its requests itself."""
-        signals = self._signals
 
         async def measured(request: Request, *parameters: str) -> int:
-            began = time.perf_counter()
-            signals.in_flight += 1
+            began = self.begun()
             refused = False
             try:
                 code = await answer(request, *parameters)
@@ -79,25 +77,34 @@ class Measuring:
                     self._ended(request, route, parameters, began, status, {"error": error.code, "what": error.what})
                 raise
             finally:
-                signals.in_flight -= 1
-                now = time.perf_counter()
-                signals.answered(now, now - began, refused=refused)
+                self.ended(began, refused=refused)
 
         return measured
+
+    def begun(self) -> float:
+        """A request that asks for an answer begins, now, and ends when `ended` is told so."""
+        self._signals.in_flight += 1
+        return time.perf_counter()
+
+    def ended(self, began: float, *, refused: bool) -> None:
+        """A request that began then ended; `refused`: by 429."""
+        now = time.perf_counter()
+        self._signals.in_flight -= 1
+        self._signals.answered(now, now - began, refused=refused)
 
     def may_want(self, seconds: float) -> bool:
         """Whether anybody may want the story of a request that took `seconds`: else it need not be made."""
         return self._stories.may_want(seconds)
 
-    def tell(self, request: Request, seconds: float, story: Callable[[str], Story]) -> str:
+    def tell(self, parent: str | None, seconds: float, story: Callable[[str], Story]) -> str:
         """Tells the story of a request that took `seconds`, made for its `traceparent`, if anybody wants it.
 
         Gives the id of its trace, empty if it has none.
         """
-        traced = self._stories.traces(request)
+        traced = self._stories.traces(parent)
         if not traced and not self._stories.is_slow(seconds):
             return ""
-        return self._stories.tell(story(request.headers.get(PARENT) or ""), traced=traced)
+        return self._stories.tell(story(parent or ""), traced=traced)
 
     def _ended(
         self,
@@ -110,7 +117,8 @@ class Measuring:
     ) -> None:
         """Tells of a request of which no more is known than how it ended."""
         ended, name = time.perf_counter(), "/".join(parameters)
-        self.tell(request, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
+        parent = request.headers.get(PARENT)
+        self.tell(parent, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
 
 
 def _traces(config: Config) -> Traces | None:

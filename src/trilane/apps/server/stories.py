@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from trilane.apps.server.request import Request
 from trilane.serving.story import Fact, Story
 
 __all__ = ["PARENT", "Stories", "Teller"]
@@ -44,9 +43,9 @@ class Stories:
         self._traces = traces
         self._second, self._told, self._silent = 0, 0, 0
 
-    def traces(self, request: Request) -> bool:
-        """Whether a request is to be traced."""
-        return self._traces is not None and self._traces.wanted(request.headers.get(PARENT))
+    def traces(self, parent: str | None) -> bool:
+        """Whether a request with this `traceparent` is to be traced."""
+        return self._traces is not None and self._traces.wanted(parent)
 
     def may_want(self, seconds: float) -> bool:
         """Whether a request that took so long may have to be told."""

@@ -103,7 +103,7 @@ class TrainedModels:
         found.tally.succeeded(share, answered - began)
         scores = Tensor("score", "FP64", share.result[share.start : share.stop])
         told = {f"batch_{name}": value for name, value in share.explained().items()} if question.explain else {}
-        return Inference(question.model, found.version, [scores], told)
+        return Inference(question.model, found.version, [scores], told, share)
 
     async def load(self, model: str) -> None:
         """Nothing: what is deployed is loaded."""
