@@ -17,7 +17,7 @@ from trilane.apps.server import request as request_module
 from trilane.apps.server.connection import Connection
 from trilane.apps.server.connections import Connections
 from trilane.apps.server.http import error_body, read_body, send, status_of
-from trilane.apps.server.limits import HEAD, LARGEST_BODY, PIPELINED, SMALL_BODY
+from trilane.apps.server.limits import BODIES, HEAD, LARGEST_BODY, PIPELINED, SMALL_BODY
 from trilane.apps.server.request import Pairs, Request
 from trilane.errors import TrilaneError
 
@@ -30,7 +30,7 @@ class Worker:
     """What connections have in common, with a clock that tests move."""
 
     def __init__(self) -> None:
-        self.tick, self.date, self.parting = 0, DATE, False
+        self.tick, self.date, self.parting, self.held = 0, DATE, False, 0
         self.open: set[Connection] = set()
 
     def refused(self, error: TrilaneError) -> tuple[int, Pairs, bytes]:
@@ -268,6 +268,42 @@ def test_what_is_larger_than_any_body_may_be_is_refused(*, chunked: bool) -> Non
         ((status, body),) = told(await client.received())
         assert status == 413
         assert b"bytes or more" in body
+
+    talk(say)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_large_bodies_take_no_more_room_than_there_is_and_give_it_back(*, chunked: bool) -> None:
+    size = LARGEST_BODY if chunked else 2 * SMALL_BODY
+    head = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % size
+    start = b"POST /large HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % head
+
+    async def say(client: Client) -> None:
+        worker = client.worker
+        worker.held = BODIES - size
+        await client.send(start)
+        await client.until(lambda: worker.held == BODIES)
+        await client.send(b"3\r\nabc\r\n0\r\n\r\n" if chunked else b"x" * size)
+        assert b"POST /large" in await client.received(b"POST")
+        assert worker.held == BODIES - size
+        worker.held += 1
+        await client.send(GET % 1 + start)
+        assert b"GET /1 0" in await client.received(b"GET /1 0")
+        ((status, body),) = told(await client.received())
+        assert status == 429
+        assert b"room" in body
+        assert worker.held == BODIES - size + 1
+
+    talk(say)
+
+
+def test_a_client_that_goes_away_in_mid_body_gives_its_room_back() -> None:
+    async def say(client: Client) -> None:
+        await client.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
+        await client.until(lambda: client.worker.held == 100_000)
+        client.sock.close()
+        await client.until(lambda: not client.worker.open)
+        assert client.worker.held == 0
 
     talk(say)
 

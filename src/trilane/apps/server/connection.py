@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
 
-from trilane.apps.server.limits import HEAD, LARGEST_BODY, PIPELINED, SMALL_BODY
-from trilane.apps.server.request import Pairs, Request, early, too_large
+from trilane.apps.server.heads import HEADS, NAMES, head_of, name_of
+from trilane.apps.server.limits import BODIES, HEAD, LARGEST_BODY, PIPELINED, SMALL_BODY
+from trilane.apps.server.request import Pairs, Request, early, no_room, too_large
 from trilane.errors import ContractError, TrilaneError
 
 __all__ = ["Connection", "Worker"]
@@ -26,14 +26,14 @@ __all__ = ["Connection", "Worker"]
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_HTTP = "this is no HTTP request: %s"
 _LARGE_HEAD = f"the head of the request has {HEAD} bytes or more"
-_MOST_HEADS = 512
-_heads: dict[tuple[int, Pairs], bytes] = {}
-_names: dict[bytes, str] = {}
 _methods = {b"GET": "GET", b"POST": "POST"}
 
 
 class Worker(Protocol):
     """What the connections of a process have in common."""
+
+    held: int
+    """Bytes of large bodies that are on their way, or being answered."""
 
     @property
     def tick(self) -> int:
@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._deaf = False  # nothing that comes is looked at any more
         self._ended = False  # the client sends no more
         self._paused = self._full = False
+        self._held = 0  # bytes of a large body for which room is taken
         self.since = worker.tick  # since when it is as it is
 
     # -- the transport's calls ----------------------------------------------------------------------------------
@@ -102,6 +103,7 @@ class Connection(asyncio.Protocol):
                 request.end(early("the client closed the connection"))
         self._next.clear()
         self._transport = None
+        self._let_go()
         self._worker.lost(self)
 
     def eof_received(self) -> bool:
@@ -152,7 +154,7 @@ class Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        key = _names.get(name) or _name(name)
+        key = NAMES.get(name) or name_of(name)
         text, headers = value.decode("latin-1").rstrip(), self._headers
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
@@ -210,18 +212,26 @@ class Connection(asyncio.Protocol):
     # -- requests and answers -----------------------------------------------------------------------------------
 
     def wants_body(self, request: Request) -> None:
+        size = request.length if request.length >= 0 else LARGEST_BODY
+        if self._worker.held + size > BODIES:
+            request.end(no_room())
+            return
+        self._held = size
+        self._worker.held += size
         self._resume()
         if request.expects and not request.size and self._transport is not None:
             self._transport.write(_CONTINUE)
 
     def answer(self, request: Request, status: int, headers: Pairs, body: bytes) -> None:
+        if self._held:
+            self._let_go()
         transport = self._transport
         if transport is None or request is not self._current:
             return  # the client has gone
         keep = request.keep_alive and not self._worker.parting
         if not request.complete and not self._can_skip(request):
             keep = False
-        head = _heads.get((status, headers)) or _head(status, headers)
+        head = HEADS.get((status, headers)) or head_of(status, headers)
         more = b"" if keep and not request.old else b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
         line = b"%b%b%bcontent-length: %d\r\n\r\n" % (head, self._worker.date, more, len(body))
         if request.method == "HEAD":
@@ -237,6 +247,9 @@ class Connection(asyncio.Protocol):
             self._go_on()
         elif self._paused:
             self._resume()
+
+    def _let_go(self) -> None:
+        self._worker.held, self._held = self._worker.held - self._held, 0
 
     def _can_skip(self, request: Request) -> bool:
         """Whether the rest of a body that nobody reads is so little that the connection can be kept."""
@@ -362,27 +375,3 @@ class Connection(asyncio.Protocol):
                 self._refuse("the head did not come in time", 408)
         elif self._current is None and waited > idle and self._transport is not None:
             self._transport.close()
-
-
-def _name(name: bytes) -> str:
-    """The name of a header, in lower case; those that are sent again and again are kept."""
-    found = name.decode("latin-1").lower()
-    if len(_names) < _MOST_HEADS and len(name) < 64:
-        _names[name] = found
-    return found
-
-
-def _head(status: int, headers: Pairs) -> bytes:
-    """The first lines of an answer, kept for the next one alike."""
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers)]
-    if any("\r" in line or "\n" in line for line in lines):
-        raise ValueError(f"a header has a line of its own: {headers!r}")
-    found = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-    if len(_heads) >= _MOST_HEADS:
-        _heads.clear()
-    _heads[status, headers] = found
-    return found

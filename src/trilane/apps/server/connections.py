@@ -51,7 +51,7 @@ class Connections:
         self._beginning: set[asyncio.Task[Any]] = set()
         self._listens = False
         self.parting = False
-        self.tick, self.date = 0, b""
+        self.tick, self.date, self.held = 0, b"", 0
         self._timer: asyncio.TimerHandle | None = None
         listener.setblocking(False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "BODIES",
     "DEADLINE",
     "DECISIONS",
     "EXPLAIN",
@@ -15,6 +16,7 @@ __all__ = [
 
 HEAD = 64 << 10  # bytes of a request's first line and headers
 LARGEST_BODY = 8 << 20
+BODIES = 512 << 20  # bytes of larger bodies that a process takes at a time
 SMALL_BODY = 64 << 10  # bytes of a body that is taken off a connection before anybody asks for it
 PIPELINED = 256  # requests that a connection may have waiting
 DECISIONS = 2_000  # rows of a request for decisions

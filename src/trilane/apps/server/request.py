@@ -12,9 +12,9 @@ from typing import Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from trilane.apps.server.limits import LARGEST_BODY, SMALL_BODY
-from trilane.errors import ContractError
+from trilane.errors import ContractError, TrilaneError, UnavailableError
 
-__all__ = ["Pairs", "Peer", "Request", "early", "too_large"]
+__all__ = ["Pairs", "Peer", "Request", "early", "no_room", "too_large"]
 
 _USUAL = 512  # bytes of a target that is kept with its parts
 
@@ -79,11 +79,13 @@ class Request:
         self.size = 0  # bytes of the body that came
         self.begun = self.complete = self.answered = False
         self._parts: list[bytes] = []
-        self._end: ContractError | None = None
+        self._end: TrilaneError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     async def body(self) -> bytes:
-        """The whole body. Raises ContractError if it ended early, or is larger than any may be."""
+        """The whole body. Raises ContractError if it ended early, or is larger than any may be, and
+        UnavailableError (429) if others take all the room there is.
+        """
         if not self.complete and self._end is None:
             self._waiter = asyncio.get_running_loop().create_future()
             self._peer.wants_body(self)
@@ -122,7 +124,7 @@ class Request:
         if self._end is None and not self.answered:
             self._parts.append(part)
 
-    def end(self, why: ContractError | None = None) -> None:
+    def end(self, why: TrilaneError | None = None) -> None:
         """The body is whole, or ends before that, and `why`."""
         if self.complete or self._end is not None:
             return
@@ -155,6 +157,12 @@ def _split(target: bytes) -> tuple[str, str]:
 def early(why: str, status: int = 400) -> ContractError:
     """Nobody may read this answer, but the metrics and the log must not blame us."""
     return ContractError(f"the body ended early: {why}", where="body", remedy="Send the whole body", status=status)
+
+
+def no_room() -> UnavailableError:
+    """A body that would be one too many."""
+    what, remedy = "the bodies of other requests take all the room there is", "Send it again in a moment"
+    return UnavailableError(what, where="body", remedy=remedy, overload=True)
 
 
 def too_large(size: int) -> ContractError:
