@@ -22,6 +22,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._answers = 0
+        self.held = 0  # answers that wait to be released
         self.cut_every = 0  # of so many answers one ends in its middle, and its connection with it
         self.cuts = 0
         self.delay = 0.0  # seconds by which each answer is late
@@ -60,7 +61,9 @@ class Proxy:
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := server.recv(65_536):
+                self.held += 1
                 self._flowing.wait()
+                self.held -= 1
                 if self.delay:
                     time.sleep(self.delay)
                 self._answers += 1

@@ -2,12 +2,13 @@
 
 Laws: an answer is always one of the declared ones; it says which rung of the ladder made it and why it is worse than
 promised; one row's answer depends on that row, the instant, the stores, and whether the model is well, not on the rows
-that were batched with it. Reading, scoring and laddering are steps of their own, so that a runtime elsewhere can be
-awaited between them.
+that were batched with it. Reading, scoring and laddering are steps of their own, so that a store or a runtime elsewhere
+can be awaited between them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -27,9 +28,10 @@ from trilane.serving.answer_cache import Kept
 from trilane.serving.breaker import Breaker
 from trilane.serving.degradation import STALE
 from trilane.serving.endpoint import Endpoint
+from trilane.serving.guard import HeldUp
 from trilane.serving.ladder import Draft, Ladder, Smaller, as_float32, breaker_of, late, predicted, stored_views
 from trilane.serving.latency import LatencyModel
-from trilane.serving.reading import Fault, FeatureReader, Reading, Rows, Throttle
+from trilane.serving.reading import LEAST, Fault, FeatureReader, Reading, Rows, Throttle
 from trilane.serving.trials import Trials
 
 __all__ = ["Answers", "Engine", "Scored", "rebuild"]
@@ -38,7 +40,6 @@ _SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of 
 _NO_PARTS: Mapping[str, float] = {}
 _NONE_KEPT: Mapping[int, Kept] = {}
 _FOR_READING = 0.75  # of the time that is left, what a store may take before the answer goes on without it
-_LEAST = 1e-3  # seconds; less would say nothing of a store
 _LONG = 2e-3  # seconds of the model's own work
 _EVERY = 16  # of so many batches the time of one is learnt from
 
@@ -141,13 +142,17 @@ class Engine:
         """Whether the model works so long on a batch of `rows` that others should not stand still for it."""
         return self._own.expected(rows) >= _LONG
 
-    def answer(self, rows: Rows, *, now: int, id: str, deadline: float = math.inf) -> Answers:
-        """Answers `rows` as of instant `now`, by `deadline` of the timer. UnavailableError if no rung is left."""
+    def answer(
+        self, rows: Rows, *, now: int, id: str, deadline: float = math.inf, patience: float = math.inf
+    ) -> Answers:
+        """Answers `rows` as of instant `now`, by `deadline` of the timer. UnavailableError if no rung is left; HeldUp,
+        with nothing done, if a store takes longer than `patience` seconds.
+        """
         kept, answer = self._by_request(rows, now, id)
         if answer is not None:
             return answer
         began = self._timer()
-        reading = self.read(rows, now, deadline)
+        reading = self.read(rows, now, deadline, patience)
         read = self._timer()
         scored = self.scored(reading, now=now, deadline=deadline, kept=kept)
         parts = {"features": read - began, "model": self._timer() - read}
@@ -160,17 +165,22 @@ class Engine:
         now: int,
         id: str,
         deadline: float,
-        elsewhere: Callable[[Callable[[], Scored]], Awaitable[Scored]],
+        read: Callable[[Rows, int, float], Awaitable[Reading]],
+        elsewhere: Callable[[Callable[[], Scored]], Awaitable[Scored]] | None = None,
     ) -> Answers:
-        """The same, with the model run by `elsewhere`, while others are let in or refused."""
+        """The same, with the features awaited from `read`, which has until an instant, and the model run by
+        `elsewhere`, if given, while others are let in or refused.
+        """
         kept, answer = self._by_request(rows, now, id)
         if answer is not None:
             return answer
         began = self._timer()
-        reading = self.read(rows, now, deadline)
-        read = self._timer()
-        scored = await elsewhere(functools.partial(self.scored, reading, now=now, deadline=deadline, kept=kept))
-        parts = {"features": read - began, "model": self._timer() - read}
+        reading = await read(rows, now, began + max(_FOR_READING * (deadline - began), LEAST))
+        self._note_read(began)
+        fetched = self._timer()
+        score = functools.partial(self.scored, reading, now=now, deadline=deadline, kept=kept)
+        scored = score() if elsewhere is None else await elsewhere(score)
+        parts = {"features": fetched - began, "model": self._timer() - fetched}
         return self.answered(rows, reading, scored, now=now, id=id, deadline=deadline, parts=parts)
 
     def _by_request(self, rows: Rows, now: int, id: str) -> tuple[Mapping[int, Kept], Answers | None]:
@@ -190,17 +200,27 @@ class Engine:
         return self._kept_first is not None and not self._kept_first.by_features
 
     def answer_without_model(
-        self, rows: Rows, *, now: int, id: str, reason: str, deadline: float = -math.inf
+        self,
+        rows: Rows,
+        *,
+        now: int,
+        id: str,
+        reason: str,
+        deadline: float = -math.inf,
+        patience: float = math.inf,
     ) -> Answers:
-        """The next rungs of the ladder, for rows whose time is up; the smaller model's, if `deadline` leaves room."""
+        """The next rungs of the ladder, for rows whose time is up; the smaller model's, if `deadline` leaves room, and
+        a store that can be read in `patience` seconds.
+        """
         draft, smaller = Draft.of(len(rows), [Fault(reason)]), self.ladder.smaller
         reading = None
-        if smaller is not None:
+        if smaller is not None and patience > 0:
             start = self._timer()
             within = deadline - start - self._read_time
             if smaller.fits(len(rows), start, within) and smaller.breaker.would_enter(start):
-                reading = self.read(rows, now, deadline)
-                draft.faults[:0] = reading.faults
+                with contextlib.suppress(HeldUp):
+                    reading = self.read(rows, now, deadline, patience)
+                    draft.faults[:0] = reading.faults
         self.ladder.descend(draft, rows, reading, now=now, deadline=deadline)
         return self._of(draft, rows, reading or self._nothing(rows), now, id)
 
@@ -212,15 +232,17 @@ class Engine:
 
     # -- the steps ----------------------------------------------------------------------------------------------
 
-    def read(self, rows: Rows, now: int, deadline: float = math.inf) -> Reading:
+    def read(self, rows: Rows, now: int, deadline: float = math.inf, patience: float = math.inf) -> Reading:
         """The features of `rows`; for a store that can hang no longer than is left for it of the time to `deadline`."""
         start = self._timer()
-        within = max(_FOR_READING * (deadline - start), _LEAST)
-        reading = self.reader.read(rows, now, within=within)
-        if self._latency is None:
-            return reading
-        self._read_time = max(self._timer() - start, 0.9 * self._read_time)
+        within = max(_FOR_READING * (deadline - start), LEAST)
+        reading = self.reader.read(rows, now, within=within, patience=patience)
+        if self._latency is not None:
+            self._note_read(start)
         return reading
+
+    def _note_read(self, start: float) -> None:
+        self._read_time = max(self._timer() - start, 0.9 * self._read_time)
 
     def scored(
         self, reading: Reading, *, now: int, deadline: float = math.inf, kept: Mapping[int, Kept] | None = None

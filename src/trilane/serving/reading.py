@@ -2,6 +2,8 @@
 
 Laws: values are what the point-in-time join gives for the same instant, bit for bit, while the lanes keep their
 promises; where one does not, each value says how old and how good it is, and no state of a store makes a read fail.
+What the store holds is read, and decoded into what the reader keeps, by one caller at a time, in whichever thread;
+completing a reading changes nothing that is kept, and so may be done meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,12 +32,21 @@ from trilane.lanes.rows import shards_of, unstamp
 from trilane.serving.asked import Asked, Keys, Rows
 from trilane.serving.cache import CAPACITY, RowCache
 from trilane.serving.cascade import Answer, Own, Statuses, cascade
+from trilane.serving.guard import GuardedStore, HeldUp
 from trilane.sources.event import EventSource
 from trilane.stores.online import versions
 from trilane.stores.online.protocol import OnlineStore
 from trilane.stores.online.versions import Version
 
-__all__ = ["Asked", "Fault", "FeatureReader", "Reading", "Rows", "Throttle"]
+__all__ = ["LEAST", "Asked", "Fault", "FeatureReader", "Reading", "Rows", "Stored", "Throttle"]
+
+LEAST = 1e-3
+"""Seconds that a store is given at least; less would say nothing of it."""
+
+Stored: TypeAlias = tuple[Mapping[str, Own], Sequence["Fault"]]
+"""What the store told for some rows: what each stored view that can answer says, and why none does."""
+
+_Told: TypeAlias = Sequence[Sequence[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,7 @@ class FeatureReader:
         self._failed, self._unread = failed, unread
         self._priors = priors or {}
         self._stored = [v for v in (*plan.views, *plan.stand_ins) if v.lane != "request"]
+        self._guard = store if self._stored and isinstance(store, GuardedStore) else None
         self._entities = {entity_of(view).name: Keys(entity_of(view)) for view in self._stored}
         self._lane_keys = {
             view.name: [lane_key(view.source.name, p) for p in range(view.source.partitions)]
@@ -141,13 +154,21 @@ class FeatureReader:
         }
         self._throttle = Throttle(__name__)
 
-    def read(self, rows: Rows | Asked, now: int, *, within: float = math.inf) -> Reading:
+    @property
+    def guard(self) -> GuardedStore | None:
+        """What guards the store that it reads; None if nothing does, or nothing is read."""
+        return self._guard
+
+    def read(self, rows: Rows | Asked, now: int, *, within: float = math.inf, patience: float = math.inf) -> Reading:
         """The features of `rows` as known at instant `now`; the store is waited for no longer than `within` seconds. No
-        lane, store or author's function makes it raise.
+        lane, store or author's function makes it raise; but HeldUp, if a guarded store takes longer than `patience`.
         """
-        faults: list[Fault] = []
+        return self.completed(rows, self.stored(rows, now, within=within, patience=patience))
+
+    def completed(self, rows: Rows | Asked, told: Stored) -> Reading:
+        """The features of `rows`, with what the store told for them."""
+        stored, faults = told[0], [*told[1]]
         answers: dict[str, Answer] = {}
-        stored = self._read_stored(rows, now, within, faults)
         for view in self.plan.views:
             if view.lane == "request":
                 answers[view.name] = self._compute(view, rows, answers, faults)
@@ -172,7 +193,7 @@ class FeatureReader:
         """
         names = [key for view in self._stored for key in entity_of(view).key_names]
         with contextlib.suppress(Exception):
-            self._fetch(Asked({name: [None] for name in names}, 1), now, within)
+            self._fetch(Asked({name: [None] for name in names}, 1), now, within, math.inf)
 
     def _with_traits(
         self, values: Floats, statuses: Statuses, ages: Ints, lanes: Mapping[str, float]
@@ -202,18 +223,24 @@ class FeatureReader:
 
     # -- stored lanes -------------------------------------------------------------------------------------------
 
-    def _read_stored(self, rows: Rows | Asked, now: int, within: float, faults: list[Fault]) -> dict[str, Own]:
-        """The answer of each stored view that can answer at all."""
+    def stored(self, rows: Rows | Asked, now: int, *, within: float = math.inf, patience: float = math.inf) -> Stored:
+        """What the store tells for `rows`, within so many seconds; by one caller at a time."""
         if not self._stored:
-            return {}
+            return {}, ()
         try:
-            return self._fetch(rows, now, within)
+            return self._fetch(rows, now, within, patience), ()
+        except HeldUp:
+            raise
         except Exception as error:  # noqa: BLE001 - a driver's own error, or bytes that are no rows of ours
             self._throttle.tell("online store", error)
             if self._unread is not None:
                 self._unread()
-            faults.append(Fault(f"online store: {_what(error)}", age=math.inf))
-            return {}
+            return {}, (Fault(f"online store: {_what(error)}", age=math.inf),)
+
+    def _ask(self, requests: Sequence[tuple[str, Sequence[bytes]]], within: float, patience: float) -> _Told:
+        if self._guard is None or patience == math.inf:
+            return self._store.read(requests, within=within)
+        return self._guard.read(requests, within=within, patience=patience)
 
     def _lanes(self, now: int, found: Sequence[Sequence[bytes | None]]) -> dict[str, _Lane]:
         """What the lanes told by `_lane_reads`."""
@@ -246,17 +273,17 @@ class FeatureReader:
     def _tiles(self, view: View, stored: Sequence[bytes | None]) -> Sequence[bytes | None]:
         return unstamp(stored) if view.lane == "nearline" and not self._store.atomic else stored
 
-    def _fetch(self, rows: Rows | Asked, now: int, within: float) -> dict[str, Own]:
+    def _fetch(self, rows: Rows | Asked, now: int, within: float, patience: float) -> dict[str, Own]:
         """The lanes and the rows in one round trip, if the lanes still are where they were; else in two."""
         keys = {name: entity.of(rows) for name, entity in self._entities.items()}
         number = len(self._lane_reads)
         wish = self._wish(self._last, keys, now)
-        told = self._store.read([*self._lane_reads, *wish.reads], within=within)
+        told = self._ask([*self._lane_reads, *wish.reads], within, patience)
         lanes = self._lanes(now, told[:number])
         found = told[number:]
         if wish.places != _places(wanted := self._wanted(lanes), lanes):
             wish = self._wish(lanes, keys, now, wanted)
-            found = self._store.read(wish.reads, within=within)
+            found = self._ask(wish.reads, within, patience)
         self._last = lanes
         past = [(view.name, h) for view in wish.views if (h := lanes[view.name].history) is not None]
         landed = {n: Past(h.boundary, rows) for (n, h), rows in zip(past, found[len(wish.views) :], strict=True)}

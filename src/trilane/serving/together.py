@@ -8,9 +8,10 @@ or told why not.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeAlias, TypeVar
 
 from trilane.serving.share import Share, check_rows, too_many
 
@@ -18,17 +19,18 @@ __all__ = ["Together"]
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+_Parts: TypeAlias = list[tuple[asyncio.Future[Share[Result]], int, int]]
 
 
 class Together(Generic[Row, Result]):
     """Collects the rows of requests, and reads them by `read`, at most `max_rows` at a time while there are several.
 
-    `queue_rows`: how many rows may wait.
+    `read` gives a result, or an awaitable of one; `queue_rows`: how many rows may wait.
     """
 
     def __init__(
         self,
-        read: Callable[[list[Row]], Result],
+        read: Callable[[list[Row]], Result | Awaitable[Result]],
         *,
         loop: asyncio.AbstractEventLoop,
         max_rows: int = 1_024,
@@ -56,23 +58,51 @@ class Together(Generic[Row, Result]):
 
     def _flush(self) -> None:
         rows: list[Row] = []
-        parts: list[tuple[asyncio.Future[Share[Result]], int, int]] = []
+        parts: _Parts[Result] = []
         while self._waiting and (not parts or len(rows) + len(self._waiting[0][0]) <= self._max_rows):
             own, future = self._waiting.popleft()
             self._queued -= len(own)
             if not future.cancelled():
                 parts.append((future, len(rows), len(rows) + len(own)))
                 rows += own
-        self._due = bool(self._waiting)
-        if self._due:
-            self._loop.call_soon(self._flush)  # in the next round, so that others are answered in between
         if not parts:
+            self._again()
             return
         try:
             result = self._read(rows)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-            for future, _, _ in parts:
-                future.set_exception(error)
+            self._again()
+            _fail(parts, error)
             return
-        for future, start, stop in parts:
+        if inspect.isawaitable(result):
+            awaited = asyncio.ensure_future(result, loop=self._loop)
+            awaited.add_done_callback(lambda done: self._ended(parts, done))
+            return
+        self._again()
+        _tell(parts, result)
+
+    def _again(self) -> None:
+        """Reads what waits in the next round, so that others are answered in between."""
+        self._due = bool(self._waiting)
+        if self._due:
+            self._loop.call_soon(self._flush)
+
+    def _ended(self, parts: _Parts[Result], done: asyncio.Future[Result]) -> None:
+        self._again()
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is None:
+            _tell(parts, done.result())
+        else:
+            _fail(parts, error)
+
+
+def _tell(parts: _Parts[Result], result: Result) -> None:
+    for future, start, stop in parts:
+        if not future.done():  # else who asked has gone
             future.set_result(Share(result, start, stop))
+
+
+def _fail(parts: _Parts[Result], error: BaseException) -> None:
+    for future, _, _ in parts:
+        if not future.done():
+            future.set_exception(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +17,8 @@ from tests.unit.serving.conftest import Shop
 from trilane.errors import ModelError, UnavailableError
 from trilane.models.signature import Matrix, Scores, Signature
 from trilane.serving.endpoint import Endpoint
-from trilane.serving.engine import Engine, rebuild
+from trilane.serving.engine import Engine, Scored, rebuild
+from trilane.serving.reading import Reading, Rows
 
 
 class Formula:
@@ -108,6 +111,33 @@ def test_past_its_deadline_a_row_is_answered_by_the_ladder_with_nothing_read(sho
     assert np.isnan(answers.reading.values).all()
     with pytest.raises(UnavailableError, match="deadline passed"):
         _engine(shop, ladder=False).answer_without_model(shop.rows("a"), now=T0, id="x", reason="deadline passed")
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_what_is_awaited_of_store_and_model_gives_the_same_answers(shop: Shop, is_long: bool) -> None:
+    shop.run_nearline()
+    engine, rows, until = _engine(shop, lambda m: np.tanh(m[:, -2].astype(np.float64))), shop.rows("a", "b"), []
+
+    async def read(rows: Rows, now: int, due: float) -> Reading:
+        until.append(due)
+        await asyncio.sleep(0)
+        return engine.reader.read(rows, now)
+
+    async def elsewhere(score: Callable[[], Scored]) -> Scored:
+        await asyncio.sleep(0)
+        return score()
+
+    start = time.perf_counter()
+    found = asyncio.run(
+        engine.answer_later(
+            rows, now=T0, id="x", deadline=start + 60, read=read, elsewhere=elsewhere if is_long else None
+        )
+    )
+    expected = engine.answer(rows, now=T0, id="x")
+    assert (found.scores.tolist(), found.faults) == (expected.scores.tolist(), expected.faults)
+    assert found.reading.values.tobytes() == expected.reading.values.tobytes()
+    assert [*found.parts] == ["features", "model"]
+    assert start < until[0] < start + 60, "a part of the time is left for the model"
 
 
 def test_values_beyond_float32_are_infinite_and_no_warning(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Never
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from trilane.serving.breaker import OPEN, Breaker
 from trilane.serving.degradation import RUNGS, Rung, SmallerModel
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Answers, Engine, rebuild
+from trilane.serving.guard import GuardedStore, HeldUp
 from trilane.serving.ladder import Smaller
 from trilane.serving.latency import LatencyModel
+from trilane.serving.reading import FeatureReader
 
 DAY = 24 * 60 * MINUTE
 
@@ -208,6 +211,31 @@ def test_rows_that_waited_too_long_for_the_first_model_may_still_be_in_time_for_
         answers = made.engine.answer_without_model(rows, now=T0, id="x", reason="deadline passed", deadline=deadline)
         assert (_rungs(answers), answers.why(0)[0]) == ([rung], "deadline passed")
     assert made.first.calls == 0
+
+
+def test_rows_that_waited_too_long_are_not_read_for_while_the_store_would_hold_up_the_loop(filled: Shop) -> None:
+    made = Made(filled, [tl.smaller(_small(filled)), tl.constant(0.25)])
+    rows = filled.rows("a", basket=6.0)
+
+    def rung(patience: float) -> str:
+        engine = made.engine
+        found = engine.answer_without_model(rows, now=T0, id="x", reason="late", deadline=0.05, patience=patience)
+        assert found.why(0)[0] == "late"
+        return _rungs(found)[0]
+
+    assert [rung(math.inf), rung(0.0)] == ["smaller", "constant"]
+    made.engine.reader = FeatureReader(made.engine.reader.plan, Hanging(filled.store))
+    assert rung(0.005) == "constant"
+    with pytest.raises(HeldUp):
+        made.engine.answer(rows, now=T0, id="x", deadline=1.0, patience=0.005)
+    assert (made.first.calls, made.second.calls) == (0, 1)
+
+
+class Hanging(GuardedStore):
+    """A store that never answers in time."""
+
+    def read(self, requests: object, *, within: float = math.inf, patience: float = math.inf) -> Never:
+        raise HeldUp if patience < within else UnavailableError("no answer in time")
 
 
 def test_a_model_that_keeps_failing_is_not_asked_until_a_probe_finds_it_well(filled: Shop) -> None:

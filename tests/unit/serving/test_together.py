@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
@@ -56,5 +57,55 @@ def test_who_went_away_is_not_read_for_and_a_defect_is_told_to_all() -> None:
         alone = together.submit([1])
         alone.cancel()
         assert (await together.submit([3])).result == 0
+
+    asyncio.run(run())
+
+
+def test_what_comes_while_a_read_is_awaited_goes_with_the_next() -> None:
+    async def run() -> None:
+        loop, read, first = asyncio.get_running_loop(), list[list[int]](), asyncio.Event()
+
+        async def doubled(rows: list[int]) -> list[int]:
+            await first.wait()
+            return [2 * row for row in rows]
+
+        def reading(rows: list[int]) -> list[int] | Awaitable[list[int]]:
+            read.append(list(rows))
+            return doubled(rows) if not first.is_set() else [2 * row for row in rows]
+
+        together = Together(reading, loop=loop)
+        one, gone = together.submit([1]), together.submit([2, 3])
+        while not read:
+            await asyncio.sleep(0)
+        others = [together.submit([row]) for row in (4, 5)]
+        await asyncio.sleep(0)
+        gone.cancel()
+        first.set()
+        assert [(share := await future).result[share.start : share.stop] for future in (one, *others)] == [
+            [2],
+            [8],
+            [10],
+        ]
+        assert read == [[1, 2, 3], [4, 5]]
+
+    asyncio.run(run())
+
+
+def test_a_read_that_fails_later_is_told_to_all_and_hinders_no_other() -> None:
+    async def run() -> None:
+        async def broken(rows: list[int]) -> int:
+            await asyncio.sleep(0)
+            if rows[0] == 3:
+                raise asyncio.CancelledError
+            return 1 // (rows[0] - 1)
+
+        together: Together[int, int] = Together(broken, loop=asyncio.get_running_loop())
+        for future in (together.submit([1]), together.submit([2])):
+            with pytest.raises(ZeroDivisionError):
+                await future
+        stopped = together.submit([3])
+        with pytest.raises(asyncio.CancelledError):
+            await stopped
+        assert (await together.submit([2])).result == 1
 
     asyncio.run(run())

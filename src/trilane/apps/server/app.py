@@ -323,18 +323,9 @@ class Server:
 
     async def scrape(self, request: Request) -> int:
         self._telling.now()
-        try:
-            found = lanes(self.project, self.deployments.views)
-        except TrilaneError as error:
-            _log.warning("the age of the lanes cannot be told: %s", error)
-            found = {}
-        for source, partitions in found.items():
-            caught_up = min(progress.caught_up_at for progress in partitions.values())
-            if caught_up:
-                self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
         exemplars = "application/openmetrics-text" in (request.headers.get("accept") or "")
-        # Not here: it waits for files, and makes a long text, and decisions must wait for neither.
-        text = await asyncio.get_running_loop().run_in_executor(None, self._scraped, found, exemplars)
+        # Not here: it waits for the store and for files, and makes a long text, and decisions must wait for none.
+        text = await asyncio.get_running_loop().run_in_executor(None, self._scraped, exemplars)
         return send(request, 200, text, _OPEN_METRICS if exemplars else _TEXT)
 
     async def openapi(self, request: Request) -> int:
@@ -349,7 +340,8 @@ class Server:
         )
         return send(request, 200, _encode(told))
 
-    def _scraped(self, found: dict[str, dict[int, Progress]], exemplars: bool) -> bytes:
+    def _scraped(self, exemplars: bool) -> bytes:
+        found = self._lane_ages()
         with self._one_scrape:
             try:
                 self.quality.tell(self.deployments.views, found)
@@ -364,3 +356,16 @@ class Server:
             except TrilaneError as error:
                 _log.warning("how the objectives stand cannot be told: %s", error)
         return self.metrics.text(exemplars=exemplars)
+
+    def _lane_ages(self) -> dict[str, dict[int, Progress]]:
+        """Tells the metrics how old the lanes are; what was found of them."""
+        try:
+            found = lanes(self.project, self.deployments.views)
+        except TrilaneError as error:
+            _log.warning("the age of the lanes cannot be told: %s", error)
+            return {}
+        for source, partitions in found.items():
+            caught_up = min(progress.caught_up_at for progress in partitions.values())
+            if caught_up:
+                self.metrics.lane_age.labels(source).set((self.project.clock.now() - caught_up) / 1e6)
+        return found

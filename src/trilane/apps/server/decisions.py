@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from trilane.apps.server.deployments import Deployed, Deployments, Portion
+from trilane.apps.server.deployments import Deployed, Deployments
 from trilane.apps.server.http import patience, read_body, refuse, send, wants_batch
 from trilane.apps.server.limits import EXPLAIN
 from trilane.apps.server.measuring import Measuring
+from trilane.apps.server.portions import Portion
 from trilane.apps.server.request import Request
 from trilane.apps.server.stories import PARENT
 from trilane.apps.server.wire import MSGPACK, wire

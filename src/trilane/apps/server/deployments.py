@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
-import numpy as np
 
 from trilane.apps.definitions import Definitions
 from trilane.apps.project import Project
 from trilane.apps.server.breakers import Breakers
 from trilane.apps.server.compiling import compile_measured
+from trilane.apps.server.portions import Portion, heard, joined, sizes
 from trilane.apps.server.settling import settle
 from trilane.apps.slo import BUDGETS
 from trilane.apps.watch import Watch
@@ -41,43 +41,37 @@ from trilane.serving.admission import Admission
 from trilane.serving.batcher import Batcher
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Answers, Engine, Scored
+from trilane.serving.guard import GuardedStore, HeldUp
 from trilane.serving.latency import LatencyModel
 from trilane.serving.metrics import Metrics
 from trilane.serving.objective_count import ObjectiveCount
+from trilane.serving.paced_reader import PacedReader
 from trilane.serving.policy import TIERS, Policy
 from trilane.serving.protocol.decisions import DecisionFormat
 from trilane.serving.protocol.rows import RowFormat
+from trilane.serving.reading import FeatureReader
 from trilane.stores.online import versions
 
-__all__ = ["Deployed", "Deployments", "Portion"]
+__all__ = ["Deployed", "Deployments"]
 
 _log = logging.getLogger(__name__)
+_READERS = 16  # threads, each with its connection, for reads that take long: one of them takes one at a time
 _PART = 0.1  # of the time, at most, for trying again what cannot be compiled
 _APPLIED = "definitions"  # the name, among the errors, of what is wrong with the applied definitions themselves
 
-
 _Elsewhere: TypeAlias = Callable[[Callable[[], Scored]], Awaitable[Scored]]
-
-
-class Portion(msgspec.Struct):
-    """The rows of one request, and the instant of `time.perf_counter` after which their answer is worthless.
-
-    `gone`: whoever asked was answered without the batch that it is in.
-    """
-
-    rows: list[msgspec.Struct]
-    deadline: float
-    gone: bool = False
+_Keep: TypeAlias = Callable[[list[Portion], Answers, Answers], Answers]
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A compiled bundle, ready to answer. `tier`: of requests that name none; `thread`: where its model is waited for,
-    if that runs in a process of its own.
+    """A compiled bundle, ready to answer. `reads`: by which alone its features are read; `tier`: of requests that name
+    none; `thread`: where its model is waited for, if that runs in a process of its own.
     """
 
     bundle: Bundle
     engine: Engine
+    reads: PacedReader
     batcher: Batcher[Portion, Answers]
     row_format: RowFormat
     format: DecisionFormat
@@ -136,6 +130,7 @@ class Deployments:
         self._stop = threading.Event()
         # One, as there is one core for it: two batches at once would but take each other's time.
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._read_threads = _read_threads(project)
         self.refresh()
         self._thread = threading.Thread(target=self._watch, name="deployment-watch", daemon=True)
         self._thread.start()
@@ -157,6 +152,10 @@ class Deployments:
     def all(self) -> dict[str, Deployed]:
         """What answers each endpoint."""
         return {endpoint: self._compiled[digest] for endpoint, digest in self.router.routes().items()}
+
+    def paced(self, reader: FeatureReader) -> PacedReader:
+        """What reads by `reader` for callers on the loop."""
+        return PacedReader(reader, loop=self._loop, threads=self._read_threads)
 
     @property
     def queued(self) -> int:
@@ -224,13 +223,14 @@ class Deployments:
             self._loop.call_soon_threadsafe(self.admission.adopt, policy)
 
     def close(self) -> None:
-        """Stops watching."""
+        """Stops watching, and waits for the reads that are under way."""
         self._stop.set()
         self._thread.join(timeout=5)
         for found in (*self._compiled.values(), *self._leaving):
             found.close()
         self.budgets.close()
         self._model_thread.shutdown(wait=False)
+        self._read_threads.shutdown(cancel_futures=True)  # no longer than the store's timeout
 
     def _let_go(self) -> None:
         """Forgets what answers nobody any more; the process of a model ends once nobody waits for it.
@@ -263,48 +263,49 @@ class Deployments:
 
     def _deployed(self, bundle: Bundle) -> Deployed:
         engine, prior = compile_measured(self._project, bundle, self._metrics)
-        name, names = bundle.endpoint, engine.reader.plan.names
-        values = self._metrics.values_of(name, engine.reader.plan)
-        thread, elsewhere = self._place(engine)
+        reads, (thread, elsewhere) = self.paced(engine.reader), self._place(engine)
         promised = self._promised(engine.endpoint)
+        kept = self._keeping(bundle.endpoint, engine, promised)
         latency = LatencyModel.of(prior)  # what the model takes alone; what the reads add to it is learnt
 
         def run(portions: list[Portion]) -> Answers | Awaitable[Answers]:
-            rows, deadline = _joined(portions), min([portion.deadline for portion in portions])
-            if thread is not None or (engine.is_long(len(rows)) and not engine.keeps_by_request):
-                return later(portions, rows, deadline)
-            return kept(portions, engine.answer(rows, now=self._clock.now(), id=self._new_id(), deadline=deadline))
-
-        async def later(portions: list[Portion], rows: list[msgspec.Struct], deadline: float) -> Answers:
+            rows, deadline = joined(portions), min([portion.deadline for portion in portions])
+            apart = thread is not None or (engine.is_long(len(rows)) and not engine.keeps_by_request)
+            if apart or not (patience := reads.patience(len(rows))):
+                return later(portions, rows, deadline, elsewhere if apart else None)
             now, id = self._clock.now(), self._new_id()
-            found = await engine.answer_later(rows, now=now, id=id, deadline=deadline, elsewhere=elsewhere)
-            return kept(portions, found, _heard(portions, found))
+            try:
+                found = engine.answer(rows, now=now, id=id, deadline=deadline, patience=patience)
+            except HeldUp:
+                return later(portions, rows, deadline, None)
+            return kept(portions, found, found)
+
+        async def later(
+            portions: list[Portion], rows: list[msgspec.Struct], deadline: float, place: _Elsewhere | None
+        ) -> Answers:
+            now, id = self._clock.now(), self._new_id()
+            found = await engine.answer_later(
+                rows, now=now, id=id, deadline=deadline, read=reads.later, elsewhere=place
+            )
+            return kept(portions, found, heard(portions, found))
 
         def expire(portions: list[Portion], reason: str) -> Answers:
-            rows, now = _joined(portions, gone=True), time.perf_counter()
+            rows, now = joined(portions, gone=True), time.perf_counter()
             ahead = [portion.deadline for portion in portions if portion.deadline > now]
             deadline = min(ahead, default=-math.inf)  # something quicker than the model may still meet it
+            patience = reads.patience(len(rows))
             try:
                 found = engine.answer_without_model(
-                    rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline
+                    rows, now=self._clock.now(), id=self._new_id(), reason=reason, deadline=deadline, patience=patience
                 )
             except UnavailableError as error:  # there is more to do than time: overload, and no fault of ours
                 raise UnavailableError(error.what, where=error.where, remedy=error.remedy, overload=True) from None
-            return kept(portions, found)
-
-        def kept(portions: list[Portion], answers: Answers, heard: Answers | None = None) -> Answers:
-            told = answers if heard is None else heard
-            if told.rows:
-                self._recorder.put(name, names, answers, _sizes(portions, len(answers.scores)))
-                self._metrics.count(name, told)
-                values.add(told.reading)
-            if promised is not None:
-                promised.made_by(told)
-            return answers
+            return kept(portions, found, found)
 
         return Deployed(
             bundle,
             engine,
+            reads,
             Batcher(
                 run,
                 expire,
@@ -314,11 +315,26 @@ class Deployments:
                 admission=self.admission,
             ),
             RowFormat(engine.endpoint.contract),
-            DecisionFormat(names, threshold=bundle.threshold),
+            DecisionFormat(engine.reader.plan.names, threshold=bundle.threshold),
             TIERS.index(engine.endpoint.tier),
             promised,
             thread,
         )
+
+    def _keeping(self, name: str, engine: Engine, promised: ObjectiveCount | None) -> _Keep:
+        """What puts the answers of an endpoint on record, and counts those that are heard."""
+        names, values = engine.reader.plan.names, self._metrics.values_of(name, engine.reader.plan)
+
+        def kept(portions: list[Portion], answers: Answers, told: Answers) -> Answers:
+            if told.rows:
+                self._recorder.put(name, names, answers, sizes(portions, len(answers.scores)))
+                self._metrics.count(name, told)
+                values.add(told.reading)
+            if promised is not None:
+                promised.made_by(told)
+            return answers
+
+        return kept
 
     def _place(self, engine: Engine) -> tuple[ThreadPoolExecutor | None, _Elsewhere]:
         """Where the model is waited for: of one in its own process, in a thread that holds up no other model."""
@@ -349,22 +365,8 @@ def _open_store(project: Project) -> None:
         project.online.read([(versions.SPACE, [b"-"])], within=project.config.read_limit / 1e6)
 
 
-def _joined(portions: list[Portion], *, gone: bool = False) -> list[msgspec.Struct]:
-    """The rows of a batch, whose requests are `gone` from any other that they are in."""
-    if gone:
-        for portion in portions:
-            portion.gone = True
-    return portions[0].rows if len(portions) == 1 else [row for portion in portions for row in portion.rows]
-
-
-def _heard(portions: list[Portion], answers: Answers) -> Answers:
-    """The answers that somebody hears; those who were answered before have others, with ids of their own."""
-    if not any(portion.gone for portion in portions):
-        return answers
-    gone = np.repeat([portion.gone for portion in portions], [len(portion.rows) for portion in portions])
-    return answers.of(np.flatnonzero(~gone).tolist())
-
-
-def _sizes(portions: list[Portion], rows: int) -> tuple[int, ...]:
-    """The rows of each request; nothing if each has one."""
-    return () if len(portions) == rows else tuple(len(portion.rows) for portion in portions)
+def _read_threads(project: Project) -> ThreadPoolExecutor:
+    """Where slow reads of a remote store are made; a thread begins when one is needed, none for a store in a folder."""
+    store = project.online
+    greet = store.greet if isinstance(store, GuardedStore) else None
+    return ThreadPoolExecutor(_READERS, thread_name_prefix="store-read", initializer=greet)

@@ -7,7 +7,8 @@ of one instant, and others are answered in between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import numpy as np
@@ -19,7 +20,9 @@ from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.wire import ARROW, MSGPACK, Wire
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
+from trilane.serving.guard import HeldUp
 from trilane.serving.metrics import Metrics
+from trilane.serving.paced_reader import PacedReader
 from trilane.serving.protocol.arrow import ArrowFormat, encode_table
 from trilane.serving.protocol.features import FeatureFormat, share_of
 from trilane.serving.protocol.rows import RowFormat
@@ -39,20 +42,21 @@ class FeatureReads:
     def __init__(
         self,
         name: str,
-        reader: FeatureReader,
+        reads: PacedReader,
         project: Project,
         metrics: Metrics,
         *,
         label: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._reader, self._clock, self._values = reader, project.clock, metrics.values_of(label, reader.plan)
-        contract = Contract(name, reader.plan.inputs)
+        plan = reads.reader.plan
+        self._reads, self._clock, self._values = reads, project.clock, metrics.values_of(label, plan)
+        contract = Contract(name, plan.inputs)
         self._rows = RowFormat(contract, max_rows=project.config.feature_rows, over=413, columns=True)
         self._tables = ArrowFormat(contract, self._rows)
-        self._format = FeatureFormat(reader.plan)
+        self._format = FeatureFormat(plan)
         self._together: Together[msgspec.Struct, Reading] = Together(self._read, loop=loop, max_rows=_PORTION)
-        views = {view.name: view.version[:16] for view in reader.plan.views}
+        views = {view.name: view.version[:16] for view in plan.views}
         self.facts = {"views": msgspec.json.encode(views).decode()}
 
     async def answer(self, body: bytes, wire: Wire, *, counted: Callable[[int], None]) -> bytes:
@@ -73,8 +77,17 @@ class FeatureReads:
             return self._format.columns(reading, packed=wire.answered == MSGPACK)
         return self._format.msgpack(reading) if wire.answered == MSGPACK else self._format.json(reading)
 
-    def _read(self, rows: list[msgspec.Struct] | Asked, now: int | None = None) -> Reading:
-        reading = self._reader.read(rows, self._clock.now() if now is None else now)
+    def _read(self, rows: list[msgspec.Struct]) -> Reading | Awaitable[Reading]:
+        now = self._clock.now()
+        if patience := self._reads.patience(len(rows)):
+            with contextlib.suppress(HeldUp):
+                return self._counted(self._reads.reader.read(rows, now, patience=patience))
+        return self._read_later(rows, now)
+
+    async def _read_later(self, rows: list[msgspec.Struct] | Asked, now: int) -> Reading:
+        return self._counted(await self._reads.later(rows, now))
+
+    def _counted(self, reading: Reading) -> Reading:
         self._values.add(reading)
         return reading
 
@@ -83,7 +96,9 @@ class FeatureReads:
         faults: dict[Fault, None] = {}  # each once, in order
         for start in range(0, len(asked), _PORTION):
             stop = min(start + _PORTION, len(asked))
-            part = self._read(asked.cut(start, stop) if isinstance(asked, Asked) else asked[start:stop], now)
+            part = await self._read_later(
+                asked.cut(start, stop) if isinstance(asked, Asked) else asked[start:stop], now
+            )
             parts.append(part)
             faults.update(dict.fromkeys(_shifted(fault, start) for fault in part.faults))
             await asyncio.sleep(0)  # to others whose turn it is
@@ -113,9 +128,7 @@ class Reads:
         found = self._of_endpoints.get(digest)
         if found is None:
             deployed = self._deployments.find(name)
-            found = FeatureReads(
-                name, deployed.engine.reader, self._project, self._metrics, label=name, loop=self._loop
-            )
+            found = FeatureReads(name, deployed.reads, self._project, self._metrics, label=name, loop=self._loop)
             found.facts["bundle"] = deployed.bundle.digest[:16]
             live = {*self._deployments.router.routes().values()}
             self._of_endpoints = {one: reads for one, reads in self._of_endpoints.items() if one in live}
@@ -153,7 +166,8 @@ class Reads:
             unread=self._metrics.store_failures.labels("online").inc,
             cache=config.cache_mib << 20,
         )
-        found = FeatureReads(names, reader, self._project, self._metrics, label=_VIEWS, loop=self._loop)
+        reads = self._deployments.paced(reader)
+        found = FeatureReads(names, reads, self._project, self._metrics, label=_VIEWS, loop=self._loop)
         found.facts["definitions"] = definitions.digest[:16]
         return found
 

@@ -15,7 +15,8 @@ _SAVED = 10.0  # second questions that may be saved up for a bad moment
 class Hedging:
     """What is known of reads in seconds; `share`: how many of them may be asked twice; `quantile`: of which times.
 
-    `asked`, `won`: how many second questions there were, and how many were answered before the first.
+    `asked`: how many second questions there were; `decided`, `won`: of how many it is known which question was answered
+    first, and of how many the second.
     """
 
     def __init__(self, share: float, *, quantile: float = 0.95) -> None:
@@ -23,7 +24,7 @@ class Hedging:
         self._delay = 0.0
         self._seen = 0
         self._saved = 0.0
-        self.asked = self.won = 0
+        self.asked = self.decided = self.won = 0
 
     @property
     def delay(self) -> float | None:
@@ -44,3 +45,8 @@ class Hedging:
         """A second question is asked."""
         self._saved -= 1.0
         self.asked += 1
+
+    def decide(self, *, second: bool) -> None:
+        """Of two questions one is answered: the `second`, or the first."""
+        self.won += second  # first, for whoever counts along sees either or both
+        self.decided += 1

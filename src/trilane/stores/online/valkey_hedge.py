@@ -2,11 +2,13 @@
 
 Laws: the first whole answer wins, and is one snapshot of one server; the reply of the other is read away before its
 connection is used again, or the connection is closed; where both fail, the read fails, by the time it was given.
+Threads that read at the same time learn together, and may by then have asked once each too often.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 
@@ -22,7 +24,7 @@ class Hedge:
 
     def __init__(self, connections: Connections) -> None:
         self._connections, self._address = connections, connections.address
-        self.hedging = Hedging(self._address.hedge)
+        self.hedging, self._learning = Hedging(self._address.hedge), threading.Lock()
 
     def exchange(self, groups: Sequence[tuple[int, Command]], *, within: float = math.inf) -> list[Reply]:
         """The answer of each command, as `Connections.exchange` gives it."""
@@ -31,7 +33,8 @@ class Hedge:
             replies = self._connections.exchange(groups, within=within)
         else:
             replies = self._raced([command for _, command in groups], delay, start, min(within, self._address.timeout))
-        self.hedging.note(time.monotonic() - start)
+        with self._learning:
+            self.hedging.note(time.monotonic() - start)
         return replies
 
     def _raced(self, commands: list[Command], delay: float, start: float, within: float) -> list[Reply]:
@@ -43,7 +46,8 @@ class Hedge:
                 return self._checked(first.receive())
         except UnavailableError as error:  # it may have closed an idle connection, or be gone: the other may answer
             fault = error
-        self.hedging.ask()
+        with self._learning:
+            self.hedging.ask()
         other = self._address.replica or self._address.hosts[0]
         second = self._connections.to(other, writes=False, second=True)
         left = [] if fault else [first]
@@ -53,7 +57,8 @@ class Hedge:
         except UnavailableError as error:
             fault = error
         winner, replies = self._first_of(left, start + within, fault)
-        self.hedging.won += winner is second
+        with self._learning:
+            self.hedging.decide(second=winner is second)
         return self._checked(replies)
 
     def _first_of(
