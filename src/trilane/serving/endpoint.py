@@ -11,7 +11,7 @@ from trilane.clock import duration
 from trilane.contract import Contract
 from trilane.errors import DefinitionError
 from trilane.models.model import Model
-from trilane.serving.degradation import Rung, SmallerModel, check_ladder
+from trilane.serving.degradation import CACHED, RUNGS, Rung, SmallerModel, check_ladder
 from trilane.serving.objective import Objective
 from trilane.serving.policy import STANDARD, tier_number
 
@@ -87,6 +87,14 @@ class Endpoint:
                 where=f"endpoint {self.name!r}",
                 remedy='List each once: objectives=[tl.objective("in_time", at_least=0.999)]',
             )
+        rungs = {str(rung.spec()["step"]) for rung in self.fallback}
+        for one in self.objectives:
+            if one.what in RUNGS[CACHED:] and one.what not in rungs:
+                raise DefinitionError(
+                    f"the objective {one.text!r} is of a rung that the ladder lacks",
+                    where=f"endpoint {self.name!r}",
+                    remedy=f"Add tl.{one.what}(...) to fallback=, or take the objective out",
+                )
 
     @property
     def models(self) -> tuple[Model, ...]:

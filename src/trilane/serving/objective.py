@@ -69,6 +69,8 @@ def objective(
     budget = round(1 - share, 12) if what in _AT_LEAST else share
     if not 0 < budget < 1:
         remedy = "Allow some: no system is perfect, and a budget of none is burnt by the first"
+        if 1 < share < 100:
+            remedy = f"{share} % is {share / 100:.9g}"
         raise DefinitionError(f"{share} is no share between 0 and 1", where=where, remedy=remedy)
     if within is not None and what != "in_time":
         raise DefinitionError("only in_time has a time", where=where, remedy="Leave out within=")

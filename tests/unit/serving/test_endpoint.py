@@ -78,3 +78,10 @@ def test_two_objectives_of_the_same_are_refused_and_one_belongs_to_what_is_decla
         tl.Endpoint("e", model=MODEL, deadline="1s", objectives=twice)
     found = tl.Endpoint("e", model=MODEL, deadline="1s", objectives=twice[:1])
     assert found.spec()["objectives"] == [{"what": "fresh", "budget": 0.1, "over": 2_592_000_000_000, "within": None}]
+
+
+def test_an_objective_of_a_rung_that_the_ladder_lacks_is_refused() -> None:
+    promised = [tl.objective("constant", at_most=0.1), tl.objective("stale", at_most=0.1)]
+    with pytest.raises(DefinitionError, match="of a rung that the ladder lacks"):
+        tl.Endpoint("e", model=MODEL, deadline="1s", fallback=[tl.cached(ttl="5m")], objectives=promised)
+    assert tl.Endpoint("e", model=MODEL, deadline="1s", fallback=[tl.constant(0.5)], objectives=promised).objectives

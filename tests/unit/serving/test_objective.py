@@ -44,6 +44,11 @@ def test_what_can_be_no_promise_is_refused(what: str, facts: dict[str, Any]) -> 
     assert caught.value.remedy
 
 
+def test_a_percentage_is_told_as_the_share_that_it_is() -> None:
+    with pytest.raises(DefinitionError, match=r"99\.9 % is 0\.999"):
+        tl.objective("in_time", at_least=99.9)
+
+
 def test_an_objective_says_what_it_is_and_is_counted_under_one_key_whatever_its_target() -> None:
     one = tl.objective("in_time", at_least=0.999, within="20ms")
     assert (one.text, one.key) == ("in_time (20ms) >= 99.9 %", "in_time:20ms")
