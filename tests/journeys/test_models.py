@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import lightgbm
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -36,6 +37,12 @@ def _put(folder: Path, name: str, content: bytes) -> None:
     draft.replace(path)
 
 
+def _trees() -> bytes:
+    rows = np.random.default_rng(0).normal(size=(100, 4))
+    data = lightgbm.Dataset(rows, rows[:, 0] > 0)
+    return lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, 5).model_to_string().encode()
+
+
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("project")
@@ -45,6 +52,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     _put(folder, "plus/model.toml", X_TO_Y.encode())
     _put(folder, "broken/model.onnx", NEGATE[:40])
     _put(folder, "lazy/model.onnx", NEGATE)
+    _put(folder, "trees/model.txt", _trees())
     with running(folder, {"serve": []}) as found:
         until(lambda: found.get("/v2/health/ready").status_code == 200, "the server")
         yield found
@@ -134,6 +142,17 @@ def test_to_list_models_loads_none_and_tells_what_the_loaded_ones_take(up: Runni
     for _ in range(8):
         (lazy,) = (one for one in up.post("/v2/repository/index", {}).json() if one["name"] == "lazy")
         assert "memory_bytes" not in lazy
+
+
+def test_a_library_that_a_models_kind_needs_is_no_part_of_the_first_models_memory(up: Running) -> None:
+    tensor = {"name": "features", "datatype": "FP64", "shape": [1, 4], "data": [0.0] * 4}
+    assert up.post("/v2/models/trees/infer", {"inputs": [tensor]}).status_code == httpx.codes.OK
+
+    def found() -> int:
+        index = up.post("/v2/repository/index", {}).json()
+        return next(int(one.get("memory_bytes", 0)) for one in index if one["name"] == "trees")
+
+    assert until(found, "the process that loaded it to tell") < 20 << 20  # with its library 80 MiB and more
 
 
 def test_the_statistics_of_a_model_are_those_of_all_processes_whichever_tells_them(up: Running) -> None:

@@ -18,7 +18,7 @@ from trilane.errors import ModelError
 from trilane.models.folder import Found
 from trilane.models.golden import GoldenTensors, check_golden, read_golden
 from trilane.models.memory import available_bytes, own_bytes
-from trilane.models.runtime.opening import fit_answer, open_runtime
+from trilane.models.runtime.opening import fit_answer, load_library, open_runtime
 from trilane.models.runtime.protocol import Arrays, TensorRuntime
 from trilane.models.runtime.supervised import Opening, Supervised
 from trilane.models.stamps import Stamps
@@ -98,6 +98,7 @@ class Opener:
         )
 
     def _here(self, found: Found, golden: GoldenTensors | None) -> tuple[TensorRuntime, int, dict[int, float]]:
+        load_library(found.runtime)  # which all models of a kind share, and no model gives back
         before = own_bytes()
         path, shared = self._prepared(found)
         inputs, outputs = found.options.specs()

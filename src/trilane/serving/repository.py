@@ -248,7 +248,7 @@ class ModelRepository:
                 return before
             slot.check_tried(found.mark, self._loop.time())
             if not self._room.fits(found.size):
-                what = f"it takes {found.size / _MIB:.0f} MiB, more than `models_mib` leaves beside pinned models"
+                what = f"it takes {found.size / _MIB:.3g} MiB, more than `models_mib` leaves beside pinned models"
                 raise ModelError(what, where=f"model {slot.name!r}", remedy="Raise `models_mib` in trilane.toml")
             try:
                 opened = await self._opener.open(found)

@@ -6,6 +6,8 @@ with the extra to install.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from trilane.errors import ModelError, SetupError
 from trilane.models.runtime.protocol import Arrays, TensorRuntime
 from trilane.models.tensor import DATATYPES, TensorSpec
 
-__all__ = ["FILES", "ISOLATED", "KINDS", "fit_answer", "open_runtime"]
+__all__ = ["FILES", "ISOLATED", "KINDS", "fit_answer", "load_library", "open_runtime"]
 
 # The files by which a model's kind is known, in the order in which they are looked for.
 FILES: Mapping[str, str] = {
@@ -30,6 +32,17 @@ FILES: Mapping[str, str] = {
 }
 KINDS = tuple(dict.fromkeys(FILES.values()))
 ISOLATED = frozenset(("python", "sklearn"))  # they run the author's own code, so each has a process of its own
+_LIBRARIES = {"onnx": "tensors", "lightgbm": "lightgbm", "xgboost": "xgboost"}  # the modules here that need them
+
+
+def load_library(kind: str) -> None:
+    """Loads what a kind of model needs into this process, so that it is no part of the first model's memory.
+
+    Where it is not installed, `open_runtime` tells so.
+    """
+    if kind in _LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"trilane.models.runtime.{_LIBRARIES[kind]}")
 
 
 def open_runtime(
