@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -69,3 +71,36 @@ def test_raw_bytes_are_read_wherever_they_begin(offset: int) -> None:
     for shape in ([2, 2], [0, 2], [1] * 16 + [2]):
         with pytest.raises(ContractError):
             from_bytes(packed, "FP32", shape, "inputs[0]")
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+def test_no_numbers_take_a_thousand_times_as_long_as_others(datatype: str) -> None:
+    def spent(token: bytes) -> float:
+        text = msgspec.Raw(b"[%b]" % b",".join([token] * 20_000))
+        began = time.thread_time()
+        with contextlib.suppress(ContractError):
+            from_json(text, datatype, [20_000], "x")
+        return time.thread_time() - began
+
+    usual = max(spent(b"1.5e10"), spent(b"1.5"), 1e-3)
+    assert max(spent(b"1e308"), spent(b"-2.2e-308"), spent(b"1E+299")) < 30 * usual
+
+
+def test_many_exponents_are_read_as_few_are() -> None:
+    few, many = [1e-300, 1.5e300, -2.25e-308, 1e22, 3.0], [1e5] * 5_000
+    text = b"[%b]" % b",".join(b"%e" % one if one != few[1] else b"1.5e300" for one in (*few, *many))
+    assert len(text) > 16_384
+    found = from_json(msgspec.Raw(text), "FP64", [len(few) + len(many)], "x")
+    assert found.tolist() == [float(b"%e" % one) if one != few[1] else one for one in (*few, *many)]
+    for token, told in (
+        (b"1e400", "infinity"),
+        (b"true", "bool"),
+        (b'"1"', "str"),
+        (b"{}", "object"),
+        (b"[1]", "array"),
+    ):
+        wrong = msgspec.Raw(text[:-1] + b"," + token + b"]")
+        with pytest.raises(ContractError, match=told):
+            from_json(wrong, "FP64", [len(few) + len(many) + 1], "x")
+    with pytest.raises(ContractError, match="beyond FP32"):
+        from_json(msgspec.Raw(text), "FP32", [len(few) + len(many)], "x")
