@@ -23,6 +23,7 @@ from trilane.sources.rule import RELEASED, is_released
 
 __all__ = [
     "LARGEST_UNPACKED",
+    "MOST_EVENTS",
     "Sorted",
     "is_packed",
     "letters_of",
@@ -35,6 +36,7 @@ __all__ = [
 
 _RELEASE = "only `trilane dead-letters release` may say that an event was released from quarantine"
 LARGEST_UNPACKED = 32 << 20  # bytes of a body of Avro or Arrow: unpacked, and again as JSON
+MOST_EVENTS = 100_000  # of a body: of the least that may be sent as one, a body would hold two million
 _OF_EACH = 64  # bytes that an event costs besides its own
 _encode = msgspec.json.Encoder().encode
 _list_of_texts = msgspec.json.Decoder(list[msgspec.Raw])
@@ -94,12 +96,20 @@ def sort_body(
     that cannot be taken apart.
     """
     if "protobuf" not in content_type:
-        return sort_texts(source, _texts(body, content_type), hot, now=now, schemas=schemas)
+        texts = _few_enough(_texts(body, content_type))
+        return sort_texts(source, texts, hot, now=now, schemas=schemas)
     if source.format.kind != "protobuf":
         what = f"the events of {source.name!r} are {source.format.kind}"
         raise ContractError(what, where="content-type", remedy="Send JSON, which every source takes", status=415)
-    values = _delimited(body)
+    values = _few_enough(_delimited(body))
     return sort_events(source, values, hot, now=now, schemas=schemas), values
+
+
+def _few_enough(events: list[bytes]) -> list[bytes]:
+    if len(events) > MOST_EVENTS:
+        what, remedy = f"the body has {len(events)} events", f"Send at most {MOST_EVENTS} in a request"
+        raise ContractError(what, where="body", remedy=remedy, status=413)
+    return events
 
 
 def is_packed(content_type: str) -> bool:

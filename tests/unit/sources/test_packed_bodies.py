@@ -20,7 +20,7 @@ from trilane.errors import ContractError
 from trilane.sources import ingest
 from trilane.sources.formats.arrow_stream import stream_rows
 from trilane.sources.hot_keys import HotKeys
-from trilane.sources.ingest import LARGEST_UNPACKED, sort_body
+from trilane.sources.ingest import LARGEST_UNPACKED, MOST_EVENTS, sort_body
 from trilane.sources.log.sqlite import SqliteLog
 
 SOURCE = tl.EventSource(
@@ -129,3 +129,11 @@ def test_changed_bytes_of_a_stream_are_read_or_refused_and_nothing_else(data: st
     except ContractError:
         return
     assert all(isinstance(row, dict) for row in rows)
+
+
+@pytest.mark.parametrize(("part", "kind"), [(b"{}\n", "application/x-ndjson"), (b"{},", "application/json")])
+def test_a_body_of_more_events_than_are_taken_is_refused_whole(part: bytes, kind: str, hot: HotKeys) -> None:
+    body = part * (MOST_EVENTS + 1)
+    with pytest.raises(ContractError, match=f"{MOST_EVENTS + 1} events") as caught:
+        sort_body(SOURCE, body if part.endswith(b"\n") else b"[%b]" % body[:-1], kind, hot, now=NOW)
+    assert caught.value.facts["status"] == 413
