@@ -4,9 +4,10 @@ Let a batch of r rows take alpha + beta * r. Late binding gives the capacity: a 
 executor is free, so a backlog merges by itself, and behind a backlog nothing waits. Waiting pays only when the executor
 is idle: with n requests in hand and one more expected in X, waiting saves alpha and costs (n + 1) * X + n * beta. The
 wait that adds up is bounded by alpha, as in the TCP acknowledgement rule (Dooly et al. 2001), so that a wrong guess
-costs no more than twice. A request that cannot make its deadline is told so before any work; when there is more traffic
-than batches that the nearest deadlines leave room for can answer, those deadlines are given up (after Symphony, arXiv
-2308.07470).
+costs no more than twice. Where a row takes longer than a batch does by itself, those who could run together run one
+part after the other, if that gains the first more than it costs those behind. A request that cannot make its deadline
+is told so before any work; when there is more traffic than batches that the nearest deadlines leave room for can
+answer, those deadlines are given up (after Symphony, arXiv 2308.07470).
 
 Laws: pure logic on the caller's clock, so a server and a simulator run the same code; no request is lost; a batch is
 never expected to miss a deadline of its own, but for one request that is tried now and then while nothing else runs:
@@ -30,6 +31,7 @@ __all__ = ["Batch", "Decision", "Dispatcher", "Job", "Late", "Wait"]
 T = TypeVar("T")
 
 _CHEAP = 9.0  # a batch of so many times alpha / beta rows spends a tenth of its time on alpha
+_BRIEF = 2e-3  # seconds; where a batch takes less, what the server does for each request besides is most of its work
 _SCAN = 512  # how many waiting requests are looked at to find a better batch than the first
 
 
@@ -135,6 +137,11 @@ class Dispatcher(Generic[T]):
         jobs, aged = self._first(now)
         if self.waiting.requests:
             return self._backlog(jobs, aged, now)
+        first = self._ahead(jobs, now)
+        if first < len(jobs):
+            for job in jobs[first:]:
+                self.waiting.add(job)
+            return self._batch(jobs[:first], "ahead", now, min(aged, first))
         until, reason = self._worth_waiting(jobs, now, others_busy)
         if until > now:
             for job in jobs:
@@ -283,6 +290,30 @@ class Dispatcher(Generic[T]):
         for job in (*own[:start], *own[stop:]):
             self.waiting.add(job)
         return [*kept, *own[start:stop]] if best > served else None
+
+    def _ahead(self, jobs: Sequence[Job[T]], now: float) -> int:
+        """How many of those that could run together should run before the others; all of them, if it does not pay.
+
+        Of n rows b then hear (n - b) * beta earlier, most of all together where b is (n + alpha / beta) / 2. The others
+        hear alpha later, and so do those who come until nobody waits: at a rate of l and in batches like this one,
+        l * (alpha + n * beta) / (1 - l * (alpha / n + beta)) rows.
+        """
+        alpha, beta, rows = self.latency.alpha, self.latency.beta, sum([job.rows for job in jobs])
+        if len(jobs) < 2 or alpha >= beta * rows or alpha + beta * rows < _BRIEF:
+            return len(jobs)
+        rate = self.arrivals.rate * self.arrivals.rows
+        idle = 1 - rate * (alpha / rows + beta)
+        if idle <= 0:
+            return len(jobs)
+        most, count, first = max(round((rows + alpha / beta) / 2), jobs[0].rows), 0, 0
+        while first < len(jobs) and count + jobs[first].rows <= most:
+            count, first = count + jobs[first].rows, first + 1
+        left = rows - count
+        if left * (count * beta - alpha) <= alpha * rate * (alpha + beta * rows) / idle:
+            return len(jobs)
+        nearest = min((job.deadline for job in jobs[first:]), default=math.inf)
+        both = self.latency.upper(count) + self.latency.upper(left) if left else 0.0
+        return first if nearest == math.inf or both <= self._room(nearest, now) else len(jobs)
 
     def _worth_waiting(self, jobs: Sequence[Job[T]], now: float, others_busy: bool) -> tuple[float, str]:
         """Until when to wait for company (at most `now`: not at all), and why not longer."""

@@ -160,6 +160,31 @@ def test_a_batch_is_no_larger_than_its_nearest_deadline_allows() -> None:
     assert _cost(decision.rows) <= 0.025
 
 
+def test_where_rows_cost_more_than_a_batch_a_part_runs_ahead() -> None:
+    def rows_of_the_next(alpha: float, beta: float, *, deadline: float = math.inf, rate: float = 1.0) -> list[int]:
+        arrivals = Arrivals()
+        for number in range(300):
+            arrivals.seen((number - 300) / rate)
+        known = LatencyModel.of({rows: alpha + beta * rows for rows in (1, 8, 64)})
+        dispatcher = Dispatcher[int](known, arrivals=arrivals)
+        for number in range(10):
+            dispatcher.add(_job(number, deadline=deadline + number * 1e-3), 0.0)
+        decision = dispatcher.next(0.0)
+        assert isinstance(decision, Batch)
+        assert (decision.reason == "ahead") == (decision.rows < 10)
+        assert dispatcher.requests == 10 - decision.rows  # the others wait on
+        return _numbers(decision)
+
+    nearest = [*range(5)]
+    assert rows_of_the_next(1e-3, 1e-2) == nearest
+    assert rows_of_the_next(1e-2, 1e-3) == [*range(10)]  # together they take less
+    assert rows_of_the_next(1e-6, 1e-5) == [*range(10)]  # it is over at once
+    assert rows_of_the_next(1e-3, 1e-2, rate=300.0) == [*range(10)]  # it would keep all waiting who come
+    assert rows_of_the_next(1e-3, 1e-2, deadline=1.0) == nearest
+    assert rows_of_the_next(1e-1, 1e-1, deadline=2.0) == [*range(6)]
+    assert rows_of_the_next(1e-1, 1e-1, deadline=1.25) == [*range(10)]  # those behind would be late
+
+
 def test_a_request_larger_than_a_batch_runs_alone() -> None:
     dispatcher = _dispatcher(gap=1.0, max_rows=4)
     dispatcher.add(_job(1, rows=9), 0.0)

@@ -47,7 +47,7 @@ def test_the_mean_latency_of_greedy_batches_is_just_below_its_closed_form_bound(
     alpha, beta = 1e-2, 1e-3
     rate = load / beta
     requests = poisson(rate, 30_000 / rate, seed=9)
-    policy = _Greedy(LatencyModel(alpha=0.0, beta=beta), max_rows=100_000)
+    policy = _Greedy(LatencyModel(alpha=0.0, beta=0.0), max_rows=100_000)
     outcome = simulate(requests, policy, lambda rows: alpha + beta * rows)
     bound = _inoue(rate, alpha, beta)
     assert outcome.latencies.mean() <= 1.02 * bound
@@ -64,49 +64,44 @@ class _Greedy(Dispatcher[int]):
 def _best_mean_latency(rate: float, alpha: float, beta: float, most: int, states: int) -> float:
     """Of all policies, the least mean latency: policy iteration on the semi-Markov decision process.
 
-    The state is how many wait at an instant at which the executor is free; it runs as many as go into a batch, or waits
-    for the next request. The cost is how many are in the system over time, which is the latency by Little's law.
+    The state is how many wait at an instant at which the executor is free; it runs any number of them, or waits for the
+    next request (0). The cost is how many are in the system over time, which is the latency by Little's law.
     """
-    numbers = np.arange(states)
-    batch = np.minimum(numbers, most)
-    lasts = alpha + beta * batch
-    cost_run = numbers * lasts + rate * lasts**2 / 2
-    ways = np.arange(states)
-    logs = (
-        -rate * lasts[:, None]
-        + ways[None, :] * np.log(rate * lasts[:, None])
-        - np.array([math.lgamma(way + 1) for way in ways])
-    )
-    came = np.exp(logs)
-    run = np.zeros((states, states))
-    for number in numbers:
-        left = number - batch[number]
-        run[number, left:] = came[number, : states - left]
-        run[number, -1] += max(1 - run[number].sum(), 0.0)
-    wait = np.zeros((states, states))
-    wait[numbers, np.minimum(numbers + 1, states - 1)] = 1.0
-    runs = numbers > 0
+    numbers, sizes = np.arange(states), np.arange(1, most + 1)
+    lasts = alpha + beta * sizes
+    logs = -rate * lasts[:, None] + numbers[None, :] * np.log(rate * lasts[:, None])
+    came = np.exp(logs - np.array([math.lgamma(number + 1) for number in numbers]))  # in a batch of each size
+    # What follows each action in each state; those that there are not enough requests for cost infinitely much.
+    follows = np.zeros((most + 1, states, states))
+    follows[0, numbers, np.minimum(numbers + 1, states - 1)] = 1.0
+    costs, times = np.full((most + 1, states), np.inf), np.append(1 / rate, lasts)
+    costs[0] = numbers / rate
+    costs[0, -1] = np.inf
+    for size in sizes:
+        for number in range(size, states):
+            follows[size, number, number - size :] = came[size - 1, : states - number + size]
+            follows[size, number, -1] += max(1 - follows[size, number].sum(), 0.0)
+        costs[size, size:] = numbers[size:] * lasts[size - 1] + rate * lasts[size - 1] ** 2 / 2
+    chosen = np.minimum(numbers, most)
     for _ in range(100):
-        chain = np.where(runs[:, None], run, wait)
-        cost, time = np.where(runs, cost_run, numbers / rate), np.where(runs, lasts, 1 / rate)
+        chain, cost, time = follows[chosen, numbers], costs[chosen, numbers], times[chosen]
         system = np.block([[np.eye(states) - chain, time[:, None]], [np.eye(1, states), np.zeros((1, 1))]])
         solved = np.linalg.solve(system, np.append(cost, 0.0))
         value, gain = solved[:-1], solved[-1]
-        by_run = cost_run - gain * lasts + run @ value
-        by_wait = numbers / rate - gain / rate + wait @ value
-        better = (numbers > 0) & ((by_run <= by_wait + 1e-9) | (numbers == states - 1))
-        if (better == runs).all():
+        found = costs - gain * times[:, None] + follows @ value
+        better = np.where(found[chosen, numbers] <= found.min(axis=0) + 1e-9, chosen, found.argmin(axis=0))
+        if (better == chosen).all():
             return float(gain / rate)
-        runs = better
+        chosen = better
     raise AssertionError("no policy is the best")
 
 
 @pytest.mark.parametrize("load", [0.1, 0.3, 0.6, 0.85])
-@pytest.mark.parametrize("ratio", [1, 10, 100])
+@pytest.mark.parametrize("ratio", [0.1, 1, 10, 100])
 def test_the_mean_latency_is_within_a_few_per_cent_of_the_best_that_any_policy_can_have(
     load: float, ratio: float
 ) -> None:
-    beta, most = 1e-3, 32
+    beta, most = 1e-2, 32
     alpha = ratio * beta
     rate = load * most / (alpha + beta * most)
     best = _best_mean_latency(rate, alpha, beta, most, states=220)
@@ -114,7 +109,7 @@ def test_the_mean_latency_is_within_a_few_per_cent_of_the_best_that_any_policy_c
     known = LatencyModel.of({rows: alpha + beta * rows for rows in (1, 4, 16, 32)})
     outcome = simulate(requests, Dispatcher[int](known, max_rows=most), lambda rows: alpha + beta * rows)
     assert outcome.latencies.mean() >= 0.97 * best  # nobody beats the best but by luck
-    assert outcome.latencies.mean() <= 1.05 * best
+    assert outcome.latencies.mean() <= 1.03 * best
 
 
 def test_what_is_not_answered_counts_as_infinitely_late() -> None:
