@@ -108,8 +108,8 @@ class Dispatcher(Generic[T]):
         if tried:
             self._trials.ended(seconds)
             self.latency.renew(rows, seconds)
-        else:
-            self.latency.observe(rows, seconds)
+        elif not self.latency.sample(rows, seconds):
+            return
         self._note(rows)
 
     def failed(self, seconds: float) -> None:
@@ -342,11 +342,12 @@ class Dispatcher(Generic[T]):
         rows = sum([job.rows for job in jobs])
         expected = self.latency.expected(rows)
         self._trials.began(now, tried=reason == TRIAL)
-        by_tier: dict[int, int] = {}
-        for job in jobs:
-            by_tier[job.tier] = by_tier.get(job.tier, 0) + job.rows
-        for tier, own in by_tier.items():
-            self.shares.spend(now, tier, expected * own / rows)
+        if not self.shares.are_plain:
+            by_tier: dict[int, int] = {}
+            for job in jobs:
+                by_tier[job.tier] = by_tier.get(job.tier, 0) + job.rows
+            for tier, own in by_tier.items():
+                self.shares.spend(now, tier, expected * own / rows)
         if aged:
             self.shares.spend_aged(now, expected * aged / len(jobs))
         return Batch(tuple(jobs), rows, expected, reason)

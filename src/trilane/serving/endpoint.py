@@ -56,12 +56,12 @@ class Endpoint:
         put(self, "threshold", threshold)
         put(self, "tier", tier)
         put(self, "objectives", tuple(objectives))
-        self._check_objectives()
         if not name.isidentifier():
             raise DefinitionError(
                 f"{name!r} is not a name", where=f"endpoint {name!r}", remedy="Use letters, digits and _"
             )
         check_ladder(f"endpoint {name!r}", model, self.fallback)
+        self._check_objectives()
         tier_number(tier, f"endpoint {name!r}")
         if threshold is not None and not math.isfinite(threshold):
             raise DefinitionError(

@@ -19,6 +19,10 @@ _APART = math.log(2)
 _KEPT = 0.25  # the weight that is kept when the line is moved as a whole
 _OUTLIER = 8.0  # an observation counts as at most so many times what was predicted
 _STREAK = 32  # observations in a row below the upper quantile, after which it is taken for too high
+_BRIEF = 1e-3  # seconds; to learn from a batch costs a good part of what such a one takes
+_SAMPLED = 4  # of brief batches one in so many is learnt from, once enough were
+_CLOSELY = 64  # batches that are learnt from one by one, at first and when one is unusual
+_UNUSUAL = 4.0  # a batch is, if it takes so many times as long as is expected, or so little
 
 
 class LatencyModel:
@@ -43,6 +47,10 @@ class LatencyModel:
         self._nearest = list(range(_SIZES))  # the class by which each goes: its own, or of those observed the nearest
         self._quickest = math.inf  # what one row took in the quickest batch
         self._drift, self._drifted = 0.0, 1.0  # running mean of the logarithm of the ratio to the line; how young it is
+        self._told, self._closely = (
+            0,
+            _CLOSELY,
+        )  # batches that `sample` was told of; of how many more each is learnt from
 
     @staticmethod
     def of(
@@ -84,6 +92,22 @@ class LatencyModel:
         self._stray(rows, seconds)
         one = seconds if rows == 1 else seconds * self.expected(1) / self.expected(rows)
         self._quickest = min(self._quickest, one)
+
+    def sample(self, rows: int, seconds: float) -> bool:
+        """`observe`, for one who tells of every batch; whether it was learnt from. Of brief ones that take as long as
+        usual some are enough: where hundreds of models take turns, what was learnt of each is in no cache of the
+        processor.
+        """
+        self._told += 1
+        if self._closely:
+            self._closely -= 1
+        elif seconds < _BRIEF and self._told % _SAMPLED:
+            usual = self.expected(rows)
+            if usual < _UNUSUAL * seconds and seconds < _UNUSUAL * usual:
+                return False
+            self._closely = _CLOSELY
+        self.observe(rows, seconds)
+        return True
 
     def _follow(self, rows: int, seconds: float) -> None:
         """Moves the whole line to where batches are seen to be, if that is far away: what was much quicker would else

@@ -167,6 +167,8 @@ class Opened:
         return answered
 
     def _answered(self, portions: list[Portion]) -> Answered:
+        if self.rows and len(portions) == 1:  # as most are where traffic is spread over many models
+            return Answered(self._outputs(*grouped(portions)), {})
         groups = grouped(portions)
         return joined(portions, groups, [self._outputs(group) for group in groups], rows=self.rows)
 

@@ -167,3 +167,16 @@ def test_no_observation_makes_it_answer_nonsense(observed: list[tuple[int, float
     for rows in (1, 7, 1_000):
         assert 0 < model.expected(rows) < math.inf
         assert model.expected(rows) <= model.upper(rows) < math.inf
+
+
+def test_of_brief_batches_that_take_as_long_as_usual_some_are_learnt_from() -> None:
+    model = LatencyModel(alpha=1e-4, beta=1e-6)
+    assert all(model.sample(1, 1e-4) for _ in range(64))  # until enough is known
+    assert sum(model.sample(1, 1.1e-4) for _ in range(100)) == 25
+    assert all(model.sample(1, 5e-3) for _ in range(100))  # long ones are no trouble
+    model = LatencyModel(alpha=1e-4, beta=1e-6)
+    for _ in range(70):
+        model.sample(1, 1e-4)
+    assert model.sample(1, 8e-4)  # and what is unusual is looked at closely
+    assert all(model.sample(1, 8e-4) for _ in range(64))
+    assert model.expected(1) == pytest.approx(8e-4, rel=0.2)
