@@ -105,11 +105,12 @@ class Shares:
 
 
 class HotKeys:
-    """What a door knows of one source's splits. One thread places; any may look meanwhile."""
+    """What a door knows of one source's splits. Any thread may place, and look."""
 
     def __init__(self, log: EventLog, source: EventSource) -> None:
         self._log, self.source = log, source
         self._looked, self._has_looked, self._lock = 0, False, threading.Lock()
+        self._counting = threading.Lock()  # which nobody holds for long
         self._offset, self.splits = 0, dict[str, int]()
         # A quarter of a fair part: then what is left whole cannot make one partition much larger than others.
         self._shares = Shares(1 / (4 * source.partitions))
@@ -149,6 +150,7 @@ class HotKeys:
         if not self.is_used:
             return partition_of(key, partitions)
         text = str(key)
-        self._shares.add(text)
+        with self._counting:
+            self._shares.add(text)
         since = self.splits.get(text)
         return partition_of(event_id if since is not None and happened >= since else key, partitions)

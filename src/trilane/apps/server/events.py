@@ -19,6 +19,7 @@ from trilane.apps.project import Project
 from trilane.apps.server.appender import Appender
 from trilane.apps.server.deployments import Deployments
 from trilane.apps.server.http import read_body, refuse, send
+from trilane.apps.server.limits import SMALL_BODY
 from trilane.apps.server.request import Request
 from trilane.errors import DefinitionError, TrilaneError
 from trilane.serving.admission import CALLER, TIER, Refusal
@@ -73,7 +74,7 @@ class Events:
             self._metrics.hot_keys.labels(name).set(len(hot.splits))
         now = self._project.clock.now()
         sort = functools.partial(sort_body, source, body, kind, hot, now=now, schemas=self._schemas)
-        if source.format.kind == "json" and not is_packed(kind):
+        if source.format.kind == "json" and not is_packed(kind) and len(body) <= SMALL_BODY:
             found, texts = sort()
         else:  # not here: it may ask a schema registry, or has much to take apart
             found, texts = await asyncio.get_running_loop().run_in_executor(None, sort)

@@ -19,7 +19,16 @@ from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor, TensorSpec
 from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inference, Question
-from trilane.serving.protocol.oip_tensors import Array, from_bytes, from_json, from_values, of_floats, to_bytes, to_json
+from trilane.serving.protocol.oip_tensors import (
+    LONG,
+    Array,
+    from_bytes,
+    from_json,
+    from_values,
+    of_floats,
+    to_bytes,
+    to_json,
+)
 
 __all__ = ["Wanted", "decode", "encode", "priority_of"]
 
@@ -182,7 +191,7 @@ def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output]) -> 
 
 def _plain(text: bytes) -> tuple[_PlainBody, list[Tensor]] | None:
     """A question of flat lists of floats with nothing special in them; None where it takes a closer look."""
-    if b'"FP' not in text or b"[[" in text:
+    if len(text) > LONG or b'"FP' not in text or b"[[" in text:
         return None
     try:
         asked = _plain_body_of(text)

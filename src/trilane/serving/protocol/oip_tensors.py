@@ -24,6 +24,7 @@ from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES
 
 __all__ = [
+    "LONG",
     "Array",
     "elements_of",
     "from_bytes",
@@ -41,7 +42,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _MOST = 1 << 40  # elements that a shape may promise
 _DEEPEST = 16  # axes
 _FEW = 16  # numbers that are quicker told as a list
-_LONG, _MANY = 16_384, 256  # bytes of a text, and exponents in it, from which these are read by what is quick at them
+LONG, _MANY = 16_384, 256  # bytes of a text, and exponents in it, from which these are read by what is quick at them
 _FLOATS = ("FP16", "FP32", "FP64")
 
 
@@ -114,7 +115,7 @@ def to_bytes(array: Array, datatype: str) -> bytes:
 
 def from_json(text: msgspec.Raw, datatype: str, shape: Sequence[int], where: str) -> Array:
     """The array of a JSON list, flat or nested as its shape. Raises ContractError."""
-    if len(text) > _LONG and datatype in _FLOATS and _has_exponents(bytes(text)):
+    if len(text) > LONG and datatype in _FLOATS and _has_exponents(bytes(text)):
         return from_values(_loaded(text, where), datatype, shape, where)
     usual = _usual(text, datatype, shape)
     if usual is not None:
