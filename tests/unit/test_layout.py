@@ -34,7 +34,7 @@ DRIVERS = {
     "onnx": r"trilane\.models\..+",
     "onnxruntime": r"trilane\.models\.runtime\.\w+",
     "opentelemetry": r"trilane\.apps\.server\.traces",
-    "orjson": r"trilane\.serving\.protocol\.(features|oip_tensors)",
+    "orjson": r"trilane\.serving\.protocol\.(features|oip_tensors|rows)",
     "prometheus_client": r"trilane\.(serving\.(model_)?metrics|apps\..+)",
     "py4j": r"trilane\.stores\.offline\.spark(\.\w+)?",
     "pyiceberg": r"trilane\.stores\.offline\.iceberg(\.\w+)?",
