@@ -103,9 +103,9 @@ class DeadLetters:
     def census(self, source: str | None = None) -> dict[tuple[str, str, str], int]:
         """How many letters there are by (source, code, state); of one source if it is given."""
         rows = self._file.rows(
-            "SELECT source, code, state, count(*) FROM letter WHERE ?1 IS NULL OR source = ?1 "
+            "SELECT source, code, state, count(*) FROM letter WHERE ? IS NULL OR source = ? "
             "GROUP BY source, code, state",
-            (source,),
+            (source, source),
         )
         return {(str(name), str(code), str(state)): cast(int, number) for name, code, state, number in rows}
 
@@ -120,9 +120,9 @@ class DeadLetters:
         """The last `limit` letters in one of `states`, the newest first; of one source or code if it is given."""
         wanted = ", ".join(f"'{state}'" for state in states if state in _STATES)
         rows = self._file.rows(
-            f"SELECT {_COLUMNS}, id FROM letter WHERE (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR code = ?2) "
-            f"AND state IN ({wanted}) ORDER BY id DESC LIMIT ?3",
-            (source, code, limit),
+            f"SELECT {_COLUMNS}, id FROM letter WHERE (? IS NULL OR source = ?) AND (? IS NULL OR code = ?) "
+            f"AND state IN ({wanted}) ORDER BY id DESC LIMIT ?",
+            (source, source, code, code, limit),
         )
         return [_letter(row) for row in rows]
 

@@ -51,8 +51,8 @@ _LAST = "SELECT key, count FROM chunk WHERE key >= ? AND key < ? ORDER BY key DE
 # The last condition skips a chunk that ends before the offset: polling at the end must not load its payload.
 _FROM = """
 SELECT key, count, arrived_at, arrivals, lengths, payload FROM chunk
-WHERE key >= coalesce((SELECT max(key) FROM chunk WHERE key <= ?2 AND key >= ?1), ?3) AND key < ?4
-AND key + count > ?5 ORDER BY key
+WHERE key >= coalesce((SELECT max(key) FROM chunk WHERE key >= ? AND key <= ?), ?) AND key < ?
+AND key + count > ? ORDER BY key
 """
 
 _Int64s = npt.NDArray[np.int64]
