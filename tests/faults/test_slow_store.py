@@ -86,8 +86,10 @@ def _told(answer: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def _ask(up: Running, name: str) -> dict[str, Any]:
-    return _told(httpx.post(f"{up.client.base_url}{ASKED[name][0]}", json=ASKED[name][1], timeout=60.0))
+def _ask(up: Running, name: str, *, by: httpx.Client | None = None) -> dict[str, Any]:
+    path, body = ASKED[name]
+    post = httpx.post if by is None else by.post
+    return _told(post(f"{up.client.base_url}{path}", json=body, timeout=60.0))
 
 
 def _needs_no_store(up: Running) -> bool:
@@ -131,17 +133,22 @@ def test_values_of_a_store_that_is_always_slow_are_those_of_a_quick_one(between:
 
 
 def test_a_server_that_ends_waits_for_the_reads_that_are_under_way(between: Proxy, tmp_path: Path) -> None:
-    with _serving(tmp_path / "shop", between) as up, ThreadPoolExecutor(8) as others:
-        expected = {name: _ask(up, name) for name in ASKED}
+    with (
+        contextlib.ExitStack() as clients,
+        _serving(tmp_path / "shop", between) as up,
+        ThreadPoolExecutor(8) as others,
+    ):
+        # Each has its connection before the port is closed.
+        own = {name: clients.enter_context(httpx.Client()) for name in ASKED}
+        expected = {name: _ask(up, name, by=own[name]) for name in ASKED}
         between.hold()
-        waiting = {name: others.submit(_ask, up, name) for name in ASKED}
+        waiting = {name: others.submit(_ask, up, name, by=own[name]) for name in ASKED}
         until(lambda: between.held >= 3, "reads to be under way")
-        server = up.processes.pop("serve")
-        server.send_signal(signal.SIGTERM)
+        up.processes["serve"].send_signal(signal.SIGTERM)
         until(lambda: not _listens(up), "the server to take no more")
         between.release()
         assert {name: one.result() for name, one in waiting.items()} == expected
-        assert server.wait(60) == 0
+        assert up.processes.pop("serve").wait(60) == 0
 
 
 def _listens(up: Running) -> bool:

@@ -50,8 +50,8 @@ class PastReader:
         )
         return Asked({**asked.columns, _PLACE: range(len(asked))}, len(asked))
 
-    def read(self, rows: Asked, _now: int, *, within: float = math.inf) -> Reading:
-        """The joined values of `rows`; `within` bounds what a store may take, and there is none."""
+    def read(self, rows: Asked, _now: int, *, within: float = math.inf, patience: float = math.inf) -> Reading:
+        """The joined values of `rows`; `within` and `patience` bound what a store may take, and there is none."""
         values = self._values[np.asarray(rows.columns[_PLACE])]
         statuses = np.isnan(values).astype(np.uint8) * np.uint8(MISSING)
         return Reading(values, statuses, np.zeros(values.shape, np.int64), ())
