@@ -44,17 +44,24 @@ print("done", flush=True)
 """
 
 
-def make(rows: int) -> Path:
-    """A folder with the rows as a matrix and as Parquet; made once, then kept."""
+def made(rows: int) -> Path:
+    """A folder with the rows as a matrix and as Parquet; made once, in another process, then kept."""
     folder = BENCH / f"bulk-{rows}"
     if not (folder / "rows.parquet").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        matrix = numbers(rows, 11)
-        np.save(folder / "rows.npy", matrix)
-        table = pa.table({f"x{i:02}": matrix[:, i] for i in range(matrix.shape[1])})
-        pq.write_table(table, folder / "draft", row_group_size=GROUP, use_dictionary=False)
-        (folder / "draft").rename(folder / "rows.parquet")
+        # Not here: what this process starts would begin with its peak of memory.
+        subprocess.run([sys.executable, __file__, "--make", str(folder), str(rows)], check=True)
     return folder
+
+
+def make(folder: Path, rows: int) -> None:
+    """Makes it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    matrix = numbers(rows, 11)
+    np.save(folder / "rows.npy", matrix)
+    table = pa.table({f"x{i:02}": matrix[:, i] for i in range(matrix.shape[1])})
+    pq.write_table(table, folder / "draft", row_group_size=GROUP, use_dictionary=False)
+    (folder / "draft").rename(folder / "rows.parquet")
 
 
 def ours(project: Path, folder: Path, workers: int) -> tuple[float, float]:
@@ -124,7 +131,7 @@ def main() -> None:
     rows = (1 if options.quick else 8) * 131_072 * workers
     project, model = set_up(), model_of(set_up())
     batch = fastest_batch(read_profile(load(model.parent)))
-    small, large = make(rows), make(2 * rows)
+    small, large = made(rows), made(2 * rows)
     rates, peaks = list[tuple[float, float]](), list[tuple[float, float]]()
     for _ in range(2 if options.quick else 5):
         _, half = ours(project, small, workers)
@@ -143,6 +150,8 @@ if __name__ == "__main__":
     try:
         if sys.argv[1:2] == ["--job"]:
             job(*sys.argv[2:])
+        elif sys.argv[1:2] == ["--make"]:
+            make(Path(sys.argv[2]), int(sys.argv[3]))
         else:
             main()
     except SetupError as error:

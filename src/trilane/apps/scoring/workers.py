@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,9 @@ def score_parts(
                     crew[crew.index(worker)] = _replaced(worker, died, _Worker(config, job, output))
     finally:
         for worker in crew:
-            worker.end()
+            worker.dismiss()
+        for worker in crew:
+            worker.join()
 
 
 def _alone(
@@ -99,10 +102,12 @@ class _Worker:
             return None
         return told
 
-    def end(self) -> None:
+    def dismiss(self) -> None:
         self.connection.close()  # at which it ends by itself, unless it is in the middle of a part
         if self.part is not None:
             self.process.terminate()
+
+    def join(self) -> None:
         self.process.join(_PATIENCE)
         if self.process.is_alive():
             self.process.kill()
@@ -112,9 +117,11 @@ class _Worker:
 def _replaced(worker: _Worker, died: set[int], another: _Worker) -> _Worker:
     """`another` in the place of one that died, at the same part."""
     part = worker.part
-    worker.end()
+    worker.dismiss()
+    worker.join()
     if part is None or part.number in died:
-        another.end()
+        another.dismiss()
+        another.join()
         number, code = -1 if part is None else part.number, worker.process.exitcode
         raise SetupError(
             f"two workers died at part {number}, the last with status {code}",
@@ -140,7 +147,9 @@ def _work(connection: Connection, config: Config, job: Job, output: Output) -> N
             while True:
                 connection.send(scorer.score(connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
+        # There is no more to do, or nobody to do it for. All is closed and on disk; what Python would still take apart,
+        # library by library, takes longer than a part of a small job.
+        os._exit(0)
     except TrilaneError as error:
         _tell(connection, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it

@@ -301,11 +301,8 @@ def _skip_blocks(
             size, at = _long(plain, at, end)
             if not 0 <= size <= end - at:
                 raise ValueError("too long")
-            said = at + size
-            if not made:
-                at = said
-                continue
-            count = -count  # readers do not look at the size
+            # Looked at all the same, though it is only skipped: of a size that lies some readers would not know.
+            said, count = at + size, -count
         for done in range(count):
             began = at
             for part in parts:

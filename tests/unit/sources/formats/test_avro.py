@@ -239,6 +239,15 @@ def test_claims_beyond_the_bytes_cost_nothing() -> None:
         open_transcriber(tl.avro(_schema(("node", node))), None).plain(deep)
 
 
+def test_a_block_that_is_skipped_has_the_size_that_it_says() -> None:
+    source = _source(tl.avro(_schema(("tags", {"type": "array", "items": "string"}))))
+    one, broken = b"\x02b", b"\x05b"  # a text of one byte, and of a length below none
+    true, false, lying = b"\x01\x04" + one, b"\x01\x04" + broken, b"\x01\x06" + one + b"\0"
+    found = _decoded(source, *(b"\x02a\x0a" + block + b"\0" for block in (true, false, lying)))
+    assert found.indexes.tolist() == [0]
+    assert [(one.index, one.code) for one in found.rejections] == [(1, "avro"), (2, "avro")]
+
+
 def test_a_schema_that_unfolds_without_end_is_refused() -> None:
     inner: object = "null"
     for level in range(40):
