@@ -21,7 +21,7 @@ strict = tl.Endpoint("strict", model=big, deadline="5s", tier="sheddable")
 policy = tl.Policy(
     tiers=[tl.Tier("batch", floor=0.1, aging="1s")],
     callers=[
-        *(tl.Caller(name, rate=0.001, burst=2) for name in ("poor", "reader", "sender")),
+        *(tl.Caller(name, rate=0.001, burst=2) for name in ("poor", "reader", "sender", "signalled")),
         tl.Caller("nightly", up_to="batch"),
     ],
 )
@@ -97,6 +97,17 @@ def test_events_count_against_the_quota_too_and_are_refused_before_the_body_is_r
     assert _count(up, "trilane_events_total") == before
     assert send(one, "another").status_code == 202
     assert send(one, "another", **{"x-trilane-tier": "urgent"}).status_code == 400
+
+
+def test_what_is_refused_at_the_door_is_told_to_autoscalers_as_refused_and_not_as_answered(up: Running) -> None:
+    def told() -> tuple[float, float]:
+        found = up.get("/v1/signals").json()
+        return found["rate"] * found["seconds"], found["refused"] * found["seconds"]
+
+    before = told()
+    assert [_decide(up, x_trilane_caller="signalled").status_code for _ in range(5)] == [200, 200, 429, 429, 429]
+    answered, refused = (now - then for now, then in zip(told(), before, strict=True))
+    assert (round(answered), round(refused)) == (2, 3)
 
 
 def test_the_connection_of_one_who_is_refused_stays(up: Running) -> None:

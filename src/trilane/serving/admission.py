@@ -20,6 +20,7 @@ import msgspec
 
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.concurrency import ConcurrencyLimit
+from trilane.serving.lateness import Lateness
 from trilane.serving.line import Line
 from trilane.serving.policy import TIERS, Policy
 from trilane.serving.quota import Quotas
@@ -53,11 +54,6 @@ _BODY = (
 )
 _LONGEST = 3_600.0  # seconds that anybody is told to wait
 _UNLIMITED = 1 << 62
-_LATEST = 0.95  # the part of answers that shall come when they were predicted, or earlier
-_STEP = 0.07  # how far an answer moves what is learnt, as a part of the time that it stands for
-_MISSED, _MOST = 0.5, 0.2  # and one that is let in and not answered; the second as a part of an answer's time
-_LATE = 1.0  # seconds, the most that is learnt
-_FADE = 2.0  # seconds in which it is forgotten
 _EVERY = 4  # one of so many answers is learnt from
 
 
@@ -128,9 +124,9 @@ class Entry(msgspec.Struct, frozen=True):
 class Admission:
     """What lets requests into one process, which is one of `parts` that share the callers' quotas.
 
-    Attributes are for whoever tells them: `in_flight` and `admitted` by tier, `refused` by reason and tier; `late`: the
-    seconds by which the answers of a tier come later than predicted, all but few of them; `apart`: of those in flight,
-    the ones whose models work apart, as their doors count them.
+    Attributes are for whoever tells them: `in_flight` and `admitted` by tier, `refused` by reason and tier;
+    `lateness`: of those whose batches share the event loop; `apart`: of those in flight, the ones whose models work
+    apart, as their doors count them.
     """
 
     def __init__(self, policy: Policy | None = None, *, parts: int = 1, executors: int = 1) -> None:
@@ -138,11 +134,9 @@ class Admission:
         self.admitted = [0] * len(TIERS)
         self.refused: Counter[tuple[str, int]] = Counter()
         self.total = self.apart = 0
-        self.late = [0.0] * len(TIERS)
-        self._learnt = [-math.inf] * len(TIERS)  # the instants of the answers that were learnt from last
+        self.lateness = Lateness()
         self.shares = Shares(executors=executors)
         self._answers = 0
-        self._faded = 0.0
         self._parts = parts
         self._lines: tuple[Line, ...] = ()
         self._watched: dict[str, tuple[Line, ...]] = {}
@@ -179,9 +173,11 @@ class Admission:
         """How many requests of a tier wait."""
         return sum([line.waiting(tier) for line in self._lines]) if self.in_flight[tier] else 0
 
-    def facts(self) -> dict[str, object]:
-        """What holds now, and what was done since the process began, as plain facts."""
-        policy = self.policy
+    def facts(self, now: float) -> dict[str, object]:
+        """What holds `now`, and what was done since the process began, as plain facts."""
+        policy, lateness = self.policy, {self.lateness, *(line.lateness for line in self._lines)}
+        for one in lateness:
+            one.fade(now)
         return {
             "version": policy.version,
             "policy": policy.spec(),
@@ -197,7 +193,7 @@ class Admission:
                     "refused": {
                         reason: count for (reason, tier), count in sorted(self.refused.items()) if tier == number
                     },
-                    "late_ms": round(self.late[number] * 1e3, 3),
+                    "late_ms": round(max(one.by_tier[number] for one in lateness) * 1e3, 3),
                 }
                 for number, name in enumerate(TIERS)
             },
@@ -241,10 +237,10 @@ class Admission:
             return self._refuse(QUOTA, tier, seconds)
         # What has no deadline cannot be late.
         wait = line.wait(tier, 1, began) if deadline < math.inf else 0.0
-        hopeless = began + wait + self.late[tier] > deadline
+        hopeless = began + wait + line.lateness.by_tier[tier] > deadline
         limit = self._fixed if self.learned is None else self.learned.limit
         if hopeless:
-            self._fade(began)
+            line.lateness.fade(began)
             # Not at the cost of others; and where the line is not what is slow, it is forgotten.
             slow = self.total < limit and began + wait > deadline
             hopeless = not (slow and line.may_try(deadline, began))
@@ -282,9 +278,9 @@ class Admission:
         if bucket is not None and (seconds := bucket.lacks(now)) > 0:
             return self._refuse(QUOTA, shown, seconds)
         wait, full = line.wait(tier, 1, now), self.total >= self.limit
-        hopeless = now + wait + self.late[tier] > deadline
+        hopeless = now + wait + line.lateness.by_tier[tier] > deadline
         if hopeless:
-            self._fade(now)
+            line.lateness.fade(now)
             tried = not full and now + wait > deadline and not any(map(line.waiting, range(len(TIERS))))
             hopeless = not tried
         if hopeless and not ladder:
@@ -329,34 +325,11 @@ class Admission:
             self.learned.answered(answered, latency, self.total + 1, max(unloaded, spare))
         if alone or entry.deadline == math.inf:
             return
-        # Robbins and Monro (1951): settles where a part `_LATEST` of the answers is in time.
-        self._fade(answered)
-        late = self.late[entry.tier]
-        step = _STEP * self._stands_for(entry.tier, answered, unloaded)
-        step *= _LATEST if latency - entry.expected > late else _LATEST - 1
-        self.late[entry.tier] = min(max(late + step, 0.0), _LATE)
+        entry.line.lateness.answered(entry.tier, latency - entry.expected, answered, unloaded)
 
-    def missed(self, tier: int, unloaded: float, now: float) -> None:
-        """One of a tier was let in, waited, and cannot be in time any more, now: it was predicted too early."""
-        step = min(_MISSED * self._stands_for(tier, now, unloaded), _MOST * unloaded)
-        self.late[tier] = min(self.late[tier] + step, _LATE)
-
-    def _stands_for(self, tier: int, now: float, unloaded: float) -> float:
-        """The seconds since what was learnt of a tier before, `unloaded` at most.
-
-        Those of one batch are as late as each other: if each of a hundred had its say, one batch that takes long would
-        make everybody after it look late.
-        """
-        before = self._learnt[tier]
-        self._learnt[tier] = max(now, before)
-        return min(max(now - before, 0.0), unloaded)
-
-    def _fade(self, now: float) -> None:
-        """Forgets by and by how late answers were: a tier of which nobody is let in has nothing else to learn from."""
-        if now - self._faded > _FADE / 100:
-            keep = math.exp(min(self._faded - now, 0.0) / _FADE)
-            self.late = [late * keep for late in self.late]
-            self._faded = now
+    def missed(self, line: Line, tier: int, now: float) -> None:
+        """One of a tier was let in, waited in `line`, and cannot be in time any more, now."""
+        line.lateness.missed(tier, now, line.unloaded(self.total))
 
     def _refuse(self, reason: str, tier: int, seconds: float) -> Refusal:
         self.refused[reason, tier] += 1

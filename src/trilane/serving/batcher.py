@@ -27,6 +27,7 @@ from trilane.serving.admission import Admission
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.dispatch import Batch, Dispatcher, Job, Late, Wait
 from trilane.serving.latency import LatencyModel
+from trilane.serving.lateness import Lateness
 from trilane.serving.line import Keeper
 from trilane.serving.share import Account, Share, check_rows, too_many
 from trilane.serving.trials import TRIAL
@@ -70,8 +71,9 @@ class Batcher(Generic[Portion, Result]):
     and its result holds the rows of all of them in that order. It may answer at once, on the loop, or give an awaitable
     of the answer, and then up to `executors` batches run at a time. `expire` gets portions and the reason.
     `latency`: what is known of the time that `run` takes, in seconds; `max_rows`: the largest batch; `queue_rows`: how
-    many rows may wait; `admission`: what let the requests in; `turns`: of all batchers on this loop; `worked` is called
-    with the seconds that each batch took; deadlines are instants of `time.perf_counter`.
+    many rows may wait; `admission`: what let the requests in; `turns`: of all batchers on this loop; `lateness`: of
+    those who share its executors, `admission`'s if there is none; `worked` is called with the seconds that each batch
+    took; deadlines are instants of `time.perf_counter`.
     """
 
     def __init__(
@@ -87,12 +89,14 @@ class Batcher(Generic[Portion, Result]):
         worked: Callable[[float], None] | None = None,
         admission: Keeper | None = None,
         turns: Turns | None = None,
+        lateness: Lateness | None = None,
     ) -> None:
         self._worked = worked
         self._turns = turns or Turns(loop)
         self._run, self._expire, self._loop = run, expire, loop
         self._executors, self._queue_rows = executors, queue_rows
         self._admission: Keeper = admission or Admission(executors=executors)
+        self.lateness = lateness or self._admission.lateness
         self._dispatcher = Dispatcher[_Waiting[Portion, Result]](
             latency or LatencyModel(), max_rows=max_rows, shares=self._admission.shares
         )
@@ -317,7 +321,7 @@ class Batcher(Generic[Portion, Result]):
             return
         for job in jobs:
             if job.deadline > -math.inf:  # else it was let in without hope
-                self._admission.missed(job.tier, self.unloaded(self._admission.total), now)
+                self._admission.missed(self, job.tier, now)
         try:
             result = self._expire([job.payload.portion for job in jobs], reason)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it

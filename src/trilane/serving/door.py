@@ -13,6 +13,7 @@ import time
 from trilane.errors import UnavailableError
 from trilane.serving.admission import Admission, Entry, Refusal
 from trilane.serving.inference import Question
+from trilane.serving.lateness import Lateness
 from trilane.serving.line import Line
 from trilane.serving.policy import TIERS
 from trilane.serving.tiers import Shares
@@ -40,6 +41,7 @@ class Door:
     def __init__(self, admission: Admission, *, tier: str, where: str, apart: bool = False, executors: int = 1) -> None:
         self._admission, self._tier, self._where, self._apart = admission, TIERS.index(tier), where, apart
         self.shares = Shares(executors=executors) if apart else admission.shares
+        self.lateness = Lateness() if apart else admission.lateness
         self._policy = None if apart else admission.policy
         self._inside = 0
 
@@ -110,5 +112,5 @@ class Door:
         """What one of `tier` hears who was let in and waits no longer."""
         return self._admission.put_out(tier, seconds)
 
-    def missed(self, tier: int, unloaded: float, now: float) -> None:
+    def missed(self, line: Line, tier: int, now: float) -> None:
         """One that waited cannot be in time any more: other models know nothing by it."""

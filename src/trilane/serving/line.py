@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from trilane.errors import UnavailableError
+from trilane.serving.lateness import Lateness
 from trilane.serving.tiers import Shares
 
 __all__ = ["Keeper", "Line"]
@@ -12,6 +13,11 @@ __all__ = ["Keeper", "Line"]
 
 class Line(Protocol):
     """Requests that wait for the same thing, a batcher's say."""
+
+    @property
+    def lateness(self) -> Lateness:
+        """How much later than predicted its answers come."""
+        ...
 
     def wait(self, tier: int, rows: int, now: float) -> float:
         """Seconds until a request of `rows` that came now would be answered, if all goes as usual."""
@@ -51,6 +57,11 @@ class Keeper(Protocol):
         """What one of `tier` hears who was let in and waits no longer."""
         ...
 
-    def missed(self, tier: int, unloaded: float, now: float) -> None:
-        """One of a tier was let in, waited, and cannot be in time any more."""
+    @property
+    def lateness(self) -> Lateness:
+        """How much later than predicted the answers come of lines that have none of their own."""
+        ...
+
+    def missed(self, line: Line, tier: int, now: float) -> None:
+        """One of a tier was let in, waited in `line`, and cannot be in time any more."""
         ...

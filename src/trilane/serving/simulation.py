@@ -91,6 +91,7 @@ class Door:
         self, admission: Admission, dispatcher: Dispatcher[int], *, executors: int = 1, ladder: bool = False
     ) -> None:
         self._admission, self._dispatcher, self._executors, self._ladder = admission, dispatcher, executors, ladder
+        self.lateness = admission.lateness
         self.refused: dict[int, str] = {}
         self.instead: set[int] = set()
         self._entries: dict[int, Entry] = {}
@@ -143,7 +144,7 @@ class Door:
         """They cannot be in time any more."""
         for job in jobs:
             if job.deadline > -math.inf:  # else it was let in without hope
-                self._admission.missed(job.tier, self.unloaded(self._admission.total), now)
+                self._admission.missed(self, job.tier, now)
             if self._ladder and now <= self._entries[job.payload].deadline:
                 self.instead.add(job.payload)
             self.leave(job, now if self._ladder else None)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import trilane as tl
 from trilane.errors import ContractError, UnavailableError
 from trilane.serving.admission import DEADLINE, FULL, PUT_OUT, QUOTA, Admission, Entry, Refusal
+from trilane.serving.lateness import Lateness
 from trilane.serving.policy import TIERS
 
 CRITICAL, STANDARD, SHEDDABLE, BATCH = range(4)
@@ -23,6 +24,7 @@ class _Line:
 
     def __init__(self, admission: Admission, seconds: float = 0.0) -> None:
         self.admission, self.seconds, self.tries = admission, seconds, False
+        self.lateness, self.answer_s = admission.lateness, 1e-3
         self.inside: dict[int, list[Entry]] = {tier: [] for tier in range(4)}
         self.refused: list[UnavailableError] = []
 
@@ -30,7 +32,7 @@ class _Line:
         return self.seconds
 
     def unloaded(self, requests: int) -> float:
-        return 1e-3
+        return self.answer_s
 
     def waiting(self, tier: int) -> int:
         return len(self.inside[tier])
@@ -172,8 +174,8 @@ def test_answers_that_come_later_than_predicted_are_reckoned_with() -> None:
         entry = line.ask(STANDARD, now=number * 1e-4, patience=0.1)
         if isinstance(entry, Entry):
             line.admission.leave(entry, number * 1e-4 + 0.04)
-    assert line.admission.late[STANDARD] == pytest.approx(0.03, abs=0.002)
-    assert line.admission.late[CRITICAL] == 0
+    assert line.lateness.by_tier[STANDARD] == pytest.approx(0.03, abs=0.002)
+    assert line.lateness.by_tier[CRITICAL] == 0
     assert _reason(line.ask(STANDARD, now=0.8, patience=0.035)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=0.8, patience=0.045)) == "admitted"
 
@@ -182,13 +184,29 @@ def test_a_batch_that_comes_late_counts_once_however_many_were_in_it() -> None:
     found = []
     for many in (4, 400):
         line = _line(seconds=0.01)
+        line.answer_s = 0.01
         entries = [line.ask(STANDARD, now=0.0, patience=0.1) for _ in range(many)]
         for entry in entries:
             assert isinstance(entry, Entry)
             line.admission.leave(entry, 0.04)
-            line.admission.missed(STANDARD, 0.01, 0.04)
-        found.append(line.admission.late[STANDARD])
+            line.admission.missed(line, STANDARD, 0.04)
+        found.append(line.lateness.by_tier[STANDARD])
     assert 0 < found[0] == found[1] < 0.01
+
+
+def test_late_answers_of_what_runs_apart_refuse_nobody_who_waits_elsewhere() -> None:
+    shared = _line(seconds=0.01)
+    apart = _Line(shared.admission, 0.01)
+    shared.admission.watch([shared, apart])
+    apart.lateness, apart.answer_s = Lateness(), 0.1
+    for number in range(1_000):
+        apart.admission.missed(apart, STANDARD, number * 1e-3)
+    assert _reason(apart.ask(STANDARD, now=1.0, patience=0.1)) == DEADLINE
+    assert _reason(shared.ask(STANDARD, now=1.0, patience=0.1)) == "admitted"
+    told: Any = shared.admission.facts(1.0)["tiers"]
+    assert told["standard"]["late_ms"] > 90
+    told = shared.admission.facts(60.0)["tiers"]
+    assert told["standard"]["late_ms"] == 0
 
 
 def test_what_has_no_deadline_is_never_late_and_teaches_nothing_of_it() -> None:
@@ -197,7 +215,7 @@ def test_what_has_no_deadline_is_never_late_and_teaches_nothing_of_it() -> None:
         entry = line.ask(STANDARD, now=float(turn))
         assert isinstance(entry, Entry)
         line.admission.leave(entry, turn + 0.9)
-    assert line.admission.late == [0.0] * 4
+    assert line.lateness.by_tier == [0.0] * 4
 
 
 def test_a_refusal_of_one_without_a_deadline_tells_when_the_line_will_be_shorter() -> None:
@@ -210,8 +228,9 @@ def test_a_refusal_of_one_without_a_deadline_tells_when_the_line_will_be_shorter
 
 def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> None:
     line = _line(seconds=0.01)
+    line.answer_s = 0.1
     for number in range(1_000):
-        line.admission.missed(STANDARD, 0.1, number * 1e-3)
+        line.admission.missed(line, STANDARD, number * 1e-3)
     assert _reason(line.ask(STANDARD, now=1.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == DEADLINE
     assert _reason(line.ask(STANDARD, now=20.0, patience=0.1)) == "admitted"
@@ -220,8 +239,9 @@ def test_how_late_answers_were_is_forgotten_so_that_a_tier_is_tried_again() -> N
 @pytest.mark.parametrize("ladder", [False, True])
 def test_how_late_answers_were_is_forgotten_whether_or_not_there_is_a_worse_answer(ladder: bool) -> None:
     line = _line(seconds=0.01)
+    line.answer_s = 0.1
     for number in range(1_000):
-        line.admission.missed(STANDARD, 0.1, number * 1e-3)
+        line.admission.missed(line, STANDARD, number * 1e-3)
     for now in (1.0, 20.0):
         line.ask(STANDARD, now=now, patience=0.1, ladder=ladder)
     entry = line.ask(STANDARD, now=20.0, patience=0.1, ladder=ladder)
@@ -244,7 +264,7 @@ def test_nobody_is_let_in_to_be_tried_at_the_cost_of_others_or_where_the_line_is
     assert _reason(line.ask(STANDARD, patience=0.05)) == "admitted"
     assert _reason(line.ask(CRITICAL, patience=0.05)) == DEADLINE
     line.admission.leave(line.inside[STANDARD].pop())
-    line.seconds, line.admission.late[STANDARD] = 0.01, 1.0
+    line.seconds, line.lateness.by_tier[STANDARD] = 0.01, 1.0
     assert _reason(line.ask(STANDARD, patience=0.05)) == DEADLINE
 
 
@@ -315,10 +335,10 @@ def test_who_is_refused_before_the_body_is_read_would_have_been_refused_after_it
     limit: int | None, inside: list[int], seconds: float, patience: float, used: int, tier: int, ladder: bool
 ) -> None:
     line = _scene(limit, inside, seconds, used)
-    before = line.admission.facts()
+    before = line.admission.facts(0.0)
     foreseen = line.admission.foresee(line, tier, 0.0, patience, caller="one", ladder=ladder)
     if foreseen is None:
-        assert line.admission.facts() == before  # nobody was put out for it, and nothing taken
+        assert line.admission.facts(0.0) == before  # nobody was put out for it, and nothing taken
         found = line.ask(tier, patience=patience, caller="one", ladder=ladder)
         tried = seconds > patience and not any(map(line.waiting, range(4)))
         assert tried or isinstance(found, Entry)

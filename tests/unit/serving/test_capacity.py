@@ -92,7 +92,7 @@ def test_a_replica_goes_by_the_declared_policy_and_tells_what_its_admission_coun
     policy = tl.Policy(tiers=[tl.Tier("batch", floor=0.1, aging="50ms")], limit=64)
     run = run_replica(_everybody(8_000), _costs(4e-3, 1e-3), Terms(policy), max_rows=128)
     found = told(run)
-    facts = cast("dict[str, dict[str, object]]", run.admission.facts()["tiers"])
+    facts = cast("dict[str, dict[str, object]]", run.admission.facts(0.0)["tiers"])
     assert found.limit == 64
     assert sum(tier.requests for tier in found.tiers.values()) == found.requests
     for name, tier in found.tiers.items():

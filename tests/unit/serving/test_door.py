@@ -14,6 +14,7 @@ from trilane.errors import UnavailableError
 from trilane.serving.admission import Admission, Entry
 from trilane.serving.door import Door, afford
 from trilane.serving.inference import Question
+from trilane.serving.lateness import Lateness
 from trilane.serving.policy import TIERS
 
 
@@ -21,7 +22,7 @@ class _Line:
     """A model's queue in which any number waits; those who do are asked of `door` when they are put out."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds, self.inside = seconds, list[tuple[Door, Entry]]()
+        self.lateness, self.seconds, self.inside = Lateness(), seconds, list[tuple[Door, Entry]]()
 
     def wait(self, tier: int, rows: int, now: float) -> float:
         return self.seconds
@@ -136,8 +137,8 @@ def test_late_answers_of_a_model_do_not_make_others_look_late(apart: bool) -> No
         assert not line.ask(door)
         _, entry = line.inside.pop()
         door.leave(entry, entry.began + 50.0)
-        door.missed(entry.tier, 50.0, entry.began + 50.0)
-    assert admission.late == [0.0] * len(TIERS)
+        door.missed(line, entry.tier, entry.began + 50.0)
+    assert admission.lateness.by_tier == [0.0] * len(TIERS)
     assert admission.total == 0
 
 

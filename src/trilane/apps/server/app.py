@@ -290,7 +290,7 @@ class Server:
         return send(request, 200, _encode(self.measuring.told()))
 
     async def policy(self, request: Request) -> int:
-        return send(request, 200, _encode(self.admission.facts()))
+        return send(request, 200, _encode(self.admission.facts(time.perf_counter())))
 
     async def slo(self, request: Request) -> int:
         facts = await asyncio.get_running_loop().run_in_executor(None, slo_facts, self.project)

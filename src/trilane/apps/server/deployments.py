@@ -43,6 +43,7 @@ from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Answers, Engine, Scored
 from trilane.serving.guard import GuardedStore, HeldUp
 from trilane.serving.latency import LatencyModel
+from trilane.serving.lateness import Lateness
 from trilane.serving.metrics import Metrics
 from trilane.serving.objective_count import ObjectiveCount
 from trilane.serving.paced_reader import PacedReader
@@ -313,6 +314,7 @@ class Deployments:
                 worked=self._worked,
                 latency=latency,
                 admission=self.admission,
+                lateness=Lateness() if thread is not None else None,
             ),
             RowFormat(engine.endpoint.contract),
             DecisionFormat(engine.reader.plan.names, threshold=bundle.threshold),

@@ -67,6 +67,7 @@ class Measuring:
             refused = False
             try:
                 code = await answer(request, *parameters)
+                refused = code == _OVERLOAD
                 if not tells and self._stories.may_want(time.perf_counter() - began):
                     self._ended(request, route, parameters, began, code, {})
                 return code

@@ -171,7 +171,7 @@ class TrainedModels:
         version = version_of(deployed.bundle.model_digest)
         tally = Tally(name, version, now=self._wall.now)
         door = Door(self._deployments.admission, tier=TIERS[deployed.tier], where="deadline")
-        batcher = Batcher(run, _too_late, loop=self._loop, admission=door)
+        batcher = Batcher(run, _too_late, loop=self._loop, admission=door, lateness=deployed.batcher.lateness)
         return _Served(deployed, inputs, batcher, door, tally, version)
 
 
