@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.servers import until
+from trilane import __version__
 
 Trilane = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -215,6 +216,11 @@ def test_a_model_that_was_trained_again_is_rolled_back_while_the_server_runs(
     assert [effect["action"] for effect in done["effects"]] == ["deploy"]
     assert decided_by(before["bundle"]) == old
     assert "Those that fit" in _error(trilane("plan", "--json", "--model", "fraud@ffffffff"), 6)["remedy"]
+
+
+def test_the_version_is_told(trilane: Trilane) -> None:
+    done = trilane("--version")
+    assert (done.returncode, done.stdout) == (0, f"trilane {__version__}\n")
 
 
 def test_init_overwrites_nothing(shop: Path, trilane: Trilane) -> None:

@@ -6,6 +6,7 @@ for exactly as long as it lives.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -20,7 +21,7 @@ from trilane.apps.server.counts import forget_counts
 from trilane.errors import SetupError
 from trilane.plugins import make_folder
 
-__all__ = ["check_grpc", "serve"]
+__all__ = ["check_grpc", "check_traces", "serve"]
 
 
 def serve(config: Config) -> NoReturn:
@@ -28,6 +29,7 @@ def serve(config: Config) -> NoReturn:
     hold_port(config.state, config.port)
     check_port(config.host, config.port)
     check_grpc(config)
+    check_traces(config)
     if config.workers > 1:
         shutil.rmtree(_metrics(config), ignore_errors=True)  # counts of processes that are gone
         make_folder(_metrics(config))
@@ -45,6 +47,17 @@ def check_grpc(config: Config) -> None:
     if config.grpc_port == config.port:
         raise SetupError("gRPC and HTTP have one port", where="grpc_port", remedy="Give each a port of its own")
     check_port(config.host, config.grpc_port)
+
+
+def check_traces(config: Config) -> None:
+    """Raises SetupError if requests are to be traced and what sends traces is not installed."""
+    if not config.traces:
+        return
+    try:
+        importlib.import_module("trilane.apps.server.traces")
+    except ImportError as error:
+        remedy = "Install it: `pip install 'trilane[otel]'`, or leave `traces` out"
+        raise SetupError(f"traces need OpenTelemetry: {error}", where="traces", remedy=remedy) from error
 
 
 def _command() -> list[str]:

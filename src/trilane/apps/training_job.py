@@ -19,7 +19,7 @@ from trilane.apps.definitions import Definitions
 from trilane.apps.module_files import authors_line, name_elsewhere
 from trilane.apps.project import Project
 from trilane.clock import format_instant
-from trilane.errors import ConflictError, DefinitionError, ModelError, TrilaneError
+from trilane.errors import ConflictError, DefinitionError, ModelError, SetupError, TrilaneError
 from trilane.lifecycle.graph import uri
 from trilane.lifecycle.run import Run, run
 from trilane.models.model import Model
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "model_named", "skews", "train"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+_EXTRAS = {"lightgbm": "train", "sklearn": "train", "skl2onnx": "train", "xgboost": "xgboost"}  # by package
 _ALONE = 64  # rows of which each is asked alone, where the author says that it makes no difference
 
 
@@ -164,6 +165,13 @@ def _fit(project: Project, definitions: Definitions, model: Model, training_set:
     except TrilaneError:
         raise
     except Exception as error:
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if package in _EXTRAS:
+            raise SetupError(
+                f"the train function needs {package}, which is not installed",
+                where=f"model {model.name!r}",
+                remedy=f"Install it: `pip install 'trilane[{_EXTRAS[package]}]'`",
+            ) from error
         frozen = project.definitions_folder / definitions.digest[:16]
         line = authors_line(error, frozen).replace(str(frozen.resolve()), str(project.config.definitions.parent))
         raise ModelError(

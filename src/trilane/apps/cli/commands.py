@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from trilane import __version__
 from trilane.apps.cli.change import apply, plan
 from trilane.apps.cli.explain import explain
 from trilane.apps.cli.features import features
@@ -32,6 +35,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"trilane {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 _MAKE = (init, plan, apply, ingest, materialize, backfill, train, skew, sensitivity)
 _RUN = (up, reload, score, status, policy, slo, simulate, explain, compare, swap, retire)
 for function in (*_MAKE, *_RUN):

@@ -23,10 +23,12 @@ _Until = Annotated[str | None, typer.Option(metavar="INSTANT", help="Before here
 
 def ingest(
     *,
-    source: Annotated[str, typer.Argument(help="The event source.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The event source.")],
     file: Annotated[
         str,
-        typer.Argument(help="A .ndjson, .csv, .parquet, .arrow or .avro file, or - for NDJSON from standard input."),
+        typer.Argument(
+            metavar="FILE", help="A .ndjson, .csv, .parquet, .arrow or .avro file, or - for NDJSON from standard input."
+        ),
     ],
     history: Annotated[
         bool, typer.Option("--history", help="The past: each event arrives when it happened, in order of event time.")
@@ -53,9 +55,7 @@ def ingest(
 
 def materialize(
     *,
-    views: Annotated[
-        list[str], typer.Argument(metavar="VIEW...", help="Batch views and views with a history, or `all`.")
-    ],
+    views: Annotated[list[str], typer.Argument(metavar="VIEW", help="Batch views and views with a history, or `all`.")],
     at: Annotated[
         str | None, typer.Option(metavar="INSTANT", help="The latest boundary due here; default: now.")
     ] = None,

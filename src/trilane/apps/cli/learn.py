@@ -22,7 +22,7 @@ _Until = Annotated[str | None, typer.Option(metavar="INSTANT", help="Before here
 
 def train(
     *,
-    model: Annotated[str, typer.Argument(help="The model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     since: _Since = None,
     until: _Until = None,
     as_served: Annotated[
@@ -98,7 +98,7 @@ def _tell_lags(terminal: Terminal, drawn: Mapping[str, Drawn]) -> None:
 
 def skew(
     *,
-    model: Annotated[str, typer.Argument(help="The model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     since: _Since = None,
     until: _Until = None,
     project: ProjectOption = None,

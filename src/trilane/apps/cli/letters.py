@@ -22,7 +22,7 @@ __all__ = ["COMMANDS", "ListByDefault"]
 _SHOWN = 60  # characters of a dead letter's payload in a table
 _ALL = 1_000_000
 
-_Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID...]", help="Letters by their numbers.")]
+_Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Letters by their numbers.")]
 _Id = Annotated[int, typer.Argument(metavar="ID", help="The letter's number.")]
 _Source = Annotated[str | None, typer.Option("--source", help="Letters of this event source.")]
 _Code = Annotated[str | None, typer.Option("--code", help="Letters with this code.")]
@@ -41,7 +41,7 @@ class ListByDefault(typer.core.TyperGroup):
 
 def list_(
     *,
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="The event source; default: all.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="The event source; default: all.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     code: _Code = None,
     state: Annotated[

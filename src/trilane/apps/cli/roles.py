@@ -42,7 +42,7 @@ def up(
 ) -> None:
     """Run everything this machine needs, and bring back what dies."""
     from trilane.apps.processes import check_port, hold_port
-    from trilane.apps.serve import check_grpc
+    from trilane.apps.serve import check_grpc, check_traces
     from trilane.apps.supervisor import supervise
 
     if replay_start is not None and not replay:
@@ -59,6 +59,7 @@ def up(
         os.close(hold_port(config.state, config.port))  # the server will hold it; a starting one is told here already
         check_port(config.host, config.port)
         check_grpc(config)
+        check_traces(config)
         _set_clock(config, start)
         spoken = f"{config.url}, gRPC at {config.grpc_address}" if config.grpc_port else config.url
         terminal.tell(f"[bold]{config.name}[/] comes up at {spoken}; stop it with Ctrl-C.")

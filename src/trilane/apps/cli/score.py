@@ -16,7 +16,7 @@ __all__ = ["score"]
 
 def score(
     *,
-    endpoint: Annotated[str, typer.Argument(metavar="[ENDPOINT]", help="The endpoint, or a model instead.")] = "",
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint, or a model instead.")] = "",
     input_: Annotated[
         str, typer.Option("--input", metavar="PATH|TABLE", help="A Parquet file, a folder of them, or a table.")
     ],

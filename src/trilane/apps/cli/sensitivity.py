@@ -24,7 +24,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 def sensitivity(
     *,
-    model: Annotated[str, typer.Argument(help="The model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     lags: Annotated[
         str, typer.Option(metavar="DURATIONS", help="How far behind each view is put.")
     ] = "0s,10s,1m,5m,15m,1h,6h,1d",

@@ -28,7 +28,7 @@ __all__ = ["simulate"]
 
 def simulate(
     *,
-    endpoint: Annotated[str, typer.Argument(help="The endpoint.")],
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint.")],
     rate: Annotated[
         float | None, typer.Option(help="Requests a second that are drawn; else the recorded ones.")
     ] = None,

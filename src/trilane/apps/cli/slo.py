@@ -15,7 +15,9 @@ _BAR = 10
 
 
 def slo(
-    endpoint: Annotated[str | None, typer.Argument(help="One endpoint; default: all that have objectives.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="ENDPOINT", help="One endpoint; default: all that have objectives.")
+    ] = None,
     *,
     project: ProjectOption = None,
     json: JsonOption = False,

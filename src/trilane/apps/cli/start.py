@@ -18,7 +18,7 @@ __all__ = ["init"]
 
 def init(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder to make the project in.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make the project in.")] = Path(),
     json: JsonOption = False,
 ) -> None:
     """Write a small working project; nothing that exists is overwritten."""

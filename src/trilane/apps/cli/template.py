@@ -115,6 +115,7 @@ _README = """\
 
 Card payments, and whether they are fraud. `definitions.py` is all there is to it.
 
+    pip install 'trilane[train]'                          # if it is not there: scikit-learn, and its export
     trilane plan                                          # what would be made
     trilane apply                                         # make it
     trilane ingest payments data/payments.ndjson --history

@@ -16,7 +16,7 @@ from trilane.apps.server.replicas import Replicas
 from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
 from trilane.apps.server.stories import PARENT, Stories
-from trilane.errors import SetupError, TrilaneError
+from trilane.errors import TrilaneError
 from trilane.serving.metrics import Metrics
 from trilane.serving.signals import Signals, Told
 from trilane.serving.story import Fact, Story
@@ -125,9 +125,6 @@ class Measuring:
 def _traces(config: Config) -> Traces | None:
     if not config.traces:
         return None
-    try:
-        from trilane.apps.server.traces import Traces
-    except ImportError as error:
-        remedy = 'Install it with `pip install "trilane[otel]"`, or take `traces` out of trilane.toml'
-        raise SetupError(f"traces need OpenTelemetry: {error}", where="traces", remedy=remedy) from error
+    from trilane.apps.server.traces import Traces
+
     return Traces(config.traces, share=config.trace_share, service=config.name, timer=time.perf_counter)

@@ -32,6 +32,7 @@ FILES: Mapping[str, str] = {
 }
 KINDS = tuple(dict.fromkeys(FILES.values()))
 ISOLATED = frozenset(("python", "sklearn"))  # they run the author's own code, so each has a process of its own
+_EXTRAS = {"lightgbm": "lightgbm", "xgboost": "xgboost", "sklearn": "train"}  # that bring what opens such a file
 _LIBRARIES = {"onnx": "tensors", "lightgbm": "lightgbm", "xgboost": "xgboost"}  # the modules here that need them
 
 
@@ -66,7 +67,7 @@ def open_runtime(
         raise SetupError(
             f"this model needs {error.name or error}, which is not installed",
             where=str(path),
-            remedy=f"Run `pip install 'trilane[{kind}]'`" if kind in ("lightgbm", "xgboost") else "Install it",
+            remedy=f"Run `pip install 'trilane[{_EXTRAS[kind]}]'`" if kind in _EXTRAS else "Install it",
         ) from error
     for name, declared, there in (("inputs", inputs, opened.inputs), ("outputs", outputs, opened.outputs)):
         if declared and tuple(declared) != there:

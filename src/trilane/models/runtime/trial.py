@@ -16,17 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from trilane.errors import ModelError, TrilaneError
+from trilane.errors import ModelError, SetupError, TrilaneError
 
 __all__ = ["try_file"]
 
-_REFUSED = 3
+_REFUSED, _LACKING = 3, 4
 _MEMORY = 2 << 30
 _PACKAGES = {"lightgbm": ("lightgbm",), "xgboost": ("xgboost-cpu", "xgboost")}
 
 
 def try_file(kind: str, path: Path, digest: str, *, notes: Path | None, timeout: float = 60.0) -> None:
-    """Raises ModelError if the file, whose digest this is, is not sound; `notes` is the folder of those that are."""
+    """Raises ModelError if the file, whose digest this is, is not sound, SetupError if its library is not installed.
+
+    `notes` is the folder of those that are sound.
+    """
     note = notes / f"{kind}-{_version(kind)}-{digest[:32]}" if notes else None
     if note is not None and note.exists():
         return
@@ -35,9 +38,9 @@ def try_file(kind: str, path: Path, digest: str, *, notes: Path | None, timeout:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise _unsound(path, f"it was not opened within {timeout:g} s") from None
-    if done.returncode == _REFUSED:
+    if done.returncode in (_REFUSED, _LACKING):
         what, _, remedy = done.stdout.decode(errors="replace").strip().rpartition("\n")
-        raise ModelError(what, where=str(path), remedy=remedy)
+        raise (ModelError if done.returncode == _REFUSED else SetupError)(what, where=str(path), remedy=remedy)
     if done.returncode:
         of = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
         raise _unsound(path, f"{kind} died over it ({of})")
@@ -60,7 +63,7 @@ def main(kind: str, path: Path) -> int:
         return _REFUSED
     except TrilaneError as error:
         sys.stdout.write(f"{error.what}\n{error.remedy}")
-        return _REFUSED
+        return _LACKING if isinstance(error, SetupError) else _REFUSED
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import re
 import sys
 import tempfile
@@ -139,6 +140,7 @@ class SparkCluster:
     ) -> Iterator[pa.RecordBatch]:
         with tempfile.TemporaryDirectory(prefix=".gathering-", dir=make_folder(self._folder)) as name:
             scratch = Path(name)
+            _check_installed(self._master)
             with _translated(), warnings.catch_warnings():
                 # Arrow goes in and out; pandas has no part in this, whatever its version.
                 warnings.filterwarnings("ignore", ".*pandas", FutureWarning)
@@ -214,6 +216,13 @@ def _transform(view: View, sql: str, schema: pa.Schema, batches: Iterator[pa.Rec
             found = moments.moments_of(view, engine.run(sql, pa.Table.from_batches([batch])))
             found = found.append_column(moments.ROW, pa.nulls(found.num_rows, pa.int64()))
             yield from found.cast(schema).to_batches()
+
+
+def _check_installed(master: str) -> None:
+    if importlib.util.find_spec("pyspark") is None:
+        raise SetupError(
+            "Spark needs the package pyspark", where=master, remedy="Install it: `pip install 'trilane[spark]'`"
+        )
 
 
 def _session(master: str, own: Mapping[str, str], folder: Path) -> SparkSession:
