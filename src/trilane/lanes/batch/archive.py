@@ -2,7 +2,8 @@
 
 Laws: what a file holds depends on the log alone, so archiving again, or after a kill at any instruction, changes
 nothing; an event that is delivered again is archived once. Late events are kept and marked: serving never saw them,
-but they happened. What is refused is told by the nearline lane, which keeps it as dead letters.
+but they happened. They use up no id: one that comes again with a time that is accepted counts, as in the nearline lane.
+What is refused is told by that lane, which keeps it as dead letters.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from trilane.sources.watermark import Watermark
 from trilane.stores.offline.protocol import Connection, MicroBatch, Warehouse, instant_sql, quoted
 
 __all__ = ["archive"]
+
+Bools = npt.NDArray[np.bool_]
 
 
 def archive(
@@ -106,18 +109,21 @@ def _archive_batch(
     return int(table.num_rows)
 
 
-def _repeated(table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int) -> npt.NDArray[np.bool_]:
-    """Rows whose id occurred before, in the archive or in the table, at an event time within the disorder."""
-    times = due_times(table, source)
-    codes = _codes(table.column(_id_of(source)))
+def _repeated(table: pa.Table, warehouse: Warehouse, source: EventSource, partition: int) -> Bools:
+    """Rows whose id occurred before, in the archive or in the table, at an event time within the disorder.
+
+    What was late is known to late rows alone: serving never saw it, so its id is still free.
+    """
+    times, late = due_times(table, source), table.column("_late").to_numpy()
     repeated = np.zeros(table.num_rows, bool)
-    order = np.lexsort((np.arange(len(codes)), codes))
-    same = codes[order][1:] == codes[order][:-1]
-    if same.any():
-        repeated[order[1:][same]] = _near_an_earlier(codes, times, order, source.disorder)[1:][same]
     if table.num_rows:
         with warehouse.connect() as connection:
             repeated[_known(connection, table, times, warehouse.events_sql(source), source, partition)] = True
+    # A row that the archive knows is not kept, and so hides no later one: it is the same wherever the files are cut.
+    codes, rows = _codes(table.column(_id_of(source))), np.flatnonzero(~repeated)
+    order = rows[np.argsort(codes[rows], kind="stable")]
+    if (codes[order][1:] == codes[order][:-1]).any():
+        repeated[order] = _near_an_earlier(codes, times, late, order, source.disorder)
     return repeated
 
 
@@ -126,18 +132,18 @@ def _codes(ids: pa.ChunkedArray) -> Ints:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), np.int64)
 
 
-def _near_an_earlier(codes: Ints, times: Ints, order: Ints, disorder: int) -> npt.NDArray[np.bool_]:
-    """In the given order: whether a kept earlier row with the same id lies within `disorder`."""
+def _near_an_earlier(codes: Ints, times: Ints, late: Bools, order: Ints, disorder: int) -> Bools:
+    """In the given order: whether a kept earlier row with the same id, if late only for a late one, lies within it."""
     found = np.zeros(len(order), bool)
-    kept: list[int] = []
+    kept: list[tuple[int, bool]] = []
     previous = -1
     for place, row in enumerate(order.tolist()):
         if codes[row] != previous:
             kept, previous = [], int(codes[row])
-        if any(abs(int(times[row]) - time) <= disorder for time in kept):
+        if any(abs(int(times[row]) - time) <= disorder and late[row] >= of_late for time, of_late in kept):
             found[place] = True
         else:
-            kept.append(int(times[row]))
+            kept.append((int(times[row]), bool(late[row])))
     return found
 
 
@@ -148,13 +154,14 @@ def _known(
     event_id, moment = quoted([_id_of(source)]), f"epoch_us({quoted([source.event_time])})"
     if source.changes is not None:
         moment = CHANGED_AT
-    fresh = pa.table({"place": np.arange(len(times)), "id": table.column(_id_of(source)), "moment": times})
+    place, late = np.arange(len(times)), table.column("_late")
+    fresh = pa.table({"place": place, "id": table.column(_id_of(source)), "moment": times, "late": late})
     connection.register("fresh", fresh)
     low, high = int(times.min()) - source.disorder, int(times.max()) + source.disorder
     found = connection.query(
-        f"SELECT DISTINCT fresh.place FROM fresh JOIN (SELECT {event_id} AS id, {moment} AS moment "
+        f"SELECT DISTINCT fresh.place FROM fresh JOIN (SELECT {event_id} AS id, {moment} AS moment, _late "
         f"FROM {events} WHERE _partition = {partition} AND {_between(source, low, high)}) AS old "
-        f"ON old.id = fresh.id AND abs(old.moment - fresh.moment) <= {source.disorder}"
+        f"ON old.id = fresh.id AND abs(old.moment - fresh.moment) <= {source.disorder} AND fresh.late >= old._late"
     ).to_arrow_table()
     return np.asarray(pc.cast(found.column("place"), pa.int64()).to_numpy(), np.int64)
 

@@ -112,6 +112,22 @@ def test_an_id_that_comes_again_long_after_is_another_event(place: Place) -> Non
     assert [row[1] for row in place.rows()] == [100, 111, 400]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_late_event_uses_up_no_id(place: Place, limit: int) -> None:
+    place.append(("a", 100), ("b", 85), ("b", 95), ("b", 85), ("b", 95))
+    assert place.archive(limit) == 3  # the nearline lane counts b at 95, though it refused it at 85
+    assert [(row[0], row[1], row[4]) for row in place.rows()] == [("a", 100, False), ("b", 85, True), ("b", 95, False)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_repetition_that_is_left_out_hides_no_later_event_wherever_files_are_cut(place: Place, limit: int) -> None:
+    place.append(("a", 100))
+    place.archive()
+    place.append(("a", 108), ("a", 116))
+    place.archive(limit)
+    assert [row[1] for row in place.rows()] == [100, 116]
+
+
 def test_partitions_do_not_judge_one_another(place: Place) -> None:
     place.append(("a", 500), partition=0)
     place.append(("b", 100), partition=1)
