@@ -185,13 +185,16 @@ def running(folder: Path, roles: Mapping[str, Sequence[str]]) -> Iterator[Runnin
 
 
 @contextlib.contextmanager
-def speaking_grpc(folder: Path, *, workers: int = 1) -> Iterator[tuple[Running, int]]:
-    """A server of the shop in `folder` with its endpoint deployed, and its port of gRPC, for the length of a block."""
+def speaking_grpc(folder: Path, *, workers: int = 1, more: str = "") -> Iterator[tuple[Running, int]]:
+    """A server of the shop in `folder` with its endpoint deployed, and its port of gRPC, for the length of a block.
+
+    `more`: of its configuration.
+    """
     port = free_port()
     make_project(folder, replay=True).close()
     trained(folder, "big")
     with (folder / "trilane.toml").open("a") as file:
-        file.write(f"grpc_port = {port}\nworkers = {workers}\n")
+        file.write(f"grpc_port = {port}\nworkers = {workers}\n{more}")
     with running(folder, {"serve": ["--replay"]}) as found:
         until(lambda: found.get("/v2/health/ready").status_code == httpx.codes.OK, "the endpoint")
         found.move_clock("2026-03-02T00:00:00Z", wait=False)

@@ -94,6 +94,7 @@ def test_an_unknown_path_name_or_method_is_told_what_there_is(
     assert answer.status_code == status
     found = _error(answer)
     assert said in found["remedy"] + found["what"]
+    assert answer.headers.get("allow", "") == {"Use POST": "POST", "Use GET": "GET, HEAD"}.get(said, "")
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,10 @@ def test_tritons_client_finds_server_and_models(client: triton.InferenceServerCl
     assert config.HasField("dynamic_batching")
     assert {one.name for one in client.get_model_repository_index().models} == {"big", "is_big"}
     client.load_model("big")
+    assert not client.is_model_ready("nosuch")  # which clients ask until it is
+    assert not client.is_model_ready("big", "9")
     with pytest.raises(InferenceServerException, match="no model 'nosuch'"):
-        client.is_model_ready("nosuch")
+        client.get_model_metadata("nosuch")
     with pytest.raises(InferenceServerException, match="FAILED_PRECONDITION"):
         client.unload_model("is_big")
 
@@ -158,6 +160,7 @@ def test_a_stream_is_answered_in_order_and_goes_on_after_a_fault(client: triton.
     client.stop_stream()
     assert [None if error else result.as_numpy("score").shape[0] for result, error in found] == [1, 2, None, 4, 5]
     assert "inputs[0].shape" in str(found[2][1])
+    assert found[4][0].get_response().parameters["triton_final_response"].bool_param
 
 
 def test_the_asynchronous_client_asks_side_by_side(up: tuple[Running, str]) -> None:

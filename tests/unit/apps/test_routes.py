@@ -59,7 +59,8 @@ def test_a_path_that_is_none_is_answered_by_nothing_and_told_the_paths(path: str
 def test_another_method_on_a_path_is_told_which_ones_it_takes() -> None:
     assert MODELS.find("GET", "/v2/models/a/versions/1/infer") is None
     error = MODELS.missing("GET", "/v2/models/a/versions/1/infer")
-    assert (error.facts["status"], error.remedy) == (405, "Use POST")
+    assert (error.facts["status"], error.remedy, error.facts["allow"]) == (405, "Use POST", "POST")
+    assert MODELS.missing("POST", "/v2/models/a/ready").facts["allow"] == "GET, HEAD"
 
 
 def test_a_route_without_its_operation_is_a_defect_that_shows_at_the_start() -> None:

@@ -1,32 +1,44 @@
 """Bodies that are compressed on their way: gzip and deflate, in both directions.
 
 Laws: nothing is inflated beyond what a body may have; an answer is compressed where its reader asked for just that, or
-takes it and is saved much.
+takes it and is saved much; what takes long is done beside the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import zlib
+from collections.abc import Callable
 
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import ContractError
 
-__all__ = ["coding_for", "compressed", "inflated"]
+__all__ = ["check_coding", "coding_for", "compressed", "compressed_later", "inflated", "inflated_later"]
 
 _GZIP, _ZLIB, _BARE = 31, 15, -15  # what zlib calls the framings
 _WORTH = 16_384  # bytes of text from which a reader who would take anything gets it compressed
+_ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
+_CODINGS = ("gzip", "x-gzip", "deflate")
 _LEVEL = 1  # beyond it, time grows faster than bodies shrink
+
+
+def check_coding(coding: str) -> str:
+    """The name of a coding, empty for none. Raises ContractError (415) for one that is not taken."""
+    name = coding.strip().lower()
+    if name in ("", "identity"):
+        return ""
+    if name not in _CODINGS:
+        what = f"{coding!r} is no coding that is taken"
+        raise ContractError(what, where="content-encoding", remedy="Send gzip, deflate or neither", status=415)
+    return name
 
 
 def inflated(body: bytes, coding: str) -> bytes:
     """The body itself. Raises ContractError: 415 for another coding, 413 for what inflates beyond the largest body."""
-    name = coding.strip().lower()
-    if name in ("", "identity"):
+    name = check_coding(coding)
+    if not name:
         return body
-    if name not in ("gzip", "x-gzip", "deflate"):
-        what = f"{coding!r} is no coding that is taken"
-        raise ContractError(what, where="content-encoding", remedy="Send gzip, deflate or neither", status=415)
     try:
         if name != "deflate":
             return _inflated(body, _GZIP)
@@ -72,3 +84,17 @@ def compressed(body: bytes, coding: str) -> bytes:
     """The body in a coding that `coding_for` gave."""
     writer = zlib.compressobj(_LEVEL, wbits=_GZIP if coding == "gzip" else _ZLIB)
     return writer.compress(body) + writer.flush()
+
+
+async def inflated_later(body: bytes, coding: str) -> bytes:
+    """`inflated`, beside the event loop if it takes long."""
+    return await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
+
+
+async def compressed_later(body: bytes, coding: str) -> bytes:
+    """`compressed`, beside the event loop if it takes long."""
+    return await _off_the_loop(len(body) > _ALONE, lambda: compressed(body, coding))
+
+
+async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:
+    return await asyncio.get_running_loop().run_in_executor(None, work) if large else work()

@@ -17,7 +17,7 @@ import msgspec
 
 from trilane.apps.server.deployments import Deployed, Deployments
 from trilane.apps.server.http import patience, read_body, refuse, send, wants_batch
-from trilane.apps.server.limits import EXPLAIN
+from trilane.apps.server.limits import CODING, EXPLAIN
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.portions import Portion
 from trilane.apps.server.request import Request
@@ -35,7 +35,7 @@ from trilane.serving.story import Fact, Stage, Story, stages_of
 
 __all__ = ["Decisions", "inference_story"]
 
-_WISHES = frozenset((HEADER, ENVOY, GRPC, TIER, EXPLAIN))  # the headers by which a caller asks for something of its own
+_WISHES = frozenset((HEADER, ENVOY, GRPC, TIER, EXPLAIN, CODING))  # headers of a caller with wishes of its own
 
 
 class Decisions:
@@ -60,7 +60,7 @@ class Decisions:
         answered = None
         try:
             form, told = wire(request, tables=False), not is_plain and wants_batch(request)
-            asked = request.whole or await read_body(request)
+            asked = (request.whole if is_plain or CODING not in headers else None) or await read_body(request)
             rows = deployed.row_format.rows(asked, packed=form.asked == MSGPACK)
             admission.charge(caller, len(rows), began)
             share = await _queued(deployed, rows, entry)

@@ -20,11 +20,11 @@ import msgspec
 
 from trilane.apps.server.decisions import inference_story
 from trilane.apps.server.http import status_of
-from trilane.apps.server.inference_http import sentence
+from trilane.apps.server.inference_http import check_load, sentence
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.stories import PARENT
-from trilane.errors import ContractError, SetupError, TrilaneError, UnavailableError
+from trilane.errors import ContractError, DefinitionError, SetupError, TrilaneError, UnavailableError
 from trilane.serving.admission import CALLER, TIER, priority_of
 from trilane.serving.deadline import of_parameters
 from trilane.serving.inference import Inferences
@@ -47,7 +47,8 @@ _CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-_OVERLOAD = 429
+_NOT_FOUND = 404
+_FINAL = "triton_final_response"  # by which a client of a stream knows that nothing more comes to its question
 _QUIET, _ROUNDS = 6, 64  # rounds of the loop without another call, after which those held go on; and at most
 _LONGEST = 1_500  # bytes of an error's text, each of which may become three on its way
 _OPTIONS = (
@@ -179,7 +180,8 @@ class GrpcServer:
         try:
             return await self._answered(request, context, began)
         except TrilaneError as error:
-            refused = status_of(error) == _OVERLOAD
+            parent = next((str(value) for name, value in context.invocation_metadata() or () if name == PARENT), None)
+            refused = self._measuring.failed("grpc", request.model_name, began, error, parent)
             raise
         finally:
             self._measuring.ended(began, refused=refused)
@@ -222,6 +224,7 @@ class GrpcServer:
                 yield response
             else:
                 self._metrics.count_request(f"grpc/{STREAMED}", 200)
+                found.parameters[_FINAL].bool_param = True
                 yield made(infer_response=found)
 
     async def _server_live(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
@@ -231,8 +234,14 @@ class GrpcServer:
         return filled("ServerReadyResponse", {"ready": self._ready() is None})
 
     async def _model_ready(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
-        state = self._models.ready(request.name, request.version)
-        return filled("ModelReadyResponse", {"ready": state.state == "READY"})
+        """What is not there is not ready: clients ask until it is, and Triton says so too."""
+        try:
+            ready = self._models.ready(request.name, request.version).state == "READY"
+        except DefinitionError as error:
+            if status_of(error) != _NOT_FOUND:
+                raise
+            ready = False
+        return filled("ModelReadyResponse", {"ready": ready})
 
     async def _server_metadata(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
         facts = {"name": "trilane", "version": self._version, "extensions": list(oip_facts.EXTENSIONS)}
@@ -256,6 +265,7 @@ class GrpcServer:
         return filled("RepositoryIndexResponse", {"models": found})
 
     async def _load(self, request: Any, context: _Context) -> Any:  # noqa: ANN401
+        check_load(request.parameters)
         name = request.model_name or request.repository_name
         await self._models.load(name)
         return filled("RepositoryModelLoadResponse", {"model_name": name, "isLoaded": True})

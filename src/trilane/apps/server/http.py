@@ -6,7 +6,8 @@ import math
 
 import msgspec
 
-from trilane.apps.server.limits import EXPLAIN, LARGEST_BODY
+from trilane.apps.server.coding import check_coding, inflated_later
+from trilane.apps.server.limits import CODING, EXPLAIN, LARGEST_BODY
 from trilane.apps.server.request import Pairs, Request, too_large
 from trilane.errors import ContractError, TrilaneError, UnavailableError
 from trilane.serving.admission import Refusal
@@ -26,14 +27,20 @@ __all__ = [
 
 JSON: Pairs = (("content-type", "application/json"),)
 _RETRY: Pairs = (*JSON, ("retry-after", "1"))
+_UNTOLD = ("status", "file", "overload", "allow")  # facts of an error that are no part of its body
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body. Raises ContractError (413) beyond `LARGEST_BODY`, before reading what was announced."""
+    """The whole body, inflated if it is compressed. Raises ContractError, before it is read where its head tells: 413
+    beyond `LARGEST_BODY`, 415 for a coding that is not taken.
+    """
     if request.length > LARGEST_BODY:
         raise too_large(request.length)
-    return await request.body()
+    coding = request.headers.get(CODING)
+    if coding is None or not check_coding(coding):
+        return await request.body()
+    return await inflated_later(await request.body(), coding)
 
 
 def patience(request: Request) -> float:
@@ -48,7 +55,10 @@ def refuse(request: Request, refusal: Refusal) -> int:
 
 
 def retry_after(error: TrilaneError) -> Pairs:
-    """The headers of an error's answer: with when to try again, if the error says."""
+    """The headers of an error's answer: with when to try again, or by which methods, if the error says."""
+    allowed = error.facts.get("allow")
+    if isinstance(allowed, str):
+        return (*JSON, ("allow", allowed))
     seconds = error.facts.get("retry_after_s")
     if isinstance(seconds, float):
         return (*JSON, ("retry-after", str(max(1, math.ceil(seconds)))))
@@ -75,7 +85,7 @@ def status_of(error: TrilaneError) -> int:
 
 def error_body(error: TrilaneError) -> bytes:
     """The body that tells an error."""
-    payload = {name: value for name, value in error.as_payload().items() if name not in ("status", "file", "overload")}
+    payload = {name: value for name, value in error.as_payload().items() if name not in _UNTOLD}
     return _encode({"error": payload})
 
 

@@ -10,14 +10,16 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 import msgspec
 
-from trilane.apps.server.coding import coding_for, compressed, inflated
+from trilane.apps.server.coding import coding_for, compressed_later
 from trilane.apps.server.decisions import inference_story
 from trilane.apps.server.http import JSON, patience, read_body, send
+from trilane.apps.server.limits import CODING
 from trilane.apps.server.measuring import Measuring
 from trilane.apps.server.request import Request
 from trilane.apps.server.routes import Answer
@@ -30,13 +32,15 @@ from trilane.serving.inference import Inferences, Question, State
 from trilane.serving.protocol import oip
 from trilane.serving.protocol.oip_facts import EXTENSIONS, configuration, index, metadata, statistics
 
-__all__ = ["InferenceHttp", "error_text", "sentence"]
+__all__ = ["InferenceHttp", "check_load", "error_text", "sentence"]
+
+T = TypeVar("T")
 
 _HEADER = "inference-header-content-length"
-_WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, "content-encoding", "accept-encoding"))
+_WISHES = frozenset((HEADER, ENVOY, GRPC, CALLER, TIER, CODING, "accept-encoding"))
 _COSTS = ("memory_bytes", "load_ms")  # of what is loaded
+_LONG = 1 << 20  # bytes from which a body whose tensors are not read in place is read beside the loop
 _BINARY = ("content-type", "application/octet-stream")
-_ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -44,6 +48,12 @@ class _IndexBody(msgspec.Struct):
     """The body of `POST /v2/repository/index`; it may be empty."""
 
     ready: bool = False
+
+
+class _LoadBody(msgspec.Struct):
+    """The body of `POST /v2/repository/models/{model}/load`; it may be empty."""
+
+    parameters: dict[str, object] | None = None
 
 
 class InferenceHttp:
@@ -100,16 +110,14 @@ class InferenceHttp:
             waits = patience(request)
             caller, tier = headers.get(CALLER) or "", headers.get(TIER)
             priority = 0 if tier is None else priority_of(tier)  # it goes before the parameter `priority`
-        body = request.whole
+        body = request.whole if is_plain or CODING not in headers else None
         if body is None or self._refuses:  # else it costs more to foresee it than to read what is there
             asked = Question(model, (), version, deadline=began + waits, caller=caller, priority=priority)
             self._models.foresee(asked)
             body = await read_body(request)
-        coding = None if is_plain else headers.get("content-encoding")
-        if coding is not None:
-            body = await _inflated(body, coding)
         takes = (await self._models.about(model, version)).inputs if announced == 0 else ()
-        question, wanted = oip.decode(
+        read = functools.partial(
+            oip.decode,
             body,
             announced,
             model=model,
@@ -119,6 +127,11 @@ class InferenceHttp:
             waits=waits,
             caller=caller,
         )
+        if len(body) > _LONG and (announced is None or b"BYTES" in body[:announced]):
+            # Not here: others are answered while one text is read after the other.
+            question, wanted = await asyncio.get_running_loop().run_in_executor(None, read)
+        else:
+            question, wanted = read()
         if priority:
             question = msgspec.structs.replace(question, priority=priority)
         try:
@@ -133,8 +146,8 @@ class InferenceHttp:
         if accepts is not None:
             coding = coding_for(accepts, len(answer), text=header is None)
             if coding:
-                answer = await _compressed(answer, coding)
-                told = (*told, ("content-encoding", coding))
+                answer = await compressed_later(answer, coding)
+                told = (*told, (CODING, coding))
         code = send(request, 200, answer, told)
         if self._measuring.may_want((ended := time.perf_counter()) - began):
             story = functools.partial(inference_story, "infer", found, question, began, ended, code)
@@ -149,12 +162,7 @@ class InferenceHttp:
         return _tell(request, statistics(self._models.statistics(model, version)))
 
     async def index(self, request: Request) -> int:
-        body = await read_body(request)
-        try:
-            asked = msgspec.json.decode(body, type=_IndexBody) if body.strip() else _IndexBody()
-        except NOT_JSON as error:
-            reason, path = split_message(str(error))
-            raise ContractError(reason, where=path, remedy='Send {"ready": true}, or nothing', status=400) from None
+        asked = _decoded(await read_body(request), _IndexBody, '{"ready": true}')
         return _tell(request, index(map(self._with_costs, self._models.index()), ready=asked.ready))
 
     def _with_costs(self, state: State) -> State:
@@ -165,7 +173,8 @@ class InferenceHttp:
         return replace(state, costs={name: told[name] for name in _COSTS if name in told})
 
     async def load(self, request: Request, model: str) -> int:
-        await read_body(request)  # parameters of it have no meaning here
+        asked = _decoded(await read_body(request), _LoadBody, '{"parameters": {}}')
+        check_load(asked.parameters or {})
         await self._models.load(model)
         return send(request, 200, b"{}")
 
@@ -173,6 +182,26 @@ class InferenceHttp:
         await read_body(request)
         await self._models.unload(model)
         return send(request, 200, b"{}")
+
+
+def check_load(parameters: Iterable[str]) -> None:
+    """Raises ContractError for parameters of a load that Triton heeds: to pass over them would load another model than
+    was asked for.
+    """
+    for name in parameters:
+        if name == "config" or name.startswith("file:"):
+            what = "a model is loaded as its folder says, and by no other configuration or files"
+            remedy = "Change its model.toml, or add the files by `trilane models add`; then load it without parameters"
+            raise ContractError(what, where=f"parameters.{name[:64]}", remedy=remedy, status=400)
+
+
+def _decoded(body: bytes, kind: type[T], example: str) -> T:
+    """What a body says that may be empty. Raises ContractError."""
+    try:
+        return msgspec.json.decode(body, type=kind) if body.strip() else kind()
+    except NOT_JSON as error:
+        reason, path = split_message(str(error))
+        raise ContractError(reason, where=path, remedy=f"Send {example}, or nothing", status=400) from None
 
 
 def error_text(error: TrilaneError) -> bytes:
@@ -198,15 +227,3 @@ def _header_length(text: str | None) -> int | None:
             f"{text!r} is no length", where=_HEADER, remedy="Send the number of bytes of the JSON", status=400
         )
     return int(text)
-
-
-async def _inflated(body: bytes, coding: str) -> bytes:
-    return await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
-
-
-async def _compressed(body: bytes, coding: str) -> bytes:
-    return await _off_the_loop(len(body) > _ALONE, lambda: compressed(body, coding))
-
-
-async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:
-    return await asyncio.get_running_loop().run_in_executor(None, work) if large else work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BODIES",
+    "CODING",
     "DEADLINE",
     "DECISIONS",
     "EXPLAIN",
@@ -21,5 +22,6 @@ SMALL_BODY = 64 << 10  # bytes of a body that is taken off a connection before a
 PIPELINED = 256  # requests that a connection may have waiting
 DECISIONS = 2_000  # rows of a request for decisions
 FEATURE_ROWS = 10_000  # rows of a feature read, unless configured otherwise
+CODING = "content-encoding"  # the header that says how a body is compressed
 DEADLINE = "x-request-timeout-ms"  # the header that says how long its caller will wait
 EXPLAIN = "x-trilane-explain"  # the header that asks what an answer was made with; its one value is "batch"

@@ -69,13 +69,10 @@ class Measuring:
                 code = await answer(request, *parameters)
                 refused = code == _OVERLOAD
                 if not tells and self._stories.may_want(time.perf_counter() - began):
-                    self._ended(request, route, parameters, began, code, {})
+                    self._ended(route, "/".join(parameters), began, code, {}, request.headers.get(PARENT))
                 return code
             except TrilaneError as error:
-                status = status_of(error)
-                refused = status == _OVERLOAD
-                if status >= _DEFECT:
-                    self._ended(request, route, parameters, began, status, {"error": error.code, "what": error.what})
+                refused = self.failed(route, "/".join(parameters), began, error, request.headers.get(PARENT))
                 raise
             finally:
                 self.ended(began, refused=refused)
@@ -93,6 +90,13 @@ class Measuring:
         self._signals.in_flight -= 1
         self._signals.answered(now, now - began, refused=refused)
 
+    def failed(self, route: str, name: str, began: float, error: TrilaneError, parent: str | None) -> bool:
+        """Tells of a request that failed so, unless the fault is its caller's: whether it was refused by 429."""
+        status = status_of(error)
+        if status >= _DEFECT:
+            self._ended(route, name, began, status, {"error": error.code, "what": error.what}, parent)
+        return status == _OVERLOAD
+
     def may_want(self, seconds: float) -> bool:
         """Whether anybody may want the story of a request that took `seconds`: else it need not be made."""
         return self._stories.may_want(seconds)
@@ -108,17 +112,10 @@ class Measuring:
         return self._stories.tell(story(parent or ""), traced=traced)
 
     def _ended(
-        self,
-        request: Request,
-        route: str,
-        parameters: tuple[str, ...],
-        began: float,
-        status: int,
-        facts: Mapping[str, Fact],
+        self, route: str, name: str, began: float, status: int, facts: Mapping[str, Fact], parent: str | None
     ) -> None:
         """Tells of a request of which no more is known than how it ended."""
-        ended, name = time.perf_counter(), "/".join(parameters)
-        parent = request.headers.get(PARENT)
+        ended = time.perf_counter()
         self.tell(parent, ended - began, lambda parent: Story(route, name, began, ended, status, (), facts, parent))
 
 

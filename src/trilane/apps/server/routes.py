@@ -140,4 +140,7 @@ class Router:
         other = sorted(node.ends) if node is not None else []
         remedy = f"Use {' or '.join(other)}" if other else f"The paths are {', '.join(sorted(self._paths))}"
         what = f"nothing answers {method} {path}"
-        return DefinitionError(what, where=path, remedy=remedy, status=405 if other else 404)
+        if not other:
+            return DefinitionError(what, where=path, remedy=remedy, status=404)
+        allow = ", ".join(sorted({*other, *(["HEAD"] if "GET" in other else [])}))
+        return DefinitionError(what, where=path, remedy=remedy, status=405, allow=allow)

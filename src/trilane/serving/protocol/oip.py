@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -30,12 +30,14 @@ from trilane.serving.protocol.oip_tensors import (
     to_json,
 )
 
-__all__ = ["Wanted", "decode", "encode", "priority_of"]
+__all__ = ["MOST_PARAMETERS", "MOST_TENSORS", "Wanted", "check_output", "decode", "encode", "priority_of"]
 
 _Scalar = str | int | float | bool | None
 _Length = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _ABSENT = msgspec.Raw()
+MOST_TENSORS, MOST_PARAMETERS = 4_096, 1_024
 _LONGEST_NAME = 1_024
+_LONGEST_PARAMETERS = 65_536  # bytes of the text of all: to read half a million of them holds up everybody
 _REMEMBERED = 4_096  # bytes of JSON before binary parts, which is the same from question to question, that are kept
 _SHARED_MEMORY = "shared_memory_region"
 _encode = msgspec.json.Encoder().encode
@@ -43,15 +45,20 @@ _encode = msgspec.json.Encoder().encode
 
 class _Output(msgspec.Struct, gc=False):
     name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
-    parameters: dict[str, _Scalar] | None = None
+    parameters: msgspec.Raw = _ABSENT
 
 
 class _Input(msgspec.Struct, gc=False):
     name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
     shape: list[_Length]
     datatype: str
-    parameters: dict[str, _Scalar] | None = None
+    parameters: msgspec.Raw = _ABSENT
     data: msgspec.Raw = _ABSENT
+
+
+class _LooseOutput(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(max_length=_LONGEST_NAME)]
+    parameters: dict[str, _Scalar] | None = None
 
 
 class _LooseInput(msgspec.Struct):
@@ -71,32 +78,36 @@ class _PlainInput(msgspec.Struct, gc=False):
     shape: list[_Length]
     datatype: str
     data: list[float]
-    parameters: dict[str, _Scalar] | None = None
+    parameters: msgspec.Raw = _ABSENT
+
+
+_Few = msgspec.Meta(max_length=MOST_TENSORS)
 
 
 class _Body(msgspec.Struct, gc=False):
-    inputs: list[_Input]
+    inputs: Annotated[list[_Input], _Few]
     id: str | None = None
-    parameters: dict[str, _Scalar] | None = None
-    outputs: list[_Output] | None = None
+    parameters: msgspec.Raw = _ABSENT
+    outputs: Annotated[list[_Output], _Few] | None = None
 
 
 class _LooseBody(msgspec.Struct):
-    inputs: list[_LooseInput]
+    inputs: Annotated[list[_LooseInput], _Few]
     id: str | None = None
     parameters: dict[str, _Scalar] | None = None
-    outputs: list[_Output] | None = None
+    outputs: Annotated[list[_LooseOutput], _Few] | None = None
 
 
 class _PlainBody(msgspec.Struct, gc=False):
     inputs: list[_PlainInput]
     id: str | None = None
-    parameters: dict[str, _Scalar] | None = None
+    parameters: msgspec.Raw = _ABSENT
     outputs: list[_Output] | None = None
 
 
 _NOTHING = memoryview(b"")
 _body_of = msgspec.json.Decoder(_Body).decode
+_parameters_of = msgspec.json.Decoder(dict[str, _Scalar] | None).decode
 _plain_body_of = msgspec.json.Decoder(_PlainBody).decode
 
 
@@ -165,7 +176,7 @@ def decode(
 
 
 def _framed(asked: _Body | _LooseBody | _PlainBody) -> _Frame:
-    own, outputs = asked.parameters or {}, asked.outputs or ()
+    own, outputs = _own(asked.parameters, ""), asked.outputs or ()
     return _Frame(
         [output.name for output in outputs],
         priority_of(own),
@@ -176,17 +187,44 @@ def _framed(asked: _Body | _LooseBody | _PlainBody) -> _Frame:
     )
 
 
-def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output]) -> Wanted:
+def _own(parameters: msgspec.Raw | dict[str, _Scalar] | None, where: str) -> Mapping[str, _Scalar]:
+    """The parameters of a request, or of the tensor at `where`. Raises ContractError."""
+    if not isinstance(parameters, msgspec.Raw):
+        return parameters or {}
+    size = len(parameters)
+    if not size:
+        return {}
+    if size > _LONGEST_PARAMETERS:
+        what, remedy = f"parameters of {size} bytes", f"Send at most {_LONGEST_PARAMETERS} bytes of them"
+        raise ContractError(what, where=f"{where}parameters", remedy=remedy)
+    try:
+        return _parameters_of(parameters) or {}
+    except msgspec.ValidationError as error:
+        reason, path = split_message(str(error))
+        remedy = "Send names with texts, numbers or booleans"
+        raise ContractError(reason, where=f"{where}parameters{path[1:]}", remedy=remedy) from None
+    except NOT_JSON as error:
+        what = f"malformed JSON: {error}"
+        raise ContractError(what, where=f"{where}parameters", remedy="Send valid JSON", status=400) from None
+
+
+def _wanted(id: str, own: Mapping[str, _Scalar], outputs: Sequence[_Output | _LooseOutput]) -> Wanted:
     by_output = {}
     for place, output in enumerate(outputs):
         if output.parameters:
-            _no_shared_memory(output.parameters, f"outputs[{place}]")
-            if "classification" in output.parameters:
-                what, where = "classification is not done here", f"outputs[{place}].parameters.classification"
-                raise ContractError(what, where=where, remedy="Sort the scores yourself")
-            if "binary_data" in output.parameters:
-                by_output[output.name] = output.parameters["binary_data"] is True
+            parameters = _own(output.parameters, f"outputs[{place}].")
+            check_output(parameters, f"outputs[{place}]")
+            if "binary_data" in parameters:
+                by_output[output.name] = parameters["binary_data"] is True
     return Wanted(id, own.get("binary_data_output") is True, by_output)
+
+
+def check_output(parameters: Container[str], where: str) -> None:
+    """Raises ContractError for what Triton may be asked to do with an output, and is not done here."""
+    _no_shared_memory(parameters, where)
+    if "classification" in parameters:
+        what, where = "classification is not done here", f"{where}.parameters.classification"
+        raise ContractError(what, where=where, remedy="Sort the scores yourself")
 
 
 def _plain(text: bytes) -> tuple[_PlainBody, list[Tensor]] | None:
@@ -252,8 +290,11 @@ def _tensors(asked: _Body | _LooseBody, rest: memoryview) -> list[Tensor]:
     inputs: Sequence[_Input | _LooseInput] = asked.inputs
     for number, one in enumerate(inputs):
         where = f"inputs[{number}]"
-        size = one.parameters.get("binary_data_size") if one.parameters else None
+        parameters = _own(one.parameters, f"{where}.") if one.parameters else None
+        size = parameters.get("binary_data_size") if parameters else None
         if size is None:
+            if parameters:
+                _no_shared_memory(parameters, where)
             array = _from_text(one, where)
         else:
             if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest) - place:
@@ -272,8 +313,6 @@ def _tensors(asked: _Body | _LooseBody, rest: memoryview) -> list[Tensor]:
 
 
 def _from_text(one: _Input | _LooseInput, where: str) -> Array:
-    if one.parameters:
-        _no_shared_memory(one.parameters, where)
     if one.data is _ABSENT:
         raise ContractError("there is no data", where=f"{where}.data", remedy="Send data, or binary_data_size and it")
     if isinstance(one, _Input):
@@ -281,7 +320,7 @@ def _from_text(one: _Input | _LooseInput, where: str) -> Array:
     return from_values(one.data, one.datatype, one.shape, where)
 
 
-def _no_shared_memory(parameters: Mapping[str, _Scalar], where: str) -> None:
+def _no_shared_memory(parameters: Container[str], where: str) -> None:
     if _SHARED_MEMORY in parameters:
         raise ContractError(
             "tensors in shared memory are not taken",

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES, Tensor
 from trilane.serving.inference import Inference, Question
-from trilane.serving.protocol.oip import priority_of
+from trilane.serving.protocol.oip import MOST_PARAMETERS, MOST_TENSORS, check_output, priority_of
 from trilane.serving.protocol.oip_messages import message
 from trilane.serving.protocol.oip_tensors import Array, elements_of, from_bytes, objects, to_bytes, type_of
 
@@ -37,12 +37,21 @@ _Response = message("ModelInferResponse")
 
 
 def parameters_of(found: Any) -> dict[str, Any]:  # noqa: ANN401 - a map of protobuf's
-    """Parameters as plain values."""
+    """Parameters as plain values. Raises ContractError for more than anybody has to tell."""
+    if len(found) > MOST_PARAMETERS:
+        what, remedy = f"{len(found)} parameters", f"Send at most {MOST_PARAMETERS}"
+        raise ContractError(what, where="parameters", remedy=remedy)
     return {name: getattr(one, one.WhichOneof("parameter_choice") or "bool_param") for name, one in found.items()}
 
 
 def question_of(request: Any, parameters: _Parameters, *, deadline: float, caller: str = "") -> Question:  # noqa: ANN401
     """The question of a ModelInferRequest. Raises ContractError."""
+    for name in ("inputs", "outputs"):
+        if (count := len(getattr(request, name))) > MOST_TENSORS:
+            raise ContractError(f"{count} {name}", where=name, remedy=f"Send at most {MOST_TENSORS}")
+    for place, output in enumerate(request.outputs):
+        if output.parameters:
+            check_output(output.parameters, f"outputs[{place}]")
     return Question(
         request.model_name,
         _inputs(request),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from trilane.errors import ContractError
 from trilane.models.tensor import DATATYPES
-from trilane.serving.protocol.oip_tensors import from_bytes, from_json, from_values, to_bytes
+from trilane.serving.protocol.oip_tensors import LONG, from_bytes, from_json, from_values, to_bytes
 
 FLOATS = ("FP16", "FP32", "FP64")
 numbers = st.floats(width=32) | st.floats(allow_infinity=False) | st.integers(-(2**70), 2**70) | st.none()
@@ -104,3 +105,41 @@ def test_many_exponents_are_read_as_few_are() -> None:
             from_json(wrong, "FP64", [len(few) + len(many) + 1], "x")
     with pytest.raises(ContractError, match="beyond FP32"):
         from_json(msgspec.Raw(text), "FP32", [len(few) + len(many)], "x")
+
+
+@given(shape=st.lists(st.integers(1, 6), min_size=2, max_size=4), datatype=st.sampled_from(["FP32", "INT64", "BOOL"]))
+def test_long_lists_in_lists_are_read_as_short_ones_are(shape: list[int], datatype: str) -> None:
+    values = (np.arange(math.prod(shape)) % 2).reshape(shape)
+    plain = json.dumps(values.astype(bool).tolist() if datatype == "BOOL" else values.tolist())
+    long = plain.replace(",", ", " + " " * LONG, 1)
+    found = [from_json(msgspec.Raw(text.encode()), datatype, shape, "it") for text in (plain, long)]
+    assert found[0].dtype == found[1].dtype
+    assert found[0].tolist() == found[1].tolist() == values.astype(found[0].dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("[[1,2],[3]]", "it.data"),
+        ("[[1,2],[3,4],[5,6]]", "it.data"),
+        ("[[1,2],[[3],4]]", "it.data[1][0]"),
+        ("[[1,2],[3,{}]]", "it.data[3]"),
+        ("[[1,2],[3,true]]", "it.data[3]"),
+        ('[[1,2],[3,"4"]]', "it.data[1][1]"),
+        ("[[],[]]", "it.data"),
+        ("[[1,2],3]", "it.data[1]"),
+    ],
+)
+def test_long_lists_that_are_not_nested_as_the_shape_says_are_refused(text: str, where: str) -> None:
+    long = msgspec.Raw((text + " " * LONG).encode())
+    with pytest.raises(ContractError) as caught:
+        from_json(long, "FP32", [2, 2], "it")
+    assert caught.value.where == where
+
+
+def test_a_tensor_without_axes_is_one_element_alone_or_in_a_list() -> None:
+    for text in (b"3.5", b"[3.5]"):
+        assert from_json(msgspec.Raw(text), "FP64", [], "it").tolist() == 3.5
+    assert from_json(msgspec.Raw(b'"a"'), "BYTES", [], "it").tolist() == b"a"
+    with pytest.raises(ContractError, match="nested 0 deep"):
+        from_json(msgspec.Raw(b"3.5"), "FP64", [1], "it")
