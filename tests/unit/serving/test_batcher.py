@@ -319,14 +319,14 @@ def test_a_batch_that_nobody_waits_for_any_more_is_not_run() -> None:
 def test_a_batch_that_outlives_its_deadlines_frees_who_waits_and_keeps_its_executor() -> None:
     async def ask(annexe: Annexe) -> None:
         batcher = annexe.distant()
-        soon, later = time.perf_counter() + 0.005, time.perf_counter() + 0.02
+        soon, later = time.perf_counter() + 0.05, time.perf_counter() + 0.1
         first, second, patient = (
             _ask(batcher, [1], deadline=soon),
             _ask(batcher, [2], deadline=later),
             _ask(batcher, [3]),
         )
         assert _part(await first) == [-1]
-        assert not second.done()
+        assert not second.done() or time.perf_counter() >= later
         share = await second
         assert (_part(share), share.explained()["reason"]) == ([-1], "deadline passed while the model ran")
         waits = _ask(batcher, [4])
@@ -338,7 +338,8 @@ def test_a_batch_that_outlives_its_deadlines_frees_who_waits_and_keeps_its_execu
         annexe.serve(1)
         assert _part(await waits) == [8]
 
-    assert _later(ask).expired == [[1], [2]]
+    # Both at once if the machine was away from the first until the second.
+    assert [number for numbers in _later(ask).expired for number in numbers] == [1, 2]
 
 
 def test_who_waits_behind_a_model_that_hangs_is_answered_at_the_deadline() -> None:
