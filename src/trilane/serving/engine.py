@@ -32,11 +32,11 @@ from trilane.serving.guard import HeldUp
 from trilane.serving.ladder import Draft, Ladder, Smaller, as_float32, breaker_of, late, predicted, stored_views
 from trilane.serving.latency import LatencyModel
 from trilane.serving.reading import LEAST, Fault, FeatureReader, Reading, Rows, Throttle
+from trilane.serving.salvage import by_halves, one_by_one
 from trilane.serving.trials import Trials
 
 __all__ = ["Answers", "Engine", "Scored", "rebuild"]
 
-_SALVAGE = 3  # rows in a row that a model may refuse alone, before the rest of their batch is given up
 _NO_PARTS: Mapping[str, float] = {}
 _NONE_KEPT: Mapping[int, Kept] = {}
 _FOR_READING = 0.75  # of the time that is left, what a store may take before the answer goes on without it
@@ -109,7 +109,8 @@ class Scored:
 
 class Engine:
     """Answers for one bundle of an endpoint. `timer`: seconds, by which deadlines are told; `latency`: of its model;
-    `work`: the seconds for which this thread has been at work, of which those that it waited for others are no part.
+    `work`: the seconds for which this thread has been at work, of which those that it waited for others are no part;
+    `thorough`: whether of a batch that the model refuses each row is found that it takes, however long that is.
     """
 
     def __init__(
@@ -124,11 +125,12 @@ class Engine:
         latency: LatencyModel | None = None,
         timer: Callable[[], float] = time.perf_counter,
         work: Callable[[], float] = time.thread_time,
+        thorough: bool = False,
     ) -> None:
         self.endpoint, self.bundle, self.reader, self.runtime = endpoint, bundle, reader, runtime
         self.breaker = breaker_of(endpoint) if breaker is None else breaker
         self.ladder = Ladder(endpoint, smaller=smaller, timer=timer)
-        self._timer, self._work = timer, work
+        self._timer, self._work, self._thorough = timer, work, thorough
         cache = self.ladder.cache
         self._kept_first = cache if cache is not None and cache.rung.serve == "always" else None
         self._views = stored_views(endpoint.model)
@@ -326,22 +328,11 @@ class Engine:
                 self._latency.observe(size, seconds)
 
     def _salvaged(self, matrix: npt.NDArray[np.float32], error: TrilaneError) -> tuple[Scores, tuple[Fault, ...]]:
-        """The scores of the rows that the model takes alone, as one of them may have spoilt the batch."""
-        scores, refused, running = np.full(len(matrix), np.nan), set[int](), 0
-        reason = f"model: {error.what}"
-        if len(matrix) == 1:
-            return scores, (Fault(reason),)
-        for row in range(len(matrix)):
-            try:
-                scores[row] = predicted(self.runtime, matrix[row : row + 1], self.endpoint.model.name)[0]
-                running = 0
-            except TrilaneError as alone:
-                reason, running = f"model: {alone.what}", running + 1
-                refused.add(row)
-            if running == _SALVAGE:
-                refused |= {*range(row + 1, len(matrix))}
-                break
-        return scores, (Fault(reason, frozenset(refused) if len(refused) < len(matrix) else None),) if refused else ()
+        """The scores of the rows that the model takes without others, as one of them may have spoilt the batch."""
+        if self._thorough and not self.ladder.rungs:  # one row without an answer leaves all of them without
+            return np.full(len(matrix), np.nan), (Fault(f"model: {error.what}"),)
+        salvage, name = by_halves if self._thorough else one_by_one, self.endpoint.model.name
+        return salvage(lambda rows: predicted(self.runtime, rows, name), matrix, error)
 
     def _not_finite(self, finite: npt.NDArray[np.bool_], faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
         size = len(finite)

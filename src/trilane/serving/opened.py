@@ -106,6 +106,14 @@ class Opened:
         most = self.found.options.max_rows if self.rows else 0
         return About(self.found.name, self.found.version, versions, self.platform, self.inputs, self.outputs, most)
 
+    def unhurried(self) -> None:
+        """From now on nobody waits but a job, which tries each row: there is no breaker, and no pause before a process
+        is started anew.
+        """
+        self.breaker = None
+        for one in self._apart:
+            one.unhurried()
+
     async def infer(self, question: Question, *, paid: bool = False) -> tuple[Inference, Share[Answered]]:
         """The answer, and how it came about. `paid`: as `Door.enter` has it."""
         if self.breaker is not None and not self.breaker.would_enter(now := time.perf_counter()):

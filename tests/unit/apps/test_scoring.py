@@ -17,7 +17,6 @@ from tests.scored import NOW, make_scored_shop, write_rows
 from tests.shop import MINUTE
 from trilane.apps.config import load_config
 from trilane.apps.project import Project
-from trilane.apps.scoring import job as jobs
 from trilane.apps.scoring.job import Job
 from trilane.apps.scoring.opening import open_scorer
 from trilane.apps.scoring.output import Output
@@ -102,17 +101,6 @@ def test_a_folder_is_scored_by_several_workers_as_by_one(project: Project, tmp_p
     assert one.scored == 240
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert set(read(tmp_path / "one")["file"].to_pylist()) == {f"day={n}/rows.parquet" for n in range(4)}
-
-
-def test_row_groups_are_put_together_up_to_a_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jobs, "PART_ROWS", 100)
-    write_rows(tmp_path / "in.parquet", 230, group=40)
-    _, parts = jobs.cut([tmp_path / "in.parquet"])
-    assert [(part.first, part.stop, part.first_row, part.rows) for part in parts] == [
-        (0, 2, 0, 80),
-        (2, 4, 80, 80),
-        (4, 6, 160, 70),
-    ]
 
 
 def test_a_job_goes_on_with_what_is_missing_and_the_bytes_are_the_same(project: Project, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Rows scored as a deployed endpoint answers them.
 
 Laws: the answer to a row is the one that the bundle's engine gives, as of the job's instant. Where the online store
-cannot be read the part fails, to be scored later: a request has no time for that, a job has.
+cannot be read, or the model is gone, the part fails, to be scored later: a request has no time for that, a job has.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import cast
 import pyarrow as pa
 
 from trilane.apps.scoring.columns import OutputColumns
-from trilane.apps.scoring.job import Job, Part
-from trilane.apps.scoring.part import PORTION, Tally, Unanswered, by_runs
+from trilane.apps.scoring.job import PORTION, Job, Part
+from trilane.apps.scoring.part import Tally, Unanswered, by_runs
 from trilane.errors import UnavailableError
 from trilane.serving.engine import Answers, Engine
 from trilane.serving.protocol.table import TableFormat
@@ -26,8 +26,8 @@ Prepare = Callable[[pa.Table, Asked], Asked]
 
 
 class ByEndpoint:
-    """Keeps the promise of Answering by `engine`, as of `at`. `unread`: whether the online store failed since it was
-    asked last.
+    """Keeps the promise of Answering by `engine`, as of `at`. `failed`: what the engine could not ask since the last
+    time: the online store, or its model.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class ByEndpoint:
         *,
         at: int,
         columns: OutputColumns,
-        unread: Callable[[], bool],
+        failed: Callable[[], UnavailableError | None],
         prepare: Prepare | None = None,
     ) -> None:
         self._engine, self._format, self._at = engine, format, at
-        self._columns, self._unread, self._prepare = columns, unread, prepare
+        self._columns, self._failed, self._prepare = columns, failed, prepare
         self.schema, self.encoding, self.read = columns.schema, columns.encoding, columns.read
         self.whole = prepare is not None
 
@@ -78,15 +78,9 @@ class ByEndpoint:
             # Of what is recorded of answers, which needs the rows themselves, nothing is done here.
             answers = self._engine.answer(cast(Rows, asked), now=self._at, id="score")
         except UnavailableError as error:
-            if self._unread():
-                raise _unreadable() from error
+            if failed := self._failed():
+                raise failed from error
             raise Unanswered(error) from error
-        if self._unread():
-            raise _unreadable()
+        if failed := self._failed():
+            raise failed
         return answers
-
-
-def _unreadable() -> UnavailableError:
-    return UnavailableError(
-        "the online store cannot be read", where="score", remedy="Run the same command once it is back: it goes on"
-    )

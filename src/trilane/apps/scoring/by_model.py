@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trilane.apps.scoring.columns import taken
-from trilane.apps.scoring.job import Job, Part
+from trilane.apps.scoring.job import PORTION, Job, Part
+from trilane.apps.scoring.kept import KeptColumns, check_keepable
 from trilane.apps.scoring.model import OpenModel
-from trilane.apps.scoring.part import PORTION, Tally, Unanswered, by_runs
+from trilane.apps.scoring.part import Tally, Unanswered, by_runs
 from trilane.apps.scoring.tensors import TensorColumns, arrow_type, as_column
 from trilane.errors import ContractError, DefinitionError, ModelError
 
@@ -34,10 +34,9 @@ class ByModel:
     def __init__(
         self, model: OpenModel, columns: TensorColumns, schema: pa.Schema, *, keep: Sequence[str] = ()
     ) -> None:
-        self._model, self._columns, self._keep = model, columns, tuple(keep)
-        self.read = list(dict.fromkeys([*columns.read(schema), *keep]))
-        fields = [pa.field("file", pa.string()), pa.field("row", pa.int64())]
-        fields += [schema.field(name).remove_metadata() for name in keep]
+        self._model, self._columns, self._kept = model, columns, KeptColumns(schema, keep)
+        self.read = list(dict.fromkeys([*columns.read, *keep]))
+        fields = [pa.field("file", pa.string()), pa.field("row", pa.int64()), *self._kept.fields]
         fields += [pa.field(spec.name, arrow_type(spec)) for spec in model.outputs]
         self.schema = pa.schema(fields)
         self.encoding: dict[str, Any] = {
@@ -99,7 +98,7 @@ class ByModel:
         file: str,
     ) -> pa.RecordBatch:
         columns: list[Any] = [pa.repeat(pa.scalar(file), len(rows)), pa.array(rows + first)]
-        columns += [taken(table.column(name), rows) for name in self._keep]
+        columns += self._kept.of(table, rows, file=file)
         columns += [as_column(array, spec) for array, spec in zip(outputs, self._model.outputs, strict=True)]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
@@ -110,7 +109,4 @@ def check_kept(model: OpenModel, schema: pa.Schema, keep: Sequence[str]) -> None
     if len(set(own)) < len(own):
         what = f"its outputs are called {', '.join(own[2:])}, and each row has its `file` and `row`"
         raise DefinitionError(what, where="--model", remedy="Export it with other names", file="")
-    for name in keep:
-        if name in own or name not in schema.names:
-            what = "is a name of the output" if name in own else "is no column of the input"
-            raise DefinitionError(f"{name!r} {what}", where="--keep", remedy="Name others", file="")
+    check_keepable(schema, keep, own=own)

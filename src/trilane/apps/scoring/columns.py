@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trilane.apps.scoring.job import Job, Part
+from trilane.apps.scoring.kept import KeptColumns, check_keepable
 from trilane.clock import format_instant
 from trilane.contract import Rejection
 from trilane.decisions.bundle import Bundle
-from trilane.errors import DefinitionError
 from trilane.serving.degradation import RUNGS
 from trilane.serving.engine import Answers
 
-__all__ = ["OWN", "OutputColumns", "Rejects", "taken"]
+__all__ = ["OWN", "OutputColumns", "Rejects"]
 
 OWN = ("file", "row", "score", "positive", "rung", "degraded", "why")
 
@@ -32,14 +32,10 @@ class OutputColumns:
     """The output of one bundle; `read`: the input columns that are needed, `keep` those that go along."""
 
     def __init__(self, bundle: Bundle, schema: pa.Schema, *, read: Sequence[str], keep: Sequence[str]) -> None:
-        for name in keep:
-            if name in OWN or name not in schema.names:
-                what = "is a name of the output" if name in OWN else "is no column of the input"
-                raise DefinitionError(f"{name!r} {what}", where="--keep", remedy="Name others", file="")
-        self.read = [name for name in dict.fromkeys([*read, *keep]) if name in schema.names]
-        self._bundle, self._keep = bundle, tuple(keep)
-        fields = [pa.field("file", pa.string()), pa.field("row", pa.int64())]
-        fields += [schema.field(name).remove_metadata() for name in keep]
+        check_keepable(schema, keep, own=OWN)
+        self.read = list(dict.fromkeys([*read, *keep]))
+        self._bundle, self._kept = bundle, KeptColumns(schema, keep)
+        fields = [pa.field("file", pa.string()), pa.field("row", pa.int64()), *self._kept.fields]
         fields.append(pa.field("score", pa.float64()))
         fields += [pa.field("positive", pa.bool_())] if bundle.threshold is not None else []
         fields += [pa.field("rung", pa.string()), pa.field("degraded", pa.bool_()), pa.field("why", pa.string())]
@@ -71,7 +67,7 @@ class OutputColumns:
         size = len(rows)
         degraded, why = _reasons(answers)
         columns: list[Any] = [pa.repeat(pa.scalar(file), size), pa.array(rows + first)]
-        columns += [taken(table.column(name), rows) for name in self._keep]
+        columns += self._kept.of(table, rows, file=file)
         columns.append(pa.array(answers.scores))
         if self._bundle.threshold is not None:
             columns.append(pa.array(answers.scores >= self._bundle.threshold))
@@ -109,16 +105,6 @@ class Rejects:
                 "reason": pa.array([one.reason for _, one in found], pa.string()),
             }
         )
-
-
-def taken(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.Array:
-    """The values of rows in ascending order, without a copy where they follow one another."""
-    whole = column.combine_chunks()
-    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-        found = whole.slice(int(rows[0]), len(rows))
-    else:
-        found = whole.take(pa.array(rows))
-    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
 
 
 def _reasons(answers: Answers) -> tuple[pa.Array, pa.Array]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
@@ -17,9 +18,18 @@ import pyarrow.parquet as pq
 
 from trilane.errors import ContractError, SetupError
 
-__all__ = ["Done", "InputFile", "Job", "Part", "cut", "input_files", "schema_of"]
+__all__ = ["JOINED_ROWS", "PART_ROWS", "PORTION", "Check", "Done", "InputFile", "Job", "Part"]
+__all__ += ["cut", "input_files", "opened", "schema_of", "stamp"]
 
-PART_ROWS = 131_072  # row groups are put together up to here; one that has more is a part of its own
+PORTION = 8_192  # rows that are scored together: enough to forget what a portion costs, few enough for the cache
+PART_ROWS = 16 * PORTION  # row groups are put together up to here, and one that has more is cut
+JOINED_ROWS = 8 * PART_ROWS  # where it is cut if parts are joined point in time, for each join reads the past anew
+
+
+class Check(Protocol):
+    """Raises ContractError for a schema that does not fit; `where` names its file."""
+
+    def __call__(self, schema: pa.Schema, *, where: str) -> None: ...
 
 
 class InputFile(msgspec.Struct, frozen=True):
@@ -31,7 +41,9 @@ class InputFile(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Row groups `first` to before `stop` of input file number `file`: `rows` rows, the first of them `first_row`."""
+    """Of the row groups `first` to before `stop` of input file number `file` the `rows` rows that follow `skip` others;
+    the first of them is `first_row` of the file.
+    """
 
     number: int
     file: int
@@ -39,6 +51,7 @@ class Part(msgspec.Struct, frozen=True):
     stop: int
     first_row: int
     rows: int
+    skip: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -63,7 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     lie below.
     """
 
-    version: int = 1
+    version: int = 2
     endpoint: str = ""
     bundle: str = ""
     model: str = ""
@@ -111,16 +124,21 @@ def input_files(path: Path) -> list[Path]:
     return shown
 
 
-def cut(files: Sequence[Path]) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]:
-    """The input as it is now, and its parts. Raises ContractError for a file that is no whole Parquet file."""
+def cut(
+    files: Sequence[Path], check: Check, *, largest: int = PART_ROWS
+) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]:
+    """The input as it is now, each file looked at by `check`, and its parts; a row group of more than `largest` rows
+    becomes several. Raises ContractError for a file that is no whole Parquet file, or does not fit.
+    """
     inputs, parts = [], list[Part]()
     for number, path in enumerate(files):
-        with _opened(path) as file:
-            about = path.stat()
-            inputs.append(InputFile(str(path), about.st_size, about.st_mtime_ns))
+        with opened(path) as file:
+            inputs.append(stamp(path))
+            check(file.schema_arrow, where=str(path))
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             parts += [
-                Part(len(parts) + offset, number, *place) for offset, place in enumerate(_spans(sizes, PART_ROWS))
+                Part(len(parts) + offset, number, *place)
+                for offset, place in enumerate(_spans(sizes, PART_ROWS, largest))
             ]
     # A job without rows has one part all the same, so that its output has columns.
     return tuple(inputs), tuple(parts) or (Part(0, 0, 0, 0, 0, 0),)
@@ -128,25 +146,39 @@ def cut(files: Sequence[Path]) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]
 
 def schema_of(path: Path) -> pa.Schema:
     """The columns of a Parquet file. Raises ContractError."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return file.schema_arrow
 
 
-def _spans(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int, int, int]]:
-    """First and last row group, first row and rows of each part."""
+def stamp(path: Path) -> InputFile:
+    """A file as it is now."""
+    about = path.stat()
+    return InputFile(str(path), about.st_size, about.st_mtime_ns)
+
+
+def _spans(sizes: Sequence[int], most: int, largest: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """First and last row group, first row, rows, and rows to skip of each part."""
     first, start, rows = 0, 0, 0
     for group, size in enumerate(sizes):
         if rows and rows + size > most:
-            yield first, group, start, rows
+            yield first, group, start, rows, 0
             first, start, rows = group, start + rows, 0
-        rows += size
+        if size > largest:
+            # Pieces of like size, whole portions long: whoever reads several of them meets the same portions.
+            step = -(-size // -(-size // largest) // PORTION) * PORTION
+            for skip in range(0, size, step):
+                yield group, group + 1, start + skip, min(step, size - skip), skip
+            first, start = group + 1, start + size
+        else:
+            rows += size
     if rows:
-        yield first, len(sizes), start, rows
+        yield first, len(sizes), start, rows, 0
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def opened(path: Path, *, buffer: int = 0) -> pq.ParquetFile:
+    """A Parquet file; `buffer`: the bytes of a column that are read at a time. Raises SetupError or ContractError."""
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, buffer_size=buffer, pre_buffer=False)
     except FileNotFoundError:
         raise SetupError("there is no such file", where=str(path), remedy="Check the path") from None
     except (pa.ArrowException, OSError) as error:

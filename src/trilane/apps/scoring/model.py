@@ -18,6 +18,7 @@ import msgspec
 import numpy.typing as npt
 
 from trilane.apps.project import Project
+from trilane.apps.scoring.patient import PATIENCE, PatientRuntime
 from trilane.decisions.bundle import Bundle
 from trilane.errors import ConflictError, DefinitionError, ModelError, UnavailableError
 from trilane.models.artifact import load
@@ -35,7 +36,6 @@ from trilane.serving.opening import Opener
 __all__ = ["NamedModel", "OpenModel", "find_model", "open_model"]
 
 _DIGITS = 6  # of a digest, at least, that name a model
-_PATIENCE = 10  # times that a question is asked again of a process that is not there
 
 
 class OpenModel(Protocol):
@@ -146,7 +146,8 @@ class _Trained:
         declared = project.definitions.models.get(artifact.name)
         process = declared.process if declared is not None else None
         runtime = open_trained(artifact, process=process, kept=kept, stamps=stamps)
-        self._runtime = SlicedRuntime(runtime, rows=fastest_batch(read_profile(artifact)))
+        patient = PatientRuntime(runtime, lost=lambda _: None)
+        self._runtime = SlicedRuntime(patient, rows=fastest_batch(read_profile(artifact)))
         self.names = tuple(column.name for column in runtime.signature.inputs)
         self.inputs: tuple[TensorSpec, ...] = (TensorSpec("features", "FP32", (-1, len(self.names))),)
         self.outputs: tuple[TensorSpec, ...] = (TensorSpec("score", "FP64", (-1,)),)
@@ -172,7 +173,7 @@ class _FromFile:
         except BaseException:
             self._end()
             raise
-        self._opened.breaker = None  # of a job nobody waits for an answer, and each row is to be tried
+        self._opened.unhurried()
         self.inputs, self.outputs, self.most = self._opened.inputs, self._opened.outputs, found.options.max_rows
 
     def run(self, arrays: Arrays) -> Sequence[npt.NDArray[Any]]:
@@ -188,7 +189,7 @@ class _FromFile:
                 answer, _ = await self._opened.infer(question)
             except UnavailableError as error:
                 tries, pause = tries + 1, error.facts.get("retry_after_s")
-                if not isinstance(pause, float) or tries > _PATIENCE:
+                if not isinstance(pause, float) or tries > PATIENCE:
                     raise
                 await asyncio.sleep(pause)
             else:

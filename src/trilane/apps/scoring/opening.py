@@ -17,11 +17,12 @@ from trilane.apps.scoring.job import Job, schema_of
 from trilane.apps.scoring.model import NamedModel, OpenModel, find_model, open_model
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.part import PartScorer
+from trilane.apps.scoring.patient import ForgivingRuntime, PatientRuntime
 from trilane.apps.scoring.tensors import TensorColumns
 from trilane.apps.server.compiling import compile_bundle
 from trilane.contract import Contract
 from trilane.decisions.bundle import Bundle
-from trilane.errors import ConflictError, DefinitionError
+from trilane.errors import ConflictError, DefinitionError, UnavailableError
 from trilane.models.artifact import load
 from trilane.models.profile import fastest_batch, read_profile
 from trilane.models.runtime.sliced import SlicedRuntime
@@ -29,6 +30,7 @@ from trilane.serving.breaker import Breaker
 from trilane.serving.degradation import CachedAnswer
 from trilane.serving.endpoint import Endpoint
 from trilane.serving.engine import Engine
+from trilane.serving.ladder import Smaller
 from trilane.serving.protocol.table import TableFormat
 from trilane.serving.reading import FeatureReader
 from trilane.types import Timestamp, as_field
@@ -107,7 +109,7 @@ def _by_model(project: Project, job: Job, schema: pa.Schema) -> ByModel:
 
 def _by_endpoint(project: Project, job: Job, schema: pa.Schema) -> ByEndpoint:
     bundle = bundle_named(project, job.endpoint, job.bundle)
-    failures: list[None] = []
+    failures = list[UnavailableError]()
     served = compile_bundle(project, bundle)
     artifact = load(project.models_folder / bundle.model / bundle.model_digest[:16], verify=False)
     endpoint, reader, prepare = served.endpoint, served.reader, None
@@ -127,26 +129,26 @@ def _by_endpoint(project: Project, job: Job, schema: pa.Schema) -> ByEndpoint:
         reader = FeatureReader(
             endpoint.model.plan,
             project.online,
-            unread=lambda: failures.append(None),
+            unread=lambda: failures.append(_unreadable()),
             cache=project.config.cache_mib << 20,
             priors=artifact.manifest.priors,
         )
-    engine = _unhurried(served, reader, rows=fastest_batch(read_profile(artifact)))
+    engine = _unhurried(served, reader, rows=fastest_batch(read_profile(artifact)), lost=failures.append)
     names = [field.name for field in endpoint.contract.fields]
     columns = OutputColumns(bundle, schema, read=[*names, *filter(None, [job.event_time])], keep=job.keep)
 
-    def unread() -> bool:
-        failed = bool(failures)
+    def failed() -> UnavailableError | None:
+        first = failures[0] if failures else None
         failures.clear()
-        return failed
+        return first
 
     format = format_of(endpoint, job.event_time)
-    return ByEndpoint(engine, format, at=job.at, columns=columns, unread=unread, prepare=prepare)
+    return ByEndpoint(engine, format, at=job.at, columns=columns, failed=failed, prepare=prepare)
 
 
-def _unhurried(served: Engine, reader: FeatureReader, *, rows: int) -> Engine:
+def _unhurried(served: Engine, reader: FeatureReader, *, rows: int, lost: Callable[[UnavailableError], None]) -> Engine:
     """The engine without what only a request needs, and what would let an answer depend on those before it: kept
-    answers, and breakers, which take a large batch for a slow call.
+    answers, and breakers, which take a large batch for a slow call. `lost` is told of a model that is there no more.
     """
     own, smaller = served.endpoint, served.ladder.smaller
     rungs = [rung for rung in own.fallback if not isinstance(rung, CachedAnswer)]
@@ -154,9 +156,21 @@ def _unhurried(served: Engine, reader: FeatureReader, *, rows: int) -> Engine:
         Endpoint(own.name, model=own.model, deadline=own.deadline, fallback=rungs, threshold=own.threshold),
         bundle=served.bundle,
         reader=reader,
-        runtime=SlicedRuntime(served.runtime, rows=rows),
-        smaller=None if smaller is None else replace(smaller, breaker=_never_open()),
+        runtime=SlicedRuntime(PatientRuntime(served.runtime, lost=lost), rows=rows),
+        smaller=None if smaller is None else _thorough(smaller, lost),
         breaker=_never_open(),
+        thorough=True,
+    )
+
+
+def _thorough(smaller: Smaller, lost: Callable[[UnavailableError], None]) -> Smaller:
+    runtime = ForgivingRuntime(PatientRuntime(smaller.runtime, lost=lost))
+    return replace(smaller, runtime=runtime, breaker=_never_open())
+
+
+def _unreadable() -> UnavailableError:
+    return UnavailableError(
+        "the online store cannot be read", where="score", remedy="Run the same command once it is back: it goes on"
     )
 
 

@@ -7,7 +7,6 @@ then with the part); a row that cannot be answered costs no other row its answer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -16,14 +15,13 @@ import pyarrow.parquet as pq
 from trilane.apps.scoring.columns import Rejects
 from trilane.apps.scoring.job import Done, Job, Part
 from trilane.apps.scoring.output import Output, digest_of, drafting
+from trilane.apps.scoring.portions import Portions
 from trilane.contract import Rejection
 from trilane.errors import ContractError, TrilaneError
 
-__all__ = ["PORTION", "Answering", "PartScorer", "Tally", "Unanswered", "by_runs"]
+__all__ = ["Answering", "PartScorer", "Tally", "Unanswered", "by_runs"]
 
-PORTION = 8_192  # rows that are scored together: enough to forget what a portion costs, few enough for the cache
 _WRITTEN = 131_072  # rows of a row group of the output
-_BUFFER = 1 << 18  # bytes that are read ahead of each column
 _HOPELESS = 100  # rows of a part that the model cannot answer, before any that it can
 _T = TypeVar("_T")
 
@@ -67,7 +65,7 @@ class Answering(Protocol):
 
     @property
     def read(self) -> Sequence[str]:
-        """The columns of the input that it takes, and those that are kept."""
+        """The columns of the input that it takes, and those that are kept; a file need not have all."""
         ...
 
     @property
@@ -93,6 +91,7 @@ class PartScorer:
 
     def __init__(self, job: Job, answering: Answering, *, output: Output, progress: Callable[[int], None]) -> None:
         self._job, self._answering, self._output, self._progress = job, answering, output, progress
+        self._portions = Portions(job, answering.read, whole=answering.whole)
 
     def score(self, part: Part) -> Done:
         """Scores `part` and writes its files. Raises ContractError, SetupError, UnavailableError or ModelError."""
@@ -112,31 +111,14 @@ class PartScorer:
 
     def close(self) -> None:
         """Gives back what it holds."""
+        self._portions.close()
         self._answering.close()
 
     def _scored(self, part: Part, tally: Tally) -> Iterator[pa.RecordBatch]:
         place = part.first_row
-        for table in self._portions(part):
+        for table in self._portions.of(part):
             yield from self._answering.batches(table, place, tally)
             place += table.num_rows
-
-    def _portions(self, part: Part) -> Iterator[pa.Table]:
-        """The part's rows: by portions, or all at once where they are joined together."""
-        path = Path(self._job.inputs[part.file].path)
-        size = max(part.rows, 1) if self._answering.whole else PORTION
-        wanted = list(self._answering.read)
-        try:
-            with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-                groups = range(part.first, part.stop)
-                batches = file.iter_batches(size, row_groups=groups, columns=wanted, use_threads=False)
-                while (batch := next(batches, None)) is not None:
-                    yield pa.Table.from_batches([batch])
-        except (pa.ArrowException, OSError) as error:
-            groups_named = f"row groups {part.first} to {part.stop - 1}"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ContractError(
-                f"it cannot be read: {reason}", where=f"{path}, {groups_named}", remedy="Write it again"
-            ) from None
 
 
 class Unanswered(Exception):  # noqa: N818 - it never leaves this package

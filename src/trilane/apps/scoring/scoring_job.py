@@ -12,8 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from trilane.apps.project import Project
-from trilane.apps.scoring.job import Done, Job, schema_of
+from trilane.apps.scoring.job import JOINED_ROWS, PART_ROWS, Done, InputFile, Job, Part, cut
+from trilane.apps.scoring.kept import KeptColumns
 from trilane.apps.scoring.opening import bundle_named
 from trilane.apps.scoring.output import Output
 from trilane.apps.scoring.source import Source, find_source, write_out
@@ -100,15 +103,16 @@ def _job(
         archive_sources(project, list(subject.views))
     if source.is_written_out and there is not None and there.source == source.name:
         root, inputs, parts = there.root, there.inputs, there.parts  # as it was written out then
+        keep = subject.keep_again(there.keep)
     else:
         source = _written_out(project, source, output, tell)
         tell("look at the input", 0, 0)
-        root, (inputs, parts) = str(source.root), source.parts(subject.check)
+        root, (inputs, parts, keep) = str(source.root), _cut(source, subject, joined=bool(asking.event_time))
     job = Job(
         **subject.facts,
         at=_instant(project, asking, there),
         event_time=asking.event_time,
-        keep=subject.keep(schema_of(Path(inputs[0].path)) if there is None else None),
+        keep=keep,
         strict=asking.strict,
         source=source.name,
         root=root,
@@ -123,6 +127,23 @@ def _job(
             remedy="Name another folder, or ask for the same to go on with it",
         )
     return job
+
+
+def _cut(
+    source: Source, subject: Subject, *, joined: bool
+) -> tuple[tuple[InputFile, ...], tuple[Part, ...], tuple[str, ...]]:
+    """The files that are scored, their parts, and the columns that are kept, after a look at the schema of each."""
+    kept: KeptColumns | None = None
+
+    def check(schema: pa.Schema, *, where: str) -> None:
+        nonlocal kept
+        subject.check(schema, where=where)
+        if kept is None:
+            kept = KeptColumns(schema, subject.keep(schema), where=where)
+        kept.check_schema(schema, where=where, optional=subject.optional)
+
+    inputs, parts = cut(source.files, check, largest=JOINED_ROWS if joined else PART_ROWS)
+    return inputs, parts, kept.names if kept is not None else ()
 
 
 def _instant(project: Project, asking: Asking, there: Job | None) -> int:

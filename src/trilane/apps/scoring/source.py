@@ -8,29 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trilane.apps.project import Project
-from trilane.apps.scoring.job import InputFile, Part, cut, input_files, schema_of
+from trilane.apps.scoring.job import input_files
 from trilane.apps.scoring.output import Output, drafting
 from trilane.errors import ContractError, DefinitionError, SetupError
 from trilane.sources.table import TableSource
 from trilane.stores.offline.lake import pinned
 from trilane.stores.offline.tables import table_files
 
-__all__ = ["Check", "Source", "find_source", "write_out"]
+__all__ = ["Source", "find_source", "write_out"]
 
 _BATCH = 65_536
 _GROUP = 262_144
-
-
-class Check(Protocol):
-    """Raises ContractError for a schema that does not fit; `where` names its file."""
-
-    def __call__(self, schema: pa.Schema, *, where: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +39,6 @@ class Source:
     def is_written_out(self) -> bool:
         """Whether its rows must be written out first."""
         return self.table is not None and not self.files
-
-    def parts(self, check: Check) -> tuple[tuple[InputFile, ...], tuple[Part, ...]]:
-        """The files checked, and cut. Raises ContractError for one that does not fit."""
-        for path in self.files:
-            check(schema_of(path), where=str(path))
-        return cut(self.files)
 
 
 def find_source(project: Project, text: str, output: Path) -> Source:

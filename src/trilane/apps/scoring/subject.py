@@ -12,10 +12,9 @@ import pyarrow as pa
 from trilane.apps.project import Project
 from trilane.apps.scoring.by_model import check_kept
 from trilane.apps.scoring.columns import OutputColumns
-from trilane.apps.scoring.job import Job
+from trilane.apps.scoring.job import Check, Job
 from trilane.apps.scoring.model import find_model, open_model
 from trilane.apps.scoring.opening import bundle_named, columns_of, endpoint_of, format_of, keys_of, model_of
-from trilane.apps.scoring.source import Check
 from trilane.features.view import View
 
 __all__ = ["Subject", "endpoint_subject", "model_subject"]
@@ -24,14 +23,21 @@ __all__ = ["Subject", "endpoint_subject", "model_subject"]
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """`facts`: what the job keeps of it. `check`: refuses a file that does not fit. `keep`: the columns that the output
-    shall have too, with those it always has, refused if a schema does not have them. `views`: what point in time is
-    joined from.
+    shall have too, with those it always has, refused if the schema of the first file does not have them; of these a
+    file may lack those in `optional`. `views`: what point in time is joined from.
     """
 
     facts: dict[str, Any]
     check: Check
-    keep: Callable[[pa.Schema | None], tuple[str, ...]]
+    keep: Callable[[pa.Schema], tuple[str, ...]]
+    asked: tuple[str, ...]
+    optional: frozenset[str] = frozenset()
     views: tuple[View, ...] = ()
+
+    def keep_again(self, kept: Sequence[str]) -> tuple[str, ...]:
+        """`keep` for an input of which a job `kept` columns, and whose schema may be gone with it."""
+        own = [name for name in kept if name in self.optional]
+        return tuple(dict.fromkeys([*own, *self.asked]))
 
 
 def endpoint_subject(
@@ -42,17 +48,17 @@ def endpoint_subject(
     chosen = bundle_named(project, name, bundle or (there.bundle if there and same else None))
     endpoint = endpoint_of(project, chosen)
 
-    def kept(schema: pa.Schema | None) -> tuple[str, ...]:
-        keys = [name for name in keys_of(endpoint) if schema is None or name in schema.names]
-        found = tuple(dict.fromkeys([*keys, *keep]))
-        if schema is not None:
-            OutputColumns(chosen, schema, read=(), keep=found)  # refused here, before anything is begun
+    def kept(schema: pa.Schema) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys([*(name for name in keys_of(endpoint) if name in schema.names), *keep]))
+        OutputColumns(chosen, schema, read=(), keep=found)  # refused here, before anything is begun
         return found
 
     return Subject(
         facts={"endpoint": name, "bundle": chosen.digest},
         check=format_of(endpoint, event_time).check_schema,
         keep=kept,
+        asked=tuple(keep),
+        optional=frozenset(keys_of(endpoint)),
         views=(*endpoint.model.plan.views, *endpoint.model.plan.stand_ins),
     )
 
@@ -66,11 +72,10 @@ def model_subject(
     with contextlib.closing(open_model(project, named)) as model:
         columns = columns_of(model, features, name=name)
 
-    def kept(schema: pa.Schema | None) -> tuple[str, ...]:
+    def kept(schema: pa.Schema) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(keep))
-        if schema is not None:
-            check_kept(model, schema, found)
+        check_kept(model, schema, found)
         return found
 
     facts = {"model": name, "model_version": named.version, "model_digest": named.digest, "features": tuple(features)}
-    return Subject(facts=facts, check=columns.check_schema, keep=kept)
+    return Subject(facts=facts, check=columns.check_schema, keep=kept, asked=tuple(keep))

@@ -42,9 +42,10 @@ class TensorColumns:
             what, remedy = f"it takes {shown}, no matrix of {len(features)} columns", "Name as many columns as it has"
             raise DefinitionError(what, where="--features", remedy=remedy, file="")
 
-    def read(self, schema: pa.Schema) -> list[str]:
-        """The names of the columns that are read."""
-        return list(self._features) if self._is_matrix(schema) else [spec.name for spec in self._specs]
+    @property
+    def read(self) -> list[str]:
+        """The names of the columns that are read; a file that has lists of features may lack those of each."""
+        return [*self._features, *(spec.name for spec in self._specs)]
 
     def check_schema(self, schema: pa.Schema, *, where: str) -> None:
         """Raises ContractError for a column that is missing, there twice or of another type."""

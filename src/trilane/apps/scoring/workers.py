@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +22,7 @@ from trilane.apps.project import Project
 from trilane.apps.scoring.job import Done, Job, Part
 from trilane.apps.scoring.opening import open_scorer
 from trilane.apps.scoring.output import Output
+from trilane.apps.scoring.waiting import Waiting
 from trilane.errors import SetupError, TrilaneError, WorkflowError
 
 __all__ = ["score_parts"]
@@ -41,11 +41,11 @@ def score_parts(
     if workers == 1 or len(parts) < 2:
         yield from _alone(config, job, output, parts, progress)
         return
-    waiting, died = deque(parts), set[int]()
+    waiting, died = Waiting(parts), set[int]()
     crew = [_Worker(config, job, output) for _ in range(min(workers, len(parts)))]
     try:
         for worker in crew:
-            worker.give(waiting.popleft())
+            worker.give(waiting.next())
         while busy := {worker.connection: worker for worker in crew if worker.part is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -53,10 +53,9 @@ def score_parts(
                 if isinstance(told, int):
                     progress(told)
                 elif isinstance(told, Done):
-                    worker.part = None
+                    last, worker.part = worker.part, None
                     yield told
-                    if waiting:
-                        worker.give(waiting.popleft())
+                    worker.give(waiting.next(last))
                 elif isinstance(told, TrilaneError):
                     raise told
                 else:
@@ -76,7 +75,13 @@ def _alone(
             Project(config) as project,
             contextlib.closing(open_scorer(project, job, output, progress=progress)) as scorer,
         ):
-            yield from map(scorer.score, parts)
+            for part in parts:
+                try:
+                    yield scorer.score(part)
+                except TrilaneError:
+                    raise
+                except Exception as error:
+                    raise _failed(error) from error
 
 
 class _Worker:
@@ -90,8 +95,10 @@ class _Worker:
         self.process.start()
         theirs.close()  # or its death would not show
 
-    def give(self, part: Part) -> None:
+    def give(self, part: Part | None) -> None:
         self.part = part
+        if part is None:
+            return
         with contextlib.suppress(OSError):  # it has died already, which is heard next
             self.connection.send(part)
 
@@ -153,8 +160,12 @@ def _work(connection: Connection, config: Config, job: Job, output: Output) -> N
     except TrilaneError as error:
         _tell(connection, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
-        what = f"a worker failed: {type(error).__name__}: {error}"
-        _tell(connection, WorkflowError(what, where="score", remedy="Run it with --debug, and report the defect"))
+        _tell(connection, _failed(error))
+
+
+def _failed(error: Exception) -> WorkflowError:
+    what = f"a worker failed: {type(error).__name__}: {error}"
+    return WorkflowError(what, where="score", remedy="Run it with --workers 1 --debug, and report the defect")
 
 
 def _tell(connection: Connection, error: TrilaneError) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trilane.errors import ModelError
-from trilane.models.runtime.supervised import Opening, Supervised
+from trilane.models.runtime.supervised import LONGEST_PAUSE, Opening, Supervised
 from trilane.models.signature import Matrix, Scores, Signature
 
 __all__ = ["ApartRuntime"]
@@ -27,7 +27,8 @@ _T = TypeVar("_T")
 class ApartRuntime:
     """The model that `opening` names. Raises ModelError if it cannot be opened, SetupError if there can be no process.
 
-    Until `hurry` is called, a call may take as long as loading the model, and waits for a process that is started anew.
+    Until `hurry` is called, a call may take as long as loading the model, and waits for a process that is started anew,
+    which it is at once.
     """
 
     def __init__(self, name: str, opening: Opening, signature: Signature) -> None:
@@ -39,6 +40,7 @@ class ApartRuntime:
         self._thread.start()
         try:
             self._model = self._run(Supervised.start(name, opening, self._processes)).result()
+            self._model.unhurried()
         except BaseException:
             self._end()
             raise
@@ -51,6 +53,7 @@ class ApartRuntime:
     def hurry(self, timeout: float) -> None:
         """From now on a call ends after `timeout` seconds, and waits for no process."""
         self._timeout, self._waits = timeout, False
+        self._model.longest_pause = LONGEST_PAUSE
 
     def predict(self, matrix: Matrix) -> Scores:
         self.signature.check(matrix)

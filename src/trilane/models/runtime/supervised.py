@@ -18,10 +18,13 @@ from trilane.models.runtime.process import Died, Process
 from trilane.models.runtime.protocol import Arrays
 from trilane.models.tensor import TensorSpec
 
-__all__ = ["Opening", "Supervised"]
+__all__ = ["LONGEST_PAUSE", "Opening", "Supervised"]
 
 _log = logging.getLogger(__name__)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds, doubled each time; the first start anew has no pause
+LONGEST_PAUSE = 30.0
+"""Seconds between two starts at most: of a model that dies each time, few are to be at the cost of all others."""
+
+_FIRST_PAUSE = 0.25  # seconds, doubled each time; the first start anew has no pause
 _SETTLED = 10.0  # seconds of life after which a death counts as the first again
 
 
@@ -64,7 +67,7 @@ class Opening:
 
 class Supervised:
     """A model's process and those that follow it. Make it with `start`; its promise is that of a `TensorRuntime`,
-    awaited.
+    awaited. `longest_pause`: seconds between two starts at most.
     """
 
     def __init__(self, name: str, opening: Opening, executor: Executor) -> None:
@@ -74,7 +77,7 @@ class Supervised:
         self._former: list[Process] = []  # which may not be buried yet
         self._starting: asyncio.Task[None] | None = None
         self._due = self._born = 0.0
-        self.deaths = 0
+        self.deaths, self.longest_pause = 0, LONGEST_PAUSE
         self._reason, self._closed = "", False
 
     @staticmethod
@@ -111,6 +114,10 @@ class Supervised:
         self._closed = True
         if self._process is not None:
             self._process.kill("it was closed")
+
+    def unhurried(self) -> None:
+        """Nobody waits but a job, which needs this model and has nothing else to do: it is started anew at once."""
+        self.longest_pause = 0.0
 
     async def close(self) -> None:
         """Ends the process; nothing follows it."""
@@ -180,7 +187,7 @@ class Supervised:
 
     def _again(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = min(_FIRST_PAUSE * 2 ** (self.deaths - 1), _LONGEST_PAUSE) if self.deaths else 0.0
+        pause = min(_FIRST_PAUSE * 2 ** (self.deaths - 1), self.longest_pause) if self.deaths else 0.0
         self.deaths += 1
         self._due = loop.time() + pause
         self._starting = loop.create_task(self._start_after(pause))
