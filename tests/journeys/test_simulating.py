@@ -120,6 +120,13 @@ def test_a_person_is_shown_each_tier_and_the_burst(asked: Running) -> None:
         assert word in said
 
 
+def test_what_a_person_is_shown_fits_eighty_columns(asked: Running) -> None:
+    words = ("--rate", "20000", "--rows", "50", "--times", "2", "--tiers", "0,0.4,0.3,0.3", "--seconds", "1")
+    said = command(asked.folder, "simulate", "is_big", *words, "--callers", "web=0.5,poor=0.5").stdout
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 80
+    assert "sheddable" in said
+
+
 def test_traces_of_either_format_are_replayed_with_tiers_and_callers(asked: Running, tmp_path: Path) -> None:
     columns = {"at": [10.0, 10.5, 11.0], "rows": [1, 20, 3], "tier": ["batch", "standard", None]}
     pq.write_table(pa.table(columns), tmp_path / "trace.parquet")
@@ -152,7 +159,14 @@ def test_what_is_no_trace_is_told_with_its_place_and_a_remedy(
         (("--tiers", "1,1,1,1,1"), "--tiers"),
         (("--tiers", "much"), "--tiers"),
         (("--callers", "web"), "--callers"),
-        (("--callers", "web=-1"), "callers"),
+        (("--callers", "web=-1"), "--callers"),
+        (("--callers", "web=0.5,web=0.5"), "--callers"),
+        (("--tiers", "0,0"), "--tiers"),
+        (("--p99", "50"), "--p99"),
+        (("--deadline", "soon"), "--deadline"),
+        (("--overhead", "-5us"), "--overhead"),
+        (("--trace", "trace.csv"), "--trace"),
+        (("--since", "2026-01-01"), "--since"),
     ],
 )
 def test_options_that_say_nothing_are_refused(up: Running, words: tuple[str, ...], where: str) -> None:

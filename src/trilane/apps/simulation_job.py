@@ -12,6 +12,7 @@ from trilane.apps.project import Project
 from trilane.decisions.bundle import Bundle
 from trilane.errors import ConflictError, DefinitionError
 from trilane.models.artifact import load
+from trilane.models.own_process import PYTHON
 from trilane.models.profile import profile_here
 from trilane.models.runtime.trained import open_trained
 from trilane.serving.capacity import Burst, Costs, Forecast, Terms, replicas_for, run_replica, told
@@ -85,6 +86,7 @@ def terms_of(project: Project, bundle: Bundle) -> Terms:
         TIERS.index(endpoint.tier),
         bool(endpoint.fallback),
         project.config.workers,
+        endpoint.model.runtime == PYTHON,
     )
 
 
@@ -173,10 +175,10 @@ def fewest(
     if alone > p99:
         what = f"a request alone takes {alone * 1e3:.3g} ms"
         raise DefinitionError(what, where="--p99", remedy="Promise less, or make the model quicker", file="")
-    rate = len(sample) / max(sample[-1].at - sample[0].at, 1e-9)
-    least = max(1, math.ceil(0.9 * rate / costs.most(rows_each, MAX_ROWS)))
-    if terms.policy is not None and Quotas(terms.policy).limits:
-        least = 1  # who knows how much of it is refused
+    span, least = sample[-1].at - sample[0].at, 1
+    # Where there are quotas, who knows how much of it is refused; and what all comes at once has no rate.
+    if span > 0 and not (terms.policy is not None and Quotas(terms.policy).limits):
+        least = max(1, math.ceil(0.9 * len(sample) / span / costs.most(rows_each, MAX_ROWS)))
 
     def good(replicas: int) -> bool:
         found = forecast(traffic, costs, terms, replicas=replicas, seed=seed)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from trilane.apps.server.limits import DECISIONS
 from trilane.errors import ContractError
 from trilane.feedback.record import Records
 from trilane.serving.policy import TIERS
@@ -23,6 +24,7 @@ from trilane.serving.traffic import replayed
 __all__ = ["read_trace", "recorded"]
 
 _APART = 50_000  # microseconds before a block within which its requests came, at most
+_READ = ("at", "rows", "tier", "caller")
 _REMEDY = "Give a .csv or .parquet file with a column `at`"
 
 
@@ -36,20 +38,33 @@ def read_trace(path: Path, *, patience: float, tier: int = 0) -> list[Request]:
         table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
     except (OSError, pa.ArrowException) as error:
         raise ContractError(f"the trace cannot be read: {error}", where=str(path), remedy=_REMEDY) from None
-    if "at" not in table.column_names:
-        what = f"the trace has no column `at`, but {', '.join(table.column_names) or 'none'}"
+    names = _names(table, path)
+    if "at" not in names:
+        what = f"the trace has no column `at`, but {', '.join(names) or 'none'}"
         raise ContractError(what, where=str(path), remedy="Name the instants `at`: seconds, or instants with an offset")
     if not table.num_rows:
         raise ContractError("the trace is empty", where=str(path), remedy="Give a trace of one request or more")
     at = _seconds(table["at"], path)
     _check_order(at, path)
-    rows = _rows(table, path) if "rows" in table.column_names else None
-    tiers = _tiers(_texts(table, "tier", path), tier, path) if "tier" in table.column_names else [tier] * len(at)
-    callers = [text or "" for text in _texts(table, "caller", path)] if "caller" in table.column_names else None
+    rows = _rows(table, path) if "rows" in names else None
+    tiers = _tiers(_texts(table, "tier", path), tier, path) if "tier" in names else [tier] * len(at)
+    callers = [text or "" for text in _texts(table, "caller", path)] if "caller" in names else None
     try:
         return replayed(at.tolist(), rows, patience=patience, tiers=tiers, callers=callers)
     except ContractError as error:
         raise ContractError(error.what, where=f"{path}: {error.where}", remedy=error.remedy) from None
+
+
+def _names(table: pa.Table, path: Path) -> list[str]:
+    try:
+        names: list[str] = table.column_names
+    except UnicodeDecodeError as error:
+        raise ContractError(f"the trace is no text: {error}", where=str(path), remedy=_REMEDY) from None
+    twice = next((name for name in _READ if names.count(name) > 1), None)
+    if twice is not None:
+        what = f"the trace has {names.count(twice)} columns `{twice}`"
+        raise ContractError(what, where=f"{path}: {twice}", remedy="Leave one of them")
+    return names
 
 
 def _check_order(at: np.ndarray, path: Path) -> None:
@@ -66,7 +81,12 @@ def _rows(table: pa.Table, path: Path) -> list[int]:
     column = table["rows"]
     if not pa.types.is_integer(column.type):
         raise ContractError(f"the rows are {column.type}", where=f"{path}: rows", remedy="Write whole numbers")
-    return list(np.asarray(column.to_numpy()).tolist())
+    found = np.asarray(column.to_numpy())
+    many = np.flatnonzero(found > DECISIONS)
+    if len(many):
+        what, remedy = f"a request of {found[many[0]]:,.0f} rows", f"A server takes {DECISIONS:,} at most"
+        raise ContractError(what, where=f"{path}: rows[{many[0]}]", remedy=remedy)
+    return list(found.tolist())
 
 
 def _texts(table: pa.Table, name: str, path: Path) -> list[str | None]:

@@ -25,6 +25,7 @@ from trilane.serving.simulation import Door, Outcome, Request, simulate
 __all__ = ["Burst", "Costs", "Forecast", "Run", "Terms", "TierForecast", "replicas_for", "run_replica", "told"]
 
 _SIZES = tuple(1 << power for power in range(11))
+_NEARLY = 1.01  # times as long as requests came is no longer
 _Z95 = 1.6449  # of the normal distribution: what a learnt upper time, the 95th of 100, lies above the typical
 
 
@@ -64,13 +65,15 @@ class Costs:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On what terms a replica lets requests in: the server's `policy`, the endpoint's `tier`, whether it has a
-    `ladder`, and how many `processes` of a server share the callers' quotas.
+    `ladder`, how many `processes` of a server share the callers' quotas, and whether its model runs `apart`, in a
+    process of its own.
     """
 
     policy: Policy | None = None
     tier: int = 0
     ladder: bool = False
     processes: int = 1
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,9 @@ class TierForecast:
 class Forecast:
     """What the virtual replica did. Times in seconds; those not answered in time count as infinitely late.
 
-    `answered`: the part that was answered in time; in it, and in `quantiles`, what was over a caller's quota is left
-    out. `limit`: how many may be in at the end, None for any number.
+    `rate`: how many came a second, or were worked on if all came at once; `goodput`: how many were answered in time a
+    second, until the last was; `answered`: which part of them; in it, and in `quantiles`, what was over a caller's
+    quota is left out. `limit`: how many may be in at the end, None for any number.
     """
 
     requests: int
@@ -126,7 +130,7 @@ def run_replica(
     rows_each = sum(request.rows for request in requests) / max(len(requests), 1) or 1.0
     admission = Admission(terms.policy, parts=terms.processes)
     dispatcher = Dispatcher[int](costs.learnt(rows_each), max_rows=max_rows, shares=admission.shares)
-    door = Door(admission, dispatcher, ladder=terms.ladder)
+    door = Door(admission, dispatcher, ladder=terms.ladder, apart=terms.apart)
     # Before anything runs, as a request of the Open Inference Protocol names its tier: 1 for the highest.
     got = [replace(one, tier=admission.prioritised(terms.tier, one.tier + 1, one.caller)) for one in requests]
     return Run(got, simulate(got, dispatcher, costs.draws(seed, rows_each), door=door), admission, door)
@@ -135,22 +139,29 @@ def run_replica(
 def told(run: Run) -> Forecast:
     """A run in figures."""
     requests, outcome, admission = run.requests, run.outcome, run.admission
-    span = max(requests[-1].at - requests[0].at, 1e-9) if requests else math.inf
+    begin, end = (requests[0].at, requests[-1].at) if requests else (0.0, 0.0)
+    # What piled up is answered after the last request came: as if in the time before, more than possible would be.
+    span, worked = end - begin, max(end, outcome.last) - begin
+    worked = span if worked < _NEARLY * span else worked
     in_time = np.isfinite(outcome.latencies)
     owed = np.array([run.door.refused.get(number) != QUOTA for number in range(len(requests))], bool)
     tiers = np.array([request.tier for request in requests], int)
     batches = np.array(outcome.batches or [0])
     return Forecast(
         requests=len(requests),
-        rate=len(requests) / span,
+        rate=_rate(len(requests), span or worked),
         answered=_part(in_time[owed]),
-        goodput=float(in_time.sum()) / span,
-        utilisation=min(outcome.busy / span, 1.0),
+        goodput=_rate(int(in_time.sum()), worked),
+        utilisation=min(_rate(outcome.busy, worked), 1.0),
         quantiles=_quantiles(outcome.latencies[owed]),
         batch_rows={"mean": float(batches.mean()), "p50": float(np.median(batches)), "max": float(batches.max())},
         limit=admission.limit if admission.is_limited else None,
         tiers={TIERS[tier]: _tier(run, tiers == tier, owed, tier) for tier in np.unique(tiers).tolist()},
     )
+
+
+def _rate(number: float, seconds: float) -> float:
+    return number / seconds if seconds > 0 else 0.0
 
 
 def _tier(run: Run, own: Bools, owed: Bools, tier: int) -> TierForecast:

@@ -50,6 +50,7 @@ class Outcome:
     batches: list[int] = field(default_factory=list)
     busy: float = 0.0
     worked: set[int] = field(default_factory=set)  # numbers of the requests that an executor worked on
+    last: float = -math.inf  # the instant at which the last batch ended
 
     def began(self, batch: Batch[int], lasts: float) -> None:
         """An executor works on a batch."""
@@ -59,6 +60,7 @@ class Outcome:
 
     def ended(self, batch: Batch[int], now: float) -> None:
         """A batch is answered."""
+        self.last = max(self.last, now)
         for job in batch.jobs:
             if now <= job.deadline:
                 self.latencies[job.payload] = now - job.arrived
@@ -83,14 +85,22 @@ def poisson(rate: float, seconds: float, *, seed: int, rows: int = 1, patience: 
 class Door:
     """The line before a dispatcher as `admission` sees it, whose entries are the numbers of requests.
 
-    `ladder`: whether who cannot be in time gets a worse answer instead of none. Attributes: `refused`, why, by the
+    `ladder`: whether who cannot be in time gets a worse answer instead of none; `apart`: whether the executors leave
+    the event loop free, so that who waits in vain hears of it while they work. Attributes: `refused`, why, by the
     number of the request; `instead`: those who got a worse answer, in time.
     """
 
     def __init__(
-        self, admission: Admission, dispatcher: Dispatcher[int], *, executors: int = 1, ladder: bool = False
+        self,
+        admission: Admission,
+        dispatcher: Dispatcher[int],
+        *,
+        executors: int = 1,
+        ladder: bool = False,
+        apart: bool = False,
     ) -> None:
-        self._admission, self._dispatcher, self._executors, self._ladder = admission, dispatcher, executors, ladder
+        self._admission, self._dispatcher, self._executors = admission, dispatcher, executors
+        self._ladder, self._apart = ladder, apart
         self.lateness = admission.lateness
         self.refused: dict[int, str] = {}
         self.instead: set[int] = set()
@@ -148,6 +158,15 @@ class Door:
             if self._ladder and now <= self._entries[job.payload].deadline:
                 self.instead.add(job.payload)
             self.leave(job, now if self._ladder else None)
+
+    def while_busy(self, now: float) -> float:
+        """No executor is free: who waits in vain is told so, if somebody can; when to look again."""
+        if not self._apart:
+            return math.inf
+        late = self._dispatcher.late(now)
+        if late is not None:
+            self.misses(late.jobs, now)
+        return self._dispatcher.late_from
 
     def begins(self, batch: Batch[int], now: float) -> None:
         """An executor works on a batch."""
@@ -208,6 +227,8 @@ def simulate(
             started += 1
             heapq.heappush(running, (now + lasted, started, decision, lasted))
             outcome.began(decision, lasted)
+        if door is not None and len(running) == executors:
+            alarm = max(door.while_busy(now), math.nextafter(now, math.inf))
     return outcome
 
 

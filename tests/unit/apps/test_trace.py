@@ -51,6 +51,8 @@ def test_instants_are_read_from_either_format(tmp_path: Path) -> None:
     [
         ("", "cannot be read", ""),
         ("at\n", "empty", ""),
+        ("at,at\n1.0,2.0\n", "2 columns `at`", ": at"),
+        ("at,rows,rows\n1.0,2,2\n", "2 columns `rows`", ": rows"),
         ("when\n1.0\n", "no column `at`, but when", ""),
         ("at\nyesterday\n", "the instants are string", ": at"),
         ("at\n1.0\nnan\n", "no number", ": at[1]"),
@@ -63,6 +65,7 @@ def test_instants_are_read_from_either_format(tmp_path: Path) -> None:
         ("at,rows\n1.0,1\n2.0,\n", "no whole row", ": rows[1]"),
         ("at,rows\n1.0,many\n", "rows are", ": rows"),
         ("at,rows\n1.0,1.5\n", "rows are", ": rows"),
+        ("at,rows\n1.0,2001\n", "a request of 2,001 rows", ": rows[0]"),
         ("at,tier\n1.0,urgent\n", "'urgent' is no tier", ": tier[0]"),
         ("at,tier\n1.0,1\n", "the tiers are int64", ": tier"),
         ("at,caller\n1.0,7\n", "the callers are int64", ": caller"),
@@ -78,6 +81,14 @@ def test_what_is_no_trace_is_refused_with_the_place_and_the_remedy(
     assert says in raised.value.what
     assert raised.value.where == f"{path}{where}"
     assert raised.value.remedy
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"garbage\x00\xff\n1\n")
+    with pytest.raises(ContractError, match=r"cannot be read|no text") as raised:
+        read_trace(path, patience=1.0)
+    assert raised.value.where == str(path)
 
 
 def test_a_parquet_file_is_held_to_the_same(tmp_path: Path) -> None:

@@ -51,6 +51,26 @@ def test_tiers_are_told_apart_and_the_highest_fares_best_when_there_is_too_much(
     assert found.tiers["standard"].answered < 0.6
 
 
+def test_what_comes_in_no_time_is_answered_at_the_rate_at_which_it_is_worked_on() -> None:
+    costs = _costs(10e-3, 1e-5)
+    for requests in ([Request(0.0)] * 20, drawn("poisson", 1e12, 2e-11, seed=1)):
+        found = told(run_replica(requests, costs))
+        assert found.answered == 1.0
+        assert len(requests) / 25e-3 < found.goodput <= len(requests) / 10e-3  # in a batch or two
+        assert found.utilisation > 0.9
+    at_once = told(run_replica([Request(0.0)] * 20, costs))
+    assert at_once.rate == at_once.goodput
+
+
+def test_who_waits_in_vain_for_a_model_apart_hears_of_it_in_time_so_that_fewer_are_let_in_for_nothing() -> None:
+    requests = drawn("poisson", 2_000, 10.0, seed=1, patience=0.1)
+    costs = _costs(10e-3, 1e-3)
+    apart, loop = (told(run_replica(requests, costs, Terms(apart=apart))) for apart in (True, False))
+    assert apart.goodput > 0.98 * loop.goodput
+    missed = [tier.admitted - tier.in_time for one in (apart, loop) for tier in one.tiers.values()]
+    assert missed[0] < 0.1 * missed[1]
+
+
 def test_no_request_is_no_reason_to_fail() -> None:
     found = told(run_replica([], _costs(1e-3, 1e-5)))
     assert (found.requests, found.answered, found.utilisation) == (0, 1.0, 0.0)

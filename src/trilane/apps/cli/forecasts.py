@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shown", "tell"]
 
-_TRAFFIC = ["asked/s", "in time/s", "", "p50 ms", "p99 ms", "p99.9", "busy", "rows"]
-_TIERS = ["tier", "asked", "let in", "refused", "in time", "instead", "p50 ms", "p99 ms"]
+_TRAFFIC = ["asked", "in time", "", "p50 ms", "p99 ms", "p99.9", "busy", "rows"]
+_TIERS = ["tier", "asked", "let in", "refused", "in time", "ms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ def tell(terminal: Terminal, shown: Shown) -> None:
     else:
         rows = [_row("now", replicas, before)] if before else []
         rows.append(_row(f"{shown.times:g} times" if before else f"{replicas:,}", replicas, one))
-    terminal.table(f"{shown.endpoint}, simulated", ["traffic" if before else "replicas", *_TRAFFIC], rows)
-    each = " of one replica" if replicas > 1 else ""
-    terminal.table(f"By tier{each}", _TIERS, [_tier(name, tier) for name, tier in one.tiers.items()])
+    title, first = f"{shown.endpoint}, simulated: requests a second", "traffic" if before else "replicas"
+    terminal.table(title, [first, *_TRAFFIC], rows)
+    _tell_tiers(terminal, one, " of one replica" if replicas > 1 else "")
     limit = "none" if one.limit is None else f"{one.limit:,} in at once at the end ({shown.policy.limit})"
     terminal.tell(f"policy [bold]{shown.policy.version[:16]}[/] as declared, limit {limit}")
     if shown.burst is not None:
@@ -61,6 +61,16 @@ def tell(terminal: Terminal, shown: Shown) -> None:
         terminal.tell(
             f"[bold]{replicas:,}[/] replicas are the fewest that keep it, if requests go to any of them by lot."
         )
+
+
+def _tell_tiers(terminal: Terminal, one: Forecast, of: str) -> None:
+    rows = [_tier(name, tier) for name, tier in one.tiers.items()]
+    headings = list(_TIERS)
+    if any(tier.instead for tier in one.tiers.values()):  # eighty columns hold no empty one
+        headings.insert(-1, "instead")
+        for row, tier in zip(rows, one.tiers.values(), strict=True):
+            row.insert(-1, f"{tier.instead:,}")
+    terminal.table(f"By tier{of}: requests", headings, rows)
 
 
 def _tell_burst(terminal: Terminal, burst: Burst) -> None:
@@ -76,7 +86,7 @@ def _row(name: str, replicas: int, one: Forecast) -> list[str]:
         name,
         f"{one.rate * replicas:,.0f}",
         f"{one.goodput * replicas:,.0f}",
-        f"{one.answered:.1%}",
+        _part(one.answered),
         *(_ms(one.quantiles[q]) for q in ("p50", "p99", "p999")),
         f"{one.utilisation:.0%}",
         f"{one.batch_rows['mean']:.1f}",
@@ -89,11 +99,13 @@ def _tier(name: str, one: TierForecast) -> list[str]:
         f"{one.requests:,}",
         f"{one.admitted:,}",
         "\n".join(f"{number:,} {reason}" for reason, number in one.refused.items()),
-        f"{one.in_time:,} {one.answered:.1%}",
-        f"{one.instead:,}" if one.instead else "",
-        _ms(one.quantiles["p50"]),
-        _ms(one.quantiles["p99"]),
+        f"{one.in_time:,}\n{_part(one.answered)}",
+        "\n".join(f"{name} {_ms(one.quantiles[name])}" for name in ("p50", "p99")),
     ]
+
+
+def _part(share: float) -> str:
+    return f"{share:.1%}".replace("100.0%", "100%")
 
 
 def _ms(seconds: float) -> str:

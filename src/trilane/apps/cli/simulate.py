@@ -16,7 +16,7 @@ from trilane.errors import DefinitionError
 from trilane.serving.policy import TIERS, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trilane.apps.project import Project
     from trilane.apps.simulation_job import Traffic
@@ -64,13 +64,14 @@ def simulate(
     from trilane.apps import simulation_job as job
 
     _check(rate, shape, times, seconds)
+    _check_one_traffic({"--rate": rate, "--trace": trace, "--since": since, "--until": until})
     _check_burst(burst, burst_seconds, p99)
     terminal, mix = Terminal(json=json), job.Mix(_parts(tiers), _shares(callers))
     with open_project(project) as opened, terminal.progress(f"simulate {endpoint}") as tick:
         bundle = job.bundle_of(opened, endpoint)
         terms = job.terms_of(opened, bundle)
         patience = _seconds(deadline, "--deadline") if deadline is not None else bundle.deadline / 1e6
-        costs = _costs(opened, bundle, learnt=learnt, overhead=duration(overhead) / 1e6)
+        costs = _costs(opened, bundle, learnt=learnt, overhead=_seconds(overhead, "--overhead", none=True))
         window = moment(since, option="--since") or 0, moment(until, option="--until") or 2**62
         own = {"patience": patience, "tier": terms.tier, "seed": seed}
         whole = [] if rate is not None else _trace(opened, endpoint, trace, window, own)
@@ -139,9 +140,20 @@ def _check(rate: float | None, shape: str, times: float, seconds: float) -> None
         raise DefinitionError(f"{shape!r} is no law", where="--shape", remedy=f"Use {', '.join(SHAPES)}", file="")
 
 
-def _seconds(text: str, option: str) -> float:
-    found = duration(text) / 1e6
-    if found <= 0:
+def _check_one_traffic(given: Mapping[str, object]) -> None:
+    """Refuses what asks for two traffics: one would be left out in silence."""
+    named = [option for option, value in given.items() if value is not None]
+    if len(named) > 1 and named != ["--since", "--until"]:
+        what = f"{named[0]} and {named[1]} ask for different traffic"
+        raise DefinitionError(what, where=named[1], remedy=f"Leave out {named[0]} or {named[1]}", file="")
+
+
+def _seconds(text: str, option: str, *, none: bool = False) -> float:
+    try:
+        found = duration(text) / 1e6
+    except DefinitionError as error:
+        raise DefinitionError(error.what, where=option, remedy=error.remedy, file="") from None
+    if found <= 0 and not none:
         raise DefinitionError("no time at all", where=option, remedy="Write 50ms", file="")
     return found
 
@@ -163,6 +175,7 @@ def _parts(text: str | None) -> list[float] | None:
     if len(parts) > len(TIERS):
         remedy = f"Give at most {len(TIERS)}: {', '.join(TIERS)}"
         raise DefinitionError(f"{len(parts)} parts are more than tiers", where="--tiers", remedy=remedy, file="")
+    _check_parts(text, parts, "--tiers")
     return parts
 
 
@@ -171,18 +184,26 @@ def _shares(text: str | None) -> dict[str, float] | None:
         return None
     try:
         pairs = [part.rsplit("=", 1) for part in text.split(",")]
-        return {name: float(share) for name, share in pairs}
+        shares = {name: float(share) for name, share in pairs}
     except ValueError:
         what, remedy = f"{text!r} are no parts by caller", "Write web=0.8,jobs=0.2"
         raise DefinitionError(what, where="--callers", remedy=remedy, file="") from None
+    if len(shares) < len(pairs):
+        raise DefinitionError(f"{text!r} names a caller twice", where="--callers", remedy="Name each once", file="")
+    _check_parts(text, list(shares.values()), "--callers")
+    return shares
+
+
+def _check_parts(text: str, parts: Sequence[float], option: str) -> None:
+    if not all(0 <= part < math.inf for part in parts) or not 0 < sum(parts) < math.inf:
+        remedy = "Give parts of 0 or more, one of them above 0"
+        raise DefinitionError(f"{text!r} are no parts", where=option, remedy=remedy, file="")
 
 
 def _costs(project: Project, bundle: Bundle, *, learnt: bool, overhead: float) -> Costs:
     from trilane.apps import simulation_job as job
     from trilane.apps.cli.look import ask_server
 
-    if overhead < 0:
-        raise DefinitionError("the overhead is negative", where="--overhead", remedy="Write 50us", file="")
     if learnt:
         return job.costs_learnt(ask_server(project.config, "/v1/status"), bundle.endpoint, overhead=overhead)
     return job.costs_profiled(project, bundle, overhead=overhead)

@@ -38,20 +38,20 @@ def slo(
         terminal.table(f"Endpoint {name}", _HEADINGS, [_row(one) for one in ones])
 
 
-_HEADINGS = ["objective", "over", "answers", "good", "budget left", "burn 5m 1h 6h 3d", "alert"]
+# Two lines a row, so that eighty columns hold it.
+_HEADINGS = ["objective", "answers", "budget left", "burn", "", "alert"]
 
 
 def _row(one: dict[str, Any]) -> list[str]:
     from trilane.clock import format_duration
 
-    burn = [f"{one['burn'][window]:.1f}" for window in ("5m", "1h", "6h", "3d") if window in one["burn"]]
+    burn = [f"{window} {one['burn'][window]:.1f}" for window in ("5m", "1h", "6h", "3d") if window in one["burn"]]
     return [
-        one["objective"],
-        format_duration(int(one["over_s"] * 1e6)),
-        f"{one['asked']:,}",
-        f"{one['compliance']:.2%}",
-        f"{_bar(one['budget_left'])} {one['budget_left']:.0%}",
-        " ".join(burn),
+        f"{one['objective']}\nover {format_duration(int(one['over_s'] * 1e6))}",
+        f"{one['asked']:,}\n{one['compliance']:.2%} good",
+        f"{_bar(one['budget_left'])}\n{one['budget_left']:.0%}",
+        "\n".join(burn[:2]),
+        "\n".join(burn[2:]),
         (one["alert"] or "").upper(),
     ]
 
