@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trilane.apps.config import Config
-from trilane.errors import ConflictError, DefinitionError, ModelError, SetupError, UnavailableError
+from trilane.errors import ConflictError, DefinitionError, ModelError, SetupError, TrilaneError, UnavailableError
 from trilane.models.external import external_files
 from trilane.models.folder import NAME, Found, ModelFolder
 from trilane.models.golden import read_golden, written
@@ -87,7 +87,8 @@ def add(
         home.mkdir(parents=True)
         for source, known in copies.items():
             shutil.copyfile(source, home / known)
-        opened = asyncio.run(_tried(config, draft, name, version))
+        with _told_of(home, copies):
+            opened = asyncio.run(_tried(config, draft, name, version))
         _move(home, config.models / name / version)
     return Added(name=name, version=version, path=config.models / name / version, **opened)
 
@@ -166,6 +167,17 @@ def _draft(folder: Path) -> Iterator[Path]:
         raise SetupError(f"the model cannot be copied: {error}", where=str(folder), remedy=remedy) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told_of(home: Path, copies: Mapping[Path, str]) -> Iterator[None]:
+    """What is wrong with a copy is told of the file that it was made of: the copy is gone when somebody looks."""
+    try:
+        yield
+    except TrilaneError as error:
+        for source, known in copies.items():
+            error.where = error.where.replace(str(home / known), str(source))
+        raise
 
 
 def _move(home: Path, place: Path) -> None:

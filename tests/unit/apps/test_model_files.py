@@ -84,8 +84,9 @@ def test_what_is_no_model_is_refused_and_leaves_nothing_behind(config: Config, f
     broken.write_bytes(file.read_bytes()[:40])
     picture.write_bytes(b"\x89PNG")
     for path, told in ((broken, "no ONNX model"), (picture, "no file of a model"), (tmp_path / "none.onnx", "no such")):
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=told) as refused:
             add(config, path)
+        assert refused.value.where == str(path)
     with pytest.raises(DefinitionError, match="no name of a model"):
         add(config, file, name="../elsewhere")
     assert not config.models.exists() or list(config.models.iterdir()) == []
