@@ -36,6 +36,7 @@ def asking(up: Running) -> Iterator[Counter[str]]:
                 try:
                     answer = client.post("/v1/decide/is_big", json=ASK)
                     told[str(answer.status_code)] += 1
+                    told["ready" if client.get("/health/ready").status_code == httpx.codes.OK else "not ready"] += 1
                 except httpx.TransportError as error:
                     told[type(error).__name__] += 1
                     return
@@ -53,7 +54,7 @@ def asking(up: Running) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_nobody_is_dropped_when_the_workers_are_replaced(tmp_path: Path, workers: int) -> None:
+def test_nobody_is_dropped_or_sent_elsewhere_when_the_workers_are_replaced(tmp_path: Path, workers: int) -> None:
     make_project(tmp_path).close()
     trained(tmp_path, "big")
     with running(tmp_path, {"serve": ["--workers", str(workers)]}) as up:
@@ -64,7 +65,7 @@ def test_nobody_is_dropped_when_the_workers_are_replaced(tmp_path: Path, workers
                 assert f'"round":{turn}' in said.stdout.replace(" ", "")
             before = sum(told.values())
             until(lambda: sum(told.values()) > before + 100, "answers of the new workers")
-        assert set(told) == {"200"}
+        assert set(told) == {"200", "ready"}
         assert up.processes["serve"].poll() is None
 
 
@@ -82,7 +83,7 @@ def test_a_server_that_is_told_to_stop_says_that_it_is_not_ready_and_answers_mea
             assert "about to end" in ready["reason"]
             before = told["200"]
             until(lambda: told["200"] > before + 50, "answers in spite of it")
-        assert set(told) == {"200"}
+        assert set(told) == {"200", "ready", "not ready"}
         assert up.processes["serve"].wait(60) == 0
 
 

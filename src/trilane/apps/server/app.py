@@ -75,7 +75,7 @@ class Server:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.parting = False  # whether it is about to end
+        self.parting = False  # whether it is about to end, and nobody is to answer in its place
         self._loop: asyncio.AbstractEventLoop | None = None
         self._grpc: GrpcServer | None = None
 

@@ -1,9 +1,9 @@
 """How a server worker ends: everybody who asked is answered, and whoever asks next finds another worker.
 
-Laws: from the first SIGTERM on, the worker is `parting`: it says that it is not ready, and each of its answers asks the
-client to come back on another connection; it goes on answering until its successor listens, or, where nobody succeeds
-it, until load balancers had `notice` seconds to look elsewhere; then its end has come: it takes no more connections,
-answers what is under way, and is gone. A second SIGTERM cuts the waiting short.
+Laws: from the first SIGTERM on, the worker is `parting`: each of its answers asks the client to come back on another
+connection; it goes on answering until its successor listens, or, where nobody succeeds it, until load balancers, which
+it tells that it is not ready, had `notice` seconds to look elsewhere; then its end has come: it takes no more
+connections, answers what is under way, and is gone. A second SIGTERM cuts the waiting short.
 """
 
 from __future__ import annotations

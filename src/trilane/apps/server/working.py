@@ -56,7 +56,8 @@ async def _serve(
     connections = Connections(server.answer, listener, loop=loop, balance=balance)
 
     def part() -> None:
-        server.parting = connections.parting = True
+        connections.parting = True
+        server.parting = not drain.replaced  # else who looks elsewhere would leave a server that goes on
 
     notice = config.drain / 1e6
     drain = Drain(
