@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["graph", "mlp", "table"]
+__all__ = ["chosen", "graph", "mlp", "table"]
 
 _TYPES = {
     "BOOL": TensorProto.BOOL,
@@ -49,8 +49,19 @@ def table(values: Sequence[float]) -> bytes:
     return _model([helper.make_node("Gather", ["w", "x"], ["y"])], given, answer, weights)
 
 
+def chosen() -> bytes:
+    """The FP32 numbers `y` of `x` where the BOOL `mask` is true, else 0; all of shape [n, m]."""
+    given = [
+        helper.make_tensor_value_info(name, kind, ["n", "m"])
+        for name, kind in (("x", TensorProto.FLOAT), ("mask", TensorProto.BOOL))
+    ]
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])
+    weights = [numpy_helper.from_array(np.array(0, np.float32), "zero")]
+    return _model([helper.make_node("Where", ["mask", "x", "zero"], ["y"])], given, answer, weights)
+
+
 def _model(nodes: Any, given: Any, answer: Any, weights: Any) -> bytes:
-    made = helper.make_graph(nodes, "g", [given], [answer], weights)
+    made = helper.make_graph(nodes, "g", given if isinstance(given, list) else [given], [answer], weights)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 9
     return bytes(model.SerializeToString())

@@ -42,7 +42,9 @@ def split_message(message: str) -> tuple[str, str]:
     """
     # A bound that the decoder cannot check itself tells its own field before msgspec tells the way to the object.
     reason, *paths = message.split(" - at `")
-    return reason, "$" + "".join(path.rstrip("`").removeprefix("$") for path in reversed(paths))
+    # Of a key that is at fault it tells where its object is: key` in `$.rows
+    found = (path.rstrip("`").rpartition("` in `")[2] for path in reversed(paths))
+    return reason, "$" + "".join(path.removeprefix("$") for path in found)
 
 
 def malformed(text: bytes, error: Exception) -> str:

@@ -93,3 +93,9 @@ def test_a_batch_is_judged_as_each_of_its_texts_alone(texts: list[bytes]) -> Non
 
 def test_a_message_without_a_path_is_about_the_whole() -> None:
     assert split_message("Expected `object`") == ("Expected `object`", "$")
+
+
+def test_a_key_that_is_no_text_is_told_by_the_object_that_has_it() -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.msgpack.decode(msgspec.msgpack.encode({"rows": {b"a": 1}}), type=dict[str, dict[str, int]])
+    assert split_message(str(caught.value)) == ("Expected `str`, got `bytes`", "$[...]")

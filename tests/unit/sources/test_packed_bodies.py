@@ -102,6 +102,7 @@ def test_what_cannot_be_taken_apart_is_refused_with_its_place(hot: HotKeys) -> N
         with pytest.raises(ContractError, match=why) as caught:
             sort_body(SOURCE, body, kind, hot, now=NOW)
         assert (caught.value.where, caught.value.facts["status"]) == (where, 400)
+        assert caught.value.remedy
 
 
 def test_a_body_that_grows_beyond_its_bound_is_refused(hot: HotKeys) -> None:

@@ -43,6 +43,7 @@ class OnnxTensors:
         self.outputs = tuple(_spec(one) for one in session.get_outputs() if one.type in _DATATYPES)
         if not self.outputs:
             raise ModelError("the graph gives no tensor", where="outputs", remedy="Export it without a ZipMap")
+        self._axes = [[one if isinstance(one, str) else "" for one in each.shape] for each in session.get_inputs()]
         self._names = [spec.name for spec in self.inputs]
         self._wanted = [spec.name for spec in self.outputs]
         self._text = [at for at, spec in enumerate(self.inputs) if spec.datatype == "BYTES"]
@@ -61,6 +62,9 @@ class OnnxTensors:
         except MemoryError:
             raise
         except Exception as error:
+            unequal = self._unequal(given)
+            if unequal is not None:
+                raise unequal from error
             # What it calls an invalid argument, such as a number past the end of a table, whoever asked has sent.
             invalid = type(error).__name__ == "InvalidArgument"
             raise (ContractError if invalid else ModelError)(
@@ -71,6 +75,20 @@ class OnnxTensors:
         for place in self._texts:
             answers[place] = _encoded(answers[place])
         return list(answers)
+
+    def _unequal(self, given: Sequence[npt.NDArray[Any]]) -> ContractError | None:
+        """What tells of inputs whose axes have one name in the graph and several lengths; None if there are none.
+
+        It is looked for once the graph failed: some name axes alike that need not be.
+        """
+        seen: dict[str, tuple[int, str]] = {}
+        for name, axes, array in zip(self._names, self._axes, given, strict=True):
+            for axis, length in zip(axes, array.shape, strict=True):
+                before, other = seen.setdefault(axis, (length, name)) if axis else (length, name)
+                if before != length:
+                    what = f"the axis {axis!r} has length {before} in {other!r} and {length} in {name!r}"
+                    return ContractError(what, where="inputs", remedy="Send axes of one name with one length")
+        return None
 
     def close(self) -> None:
         self._session = None

@@ -36,6 +36,7 @@ _BROKEN = Fault("avro", "$", "the bytes are no value of the schema")
 _LEFT = Fault("avro", "$", "bytes follow the value")
 _FAULTS = (ValueError, EOFError, IndexError, OverflowError, decimal.DecimalException, TypeError)
 _PORTION = 8_192  # values that are read together: what they need fits the processor's cache
+_WHOLE = "Send an object container as an Avro library writes it, whole"
 _MARKER = b"\xc3\x01"
 
 
@@ -226,9 +227,9 @@ def contained(file: BinaryIO, *, where: str, whole: int | None = None) -> Iterat
             for _ in range(count):
                 yield _simple(fastavro.schemaless_reader(records, one.schema, None))
     except Unfit as error:
-        raise ContractError(f"this is no sound Avro file: {error.reason}", where=where) from error
+        raise ContractError(f"this is no sound Avro file: {error.reason}", where=where, remedy=_WHOLE) from error
     except (*_FAULTS, SchemaParseException, UnknownType) as error:
-        raise ContractError(f"this is no sound Avro file: {error}", where=where) from error
+        raise ContractError(f"this is no sound Avro file: {error}", where=where, remedy=_WHOLE) from error
 
 
 def _simple(value: object) -> Any:  # noqa: ANN401
