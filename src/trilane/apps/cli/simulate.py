@@ -63,8 +63,7 @@ def simulate(
     """Run an endpoint's traffic through the server's admission and batching on a virtual clock: how would it fare?"""
     from trilane.apps import simulation_job as job
 
-    _check(rate, shape, times, seconds)
-    _check_one_traffic({"--rate": rate, "--trace": trace, "--since": since, "--until": until})
+    _check(shape, times, seconds, {"--rate": rate, "--trace": trace, "--since": since, "--until": until})
     _check_burst(burst, burst_seconds, p99)
     terminal, mix = Terminal(json=json), job.Mix(_parts(tiers), _shares(callers))
     with open_project(project) as opened, terminal.progress(f"simulate {endpoint}") as tick:
@@ -132,9 +131,11 @@ def _check_burst(burst: float | None, seconds: float, p99: str | None) -> None:
         raise DefinitionError(what, where="--burst", remedy="Leave out --burst or --p99", file="")
 
 
-def _check(rate: float | None, shape: str, times: float, seconds: float) -> None:
+def _check(shape: str, times: float, seconds: float, given: Mapping[str, Any]) -> None:
     from trilane.serving.traffic import SHAPES
 
+    _check_one_traffic(given)
+    rate = given["--rate"]
     _positive(rate=1.0 if rate is None else rate, times=times, seconds=seconds)
     if shape not in SHAPES:
         raise DefinitionError(f"{shape!r} is no law", where="--shape", remedy=f"Use {', '.join(SHAPES)}", file="")
