@@ -85,6 +85,25 @@ def test_a_worker_that_is_killed_costs_only_its_part(tmp_path: Path) -> None:
     assert sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet")) == FILES * 60
 
 
+def test_an_interrupted_command_says_how_it_goes_on(tmp_path: Path) -> None:
+    make_scored_shop(tmp_path).close()
+    for number in range(FILES):
+        write_rows(tmp_path / "in" / f"{number:02}.parquet", 60, seed=number)
+    output = tmp_path / "out"
+    with _start(_command(tmp_path, output)) as process:
+        while process.poll() is None and not _lines(output):
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it, the workers too
+        told, errors = process.communicate()
+    assert (process.returncode, told) == (130, b"")
+    *progress, last = errors.decode().splitlines()
+    assert last == "Stopped. What is done stays done: run the same command to go on."
+    assert all(line.startswith("score is_big: ") for line in progress)  # of a job that had begun long ago
+    done = subprocess.run(_command(tmp_path, output), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet")) == FILES * 60
+
+
 def _workers(parent: int) -> list[int]:
     """The scoring processes: those that multiprocessing spawned, but for the one that watches its resources."""
     found = []

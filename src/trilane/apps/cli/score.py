@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trilane.apps.cli.terminal import JsonOption, ProjectOption, Terminal, moment, open_project
 from trilane.clock import format_instant
 from trilane.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from trilane.apps.scoring.scoring_job import Scored
 
 __all__ = ["score"]
 
@@ -57,16 +60,24 @@ def score(
         strict=strict,
         workers=workers,
     )
-    with open_project(project) as opened, terminal.progress(f"score {endpoint or model}") as tick:
-        done = score(opened, asking, progress=tick)
+    try:
+        with open_project(project) as opened, terminal.progress(f"score {endpoint or model}") as tick:
+            done = score(opened, asking, progress=tick)
+    except KeyboardInterrupt:
+        terminal.note("Stopped. What is done stays done: run the same command to go on.")
+        raise
+    _tell(terminal, done, output)
+
+
+def _tell(terminal: Terminal, done: Scored, output: Path) -> None:
     job, rate = done.job, done.new_rows / done.seconds if done.new_rows else 0.0
     facts = {name: getattr(done, name) for name in ("scored", "rejected", "degraded", "parts", "new", "new_rows")}
     facts |= {"seconds": round(done.seconds, 3), "rows_per_s": round(rate), "output": str(output)}
-    if model:
-        facts = {"model": model, "version": job.model_version, "digest": job.model_digest, **facts}
-        by = f"model {model}, version {job.model_version}"
+    if job.model:
+        facts = {"model": job.model, "version": job.model_version, "digest": job.model_digest, **facts}
+        by = f"model {job.model}, version {job.model_version}"
     else:
-        facts = {"endpoint": endpoint, **facts, "bundle": job.bundle, "at": format_instant(job.at)}
+        facts = {"endpoint": job.endpoint, **facts, "bundle": job.bundle, "at": format_instant(job.at)}
         by = f"bundle {job.bundle[:16]}, {done.degraded:,} degraded"
     terminal.answer({**facts, "job": job.digest})
     terminal.tell(f"[bold]{done.scored:,}[/] rows scored by {by}.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from trilane.apps.project import Project
 
-__all__ = ["JsonOption", "ProjectOption", "Terminal", "command", "moment", "open_project"]
+__all__ = ["JsonOption", "ProgressLines", "ProjectOption", "Terminal", "command", "moment", "open_project"]
 
 
 ProjectOption = Annotated[
@@ -81,9 +82,11 @@ class Terminal:
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar on standard error, if a person looks at it; the value is called with (stage, done, all or 0)."""
+        """A bar on standard error, if a person looks at it, else a line there now and then, which a log can hold; the
+        value is called with (stage, done, all or 0).
+        """
         if self.json or not sys.stderr.isatty():
-            yield _nobody_looks
+            yield ProgressLines(title)
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -96,6 +99,10 @@ class Terminal:
                 bar.update(task, description=f"{title}: {stage}", completed=done, total=all_ or None)
 
             yield tick
+
+    def note(self, text: str) -> None:
+        """A line for a person, on standard error."""
+        sys.stderr.write(text + "\n")
 
     def fail(self, error: TrilaneError) -> None:
         """Tells an error."""
@@ -169,5 +176,17 @@ def moment(text: str | None, *, option: str) -> int | None:
         raise DefinitionError(error.what, where=option, remedy=error.remedy, file="") from None
 
 
-def _nobody_looks(_stage: str, _done: int, _all: int) -> None:
-    """No bar."""
+class ProgressLines:
+    """Tells how far something is, at most every `every` seconds of `clock`; nothing of what takes less."""
+
+    def __init__(self, title: str, *, clock: Callable[[], float] = time.monotonic, every: float = 10.0) -> None:
+        self._title, self._clock, self._every = title, clock, every
+        self._due = clock() + every
+
+    def __call__(self, stage: str, done: int, all_: int) -> None:
+        if (now := self._clock()) < self._due:
+            return
+        self._due = now + self._every
+        place = f"{done:,} of {all_:,}, " if all_ else ""
+        sys.stderr.write(f"{self._title}: {place}{stage}\n")
+        sys.stderr.flush()

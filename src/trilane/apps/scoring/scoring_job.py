@@ -189,6 +189,7 @@ def _score_rest(
         left = (job.rows - ready - new) / rate if rate else 0.0
         tell(f"{rate:,.0f} rows/s, {left:,.0f} s left", ready + new, job.rows)
 
+    tell("start", 0, 0)
     missing = [part for part in job.parts if part.number not in done]
     for one in score_parts(project.config, job, output, missing, workers=workers, progress=progress):
         output.finish(one)

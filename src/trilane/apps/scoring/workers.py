@@ -92,7 +92,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.part: Part | None = None
         self.process: BaseProcess = context.Process(target=_work, args=(theirs, config, job, output), daemon=True)
-        self.process.start()
+        with _uninterrupted():
+            self.process.start()
         theirs.close()  # or its death would not show
 
     def give(self, part: Part | None) -> None:
@@ -119,6 +120,16 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is started here is not told of Ctrl-C, which would end it with a traceback before it can say otherwise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _replaced(worker: _Worker, died: set[int], another: _Worker) -> _Worker:
