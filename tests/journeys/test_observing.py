@@ -22,6 +22,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tests.graphs import graph
 from tests.servers import Running, running, trained, until
 from tests.shop import make_project
+from trilane.apps import deploy
+from trilane.apps.config import load_config
+from trilane.apps.project import Project
 
 pytestmark = [pytest.mark.journey, pytest.mark.xdist_group("journeys")]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -107,6 +110,31 @@ def test_a_request_whose_caller_traces_it_is_told_from_its_body_to_its_batch(tmp
         assert span.end_time_unix_nano <= root.end_time_unix_nano
     assert collector.service == tmp_path.name
     assert re.search(rf'trilane_decide_seconds_bucket.* # {{trace_id="{TRACE}"}}', metrics)
+
+
+def test_a_request_that_is_refused_is_told_to_a_caller_who_traces_it(tmp_path: Path) -> None:
+    make_project(tmp_path).close()
+    with (tmp_path / "definitions.py").open("a") as file:
+        file.write('\npolicy = tl.Policy(callers=[tl.Caller("poor", rate=0.001, burst=1)])\n')
+    with Project(load_config(tmp_path, environment={})) as project:
+        deploy.apply(project)
+    trained(tmp_path, "big")
+    with collecting() as (collector, url):
+        with (tmp_path / "trilane.toml").open("a") as file:
+            file.write(f'traces = "{url}"\ntrace_share = 0.0\n')
+        with running(tmp_path, {"serve": []}) as up:
+            for number, (row, caller, status) in enumerate(((0, "", 422), (ASK, "poor", 200), (ASK, "poor", 429))):
+                traced = {"traceparent": f"00-{TRACE[:-1]}{number}-{PARENT}-01", "x-trilane-caller": caller}
+                assert up.client.post("/v1/decide/is_big", json=row, headers=traced).status_code == status
+                up.client.post("/v1/decide/is_big", json=row, headers={"x-trilane-caller": caller})
+            roots = until(lambda: _roots(collector, 3), "spans")
+    told = {root.trace_id.hex()[-1]: root.attributes[0].value.int_value for root in roots}
+    assert told == {"0": 422, "1": 200, "2": 429}
+
+
+def _roots(collector: Collector, number: int) -> list[Span]:
+    found = [span for span in [*collector.spans] if span.parent_span_id.hex() == PARENT]
+    return found if len(found) == number else []
 
 
 def test_a_collector_that_is_gone_costs_no_answer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def _tell(terminal: Terminal, declared: Policy | None, applied: Policy | None, s
         f"one of {server['processes']} processes"
     )
     rows = [_tier_row(name, found) for name, found in server["tiers"].items()]
-    terminal.table("Now", ["tier", "in", "waiting", "let in", "refused", "later than predicted"], rows)
+    terminal.table("Now", ["tier", "in", "waiting", "let in", "refused", "late by"], rows)
 
 
 def _tell_declared(terminal: Terminal, declared: Policy) -> None:
@@ -81,6 +81,6 @@ def _tell_declared(terminal: Terminal, declared: Policy) -> None:
 
 
 def _tier_row(name: str, found: dict[str, Any]) -> list[str]:
-    refused = ", ".join(f"{number:,} {reason}" for reason, number in found["refused"].items())
+    refused = "\n".join(f"{number:,} {reason}" for reason, number in found["refused"].items())
     late = f"{found['late_ms']:.1f} ms"
     return [name, f"{found['in_flight']:,}", f"{found['waiting']:,}", f"{found['admitted']:,}", refused, late]

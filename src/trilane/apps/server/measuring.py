@@ -68,7 +68,11 @@ class Measuring:
             try:
                 code = await answer(request, *parameters)
                 refused = code == _OVERLOAD
-                if not tells and self._stories.may_want(time.perf_counter() - began):
+                if not tells:
+                    wanted = self._stories.may_want(time.perf_counter() - began)
+                else:
+                    wanted = refused and PARENT in request.headers  # what is refused at the door is told by nobody else
+                if wanted:
                     self._ended(route, "/".join(parameters), began, code, {}, request.headers.get(PARENT))
                 return code
             except TrilaneError as error:
@@ -91,9 +95,12 @@ class Measuring:
         self._signals.answered(now, now - began, refused=refused)
 
     def failed(self, route: str, name: str, began: float, error: TrilaneError, parent: str | None) -> bool:
-        """Tells of a request that failed so, unless the fault is its caller's: whether it was refused by 429."""
+        """Tells of a request that failed so: whether it was refused by 429.
+
+        Where the fault is the caller's, only if that was slow or the caller traces it: many such are to cost little.
+        """
         status = status_of(error)
-        if status >= _DEFECT:
+        if status >= _DEFECT or parent or self._stories.is_slow(time.perf_counter() - began):
             self._ended(route, name, began, status, {"error": error.code, "what": error.what}, parent)
         return status == _OVERLOAD
 
