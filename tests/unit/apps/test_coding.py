@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilane.apps.server.coding import coding_for, compressed, inflated
+from trilane.apps.server.coding import coding_for, compressed, inflated, inflated_later
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import ContractError
 
@@ -56,3 +57,19 @@ def test_who_asks_for_one_coding_gets_it_and_who_takes_several_where_it_pays(
     accept: str, size: int, text: bool, coding: str
 ) -> None:
     assert coding_for(accept, size, text=text) == coding
+
+
+def test_bodies_that_become_large_wait_for_each_other_and_are_told_as_others_are() -> None:
+    sizes = [10, 65_536, 65_537, 1 << 20, LARGEST_BODY, LARGEST_BODY + 1] * 3
+
+    async def one(size: int) -> int:
+        try:
+            return len(await inflated_later(gzip.compress(b"0" * size), "gzip"))
+        except ContractError as error:
+            return int(str(error.facts["status"]))
+
+    async def all_of_them() -> list[int]:
+        return await asyncio.gather(*map(one, sizes))
+
+    for _ in range(2):  # each in a loop of its own
+        assert asyncio.run(all_of_them()) == [413 if size > LARGEST_BODY else size for size in sizes]

@@ -1,7 +1,8 @@
 """Bodies that are compressed on their way: gzip and deflate, in both directions.
 
 Laws: nothing is inflated beyond what a body may have; an answer is compressed where its reader asked for just that, or
-takes it and is saved much; what takes long is done beside the event loop.
+takes it and is saved much; what takes long is done beside the event loop, and of bodies that become large there is one
+at a time, however many come: 8 KB may become 8 MiB.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import functools
 import zlib
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from trilane.apps.server.limits import LARGEST_BODY
 from trilane.errors import ContractError
@@ -19,6 +21,8 @@ __all__ = ["check_coding", "coding_for", "compressed", "compressed_later", "infl
 _GZIP, _ZLIB, _BARE = 31, 15, -15  # what zlib calls the framings
 _WORTH = 16_384  # bytes of text from which a reader who would take anything gets it compressed
 _ALONE = 65_536  # bytes from which a body is inflated or compressed off the loop
+_TOO_LARGE = 413
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _CODINGS = ("gzip", "x-gzip", "deflate")
 _LEVEL = 1  # beyond it, time grows faster than bodies shrink
 
@@ -34,28 +38,28 @@ def check_coding(coding: str) -> str:
     return name
 
 
-def inflated(body: bytes, coding: str) -> bytes:
-    """The body itself. Raises ContractError: 415 for another coding, 413 for what inflates beyond the largest body."""
+def inflated(body: bytes, coding: str, *, most: int = LARGEST_BODY) -> bytes:
+    """The body itself. Raises ContractError: 415 for another coding, 413 for what inflates beyond `most` bytes."""
     name = check_coding(coding)
     if not name:
         return body
     try:
         if name != "deflate":
-            return _inflated(body, _GZIP)
+            return _inflated(body, _GZIP, most)
         # Deflate is framed by zlib; some senders leave the frame out.
         framed = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-        return _inflated(body, _ZLIB if framed else _BARE)
+        return _inflated(body, _ZLIB if framed else _BARE, most)
     except zlib.error as error:
         what = f"the body is no {name}: {error}"
         raise ContractError(what, where="body", remedy="Send what content-encoding says", status=400) from None
 
 
-def _inflated(body: bytes, framing: int) -> bytes:
+def _inflated(body: bytes, framing: int, most: int) -> bytes:
     reader = zlib.decompressobj(framing)
-    found = reader.decompress(body, LARGEST_BODY + 1)
-    if len(found) > LARGEST_BODY:
-        what, remedy = f"the body inflates to {LARGEST_BODY} bytes or more", f"Send at most {LARGEST_BODY} bytes"
-        raise ContractError(what, where="body", remedy=remedy, status=413)
+    found = reader.decompress(body, most + 1)
+    if len(found) > most:
+        what, remedy = f"the body inflates to {most} bytes or more", f"Send at most {most} bytes"
+        raise ContractError(what, where="body", remedy=remedy, status=_TOO_LARGE)
     if not reader.eof or reader.unused_data:
         what = "the compressed body ends early" if not reader.eof else "bytes follow the compressed body"
         raise ContractError(what, where="body", remedy="Send one whole compressed body", status=400)
@@ -87,8 +91,17 @@ def compressed(body: bytes, coding: str) -> bytes:
 
 
 async def inflated_later(body: bytes, coding: str) -> bytes:
-    """`inflated`, beside the event loop if it takes long."""
-    return await _off_the_loop(len(body) > _ALONE, lambda: inflated(body, coding))
+    """`inflated`, beside the event loop if it takes long; whoever waits for it is to go on with it at once."""
+    if len(body) <= _ALONE:
+        try:
+            return inflated(body, coding, most=_ALONE)
+        except ContractError as error:
+            if error.facts["status"] != _TOO_LARGE:
+                raise
+    loop = asyncio.get_running_loop()
+    # The next one is inflated when this one was read: else they would fill the memory while they wait for the loop.
+    async with _turns.setdefault(loop, asyncio.Lock()):
+        return await loop.run_in_executor(None, inflated, body, coding)
 
 
 async def compressed_later(body: bytes, coding: str) -> bytes:
