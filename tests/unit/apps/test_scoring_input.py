@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,13 @@ def test_a_column_that_is_there_twice_cannot_be_kept(project: Project, tmp_path:
     assert ask(project, tmp_path / "in.parquet", tmp_path / "out").scored == 2
     with pytest.raises(DefinitionError, match="'q' is there twice in the input"):
         ask(project, tmp_path / "in.parquet", tmp_path / "kept", keep=("q",))
+
+
+def test_progress_tells_the_rows_a_second_since_the_first_were_done(project: Project, tmp_path: Path) -> None:
+    ticks = list[tuple[str, int, int]]()
+    write(tmp_path / "in.parquet", rows := 3 * PORTION)
+    asking = Asking(model="negate", input=str(tmp_path / "in.parquet"), output=tmp_path / "out", workers=1)
+    score(project, asking, progress=lambda *tick: ticks.append(tick))
+    assert [(done, all_) for _, done, all_ in ticks if all_] == [(part * PORTION, rows) for part in (1, 2, 3)]
+    assert [stage for stage, *_ in ticks][:3] == ["look at the input", "start", "begun"]
+    assert all(re.fullmatch(r"[\d,]+ rows/s, \d+ s left", stage) for stage, *_ in ticks[3:])

@@ -102,7 +102,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The name of what scores."""
         return self.endpoint or self.model
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """The rows of all parts."""
         return sum(part.rows for part in self.parts)

@@ -180,14 +180,16 @@ def _score_rest(
 ) -> None:
     """Scores the parts that are not done, and adds them to `done`."""
     ready = sum(part.rows for part in job.parts if part.number in done)
-    began, new = time.perf_counter(), 0
+    began, first, new = 0.0, 0, 0
 
     def progress(rows: int) -> None:
-        nonlocal new
+        nonlocal began, first, new
+        if not new:  # the start of processes is no part of the rate
+            began, first = time.perf_counter(), rows
         new += rows
-        rate = new / max(time.perf_counter() - began, 1e-9)
+        rate = (new - first) / max(time.perf_counter() - began, 1e-9)
         left = (job.rows - ready - new) / rate if rate else 0.0
-        tell(f"{rate:,.0f} rows/s, {left:,.0f} s left", ready + new, job.rows)
+        tell(f"{rate:,.0f} rows/s, {left:,.0f} s left" if rate else "begun", ready + new, job.rows)
 
     tell("start", 0, 0)
     missing = [part for part in job.parts if part.number not in done]
