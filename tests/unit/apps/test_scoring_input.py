@@ -210,6 +210,7 @@ def test_progress_tells_the_rows_a_second_since_the_first_were_done(project: Pro
     write(tmp_path / "in.parquet", rows := 3 * PORTION)
     asking = Asking(model="negate", input=str(tmp_path / "in.parquet"), output=tmp_path / "out", workers=1)
     score(project, asking, progress=lambda *tick: ticks.append(tick))
-    assert [(done, all_) for _, done, all_ in ticks if all_] == [(part * PORTION, rows) for part in (1, 2, 3)]
+    told = [done for _, done, all_ in ticks if all_ == rows]
+    assert (told, told[-1], len(ticks) - len(told)) == (sorted(set(told)), rows, 2)
     assert [stage for stage, *_ in ticks][:3] == ["look at the input", "start", "begun"]
     assert all(re.fullmatch(r"[\d,]+ rows/s, \d+ s left", stage) for stage, *_ in ticks[3:])
