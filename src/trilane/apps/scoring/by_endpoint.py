@@ -68,7 +68,8 @@ class ByEndpoint:
                 tally.degraded += self._columns.degraded(batch)
                 yield batch
             tally.progress(stop - start)
-        tally.progress(len(rejected))
+        if rejected:
+            tally.progress(len(rejected))
 
     def close(self) -> None:
         self._engine.runtime.close()

@@ -72,7 +72,8 @@ class ByModel:
                 tally.scored += len(rows)
                 yield self._batch(outputs, table, rows, first=place, file=tally.file)
             tally.progress(stop - start)
-        tally.progress(len(rejected))
+        if rejected:
+            tally.progress(len(rejected))
 
     def close(self) -> None:
         self._model.close()
