@@ -409,3 +409,10 @@ def test_a_pause_never_ends_beyond_the_deadline_nor_before_retry_after(
 )
 def test_retry_after_is_read_as_seconds(header: str, seconds: float) -> None:
     assert seconds_of(header) == seconds
+
+
+def test_an_error_in_the_inference_protocols_form_is_told_as_others_are() -> None:
+    body = b'{"error":"nosuch: there is no model. Ask for big","code":"definition","where":"nosuch"}'
+    error = answers.error_of(Answered(404, "application/json", body, "POST x", "id7"))
+    assert isinstance(error, tl.DefinitionError)
+    assert (str(error), error.facts["status"]) == ("nosuch: there is no model. Ask for big", 404)

@@ -242,7 +242,7 @@ def error_of(answer: Answered) -> TrilaneError:
         plain = msgspec.json.decode(answer.body, type=_ToldPlainly)
         what = plain.error.removeprefix(f"{plain.where}: ")
         kind = _BY_CODE.get(plain.code, kind)
-        facts |= {"overload": True} if answer.status == 429 else {}
+        facts |= _facts_of(kind, answer.status)
         return kind(what, where=plain.where or answer.where, **facts)
     try:
         told = msgspec.json.decode(answer.body, type=_Told).error
@@ -254,9 +254,13 @@ def error_of(answer: Answered) -> TrilaneError:
         return kind(f"HTTP {answer.status}: {text}", where=answer.where, remedy=remedy, **facts)
     kind = _BY_CODE.get(code, TrilaneError)
     where, remedy = str(told.pop("where", "")) or answer.where, str(told.pop("remedy", ""))
-    facts |= {"overload": True} if answer.status == 429 else {}
-    facts |= {"file": ""} if kind is DefinitionError else {}
+    facts |= _facts_of(kind, answer.status)
     return kind(what, where=where, remedy=remedy, **{**told, **facts})
+
+
+def _facts_of(kind: type[TrilaneError], status: int) -> dict[str, Any]:
+    """What is to be known of an error that was not found here: it has no line of the author's own."""
+    return {**({"overload": True} if status == 429 else {}), **({"file": ""} if kind is DefinitionError else {})}
 
 
 def _check(answer: Answered) -> None:
