@@ -316,14 +316,15 @@ class Admission:
         if answered is None or entry.hopeless:
             return
         self._answers += 1
-        if self._answers % _EVERY:
+        alone = alone or entry.deadline == math.inf  # what has no deadline cannot be late
+        if self._answers % _EVERY or (alone and self.learned is None):
             return
         latency, unloaded = answered - entry.began, entry.line.unloaded(self.total + 1)
         if self.learned is not None:
             # A queue that leaves everybody half of the time is none too many: it is what batches are made of.
             spare = (entry.deadline - entry.began) / 2 if entry.deadline < math.inf else 0.0
             self.learned.answered(answered, latency, self.total + 1, max(unloaded, spare))
-        if alone or entry.deadline == math.inf:
+        if alone:
             return
         entry.line.lateness.answered(entry.tier, latency - entry.expected, answered, unloaded)
 

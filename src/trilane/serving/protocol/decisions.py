@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 
 import msgspec
+import orjson
 
 from trilane.features.fallback import FRESH, STATUSES
 from trilane.serving.degradation import RUNGS
@@ -51,7 +52,7 @@ class DecisionFormat:
 
     def _rows(self, answers: Answers) -> list[str]:
         scores, rungs = answers.scores.tolist(), answers.rungs.tolist()
-        signs = [""] * len(scores)
+        numbers, signs = _numbers(scores), [""] * len(scores)
         if self._threshold is not None:
             signs = [',"positive":true' if score >= self._threshold else ',"positive":false' for score in scores]
         if answers.faults or answers.reading.statuses.any():
@@ -59,8 +60,8 @@ class DecisionFormat:
         else:
             rests = [_AS_PROMISED[rung] for rung in rungs]
         opening = f'{{"id":"{answers.id}-'
-        told = enumerate(zip(scores, signs, rests, strict=True))
-        return [f'{opening}{row}","score":{score!r}{sign},{rest}}}' for row, (score, sign, rest) in told]
+        told = enumerate(zip(numbers, signs, rests, strict=True))
+        return [f'{opening}{row}","score":{number}{sign},{rest}}}' for row, (number, sign, rest) in told]
 
     def _rest(self, answers: Answers, row: int, rung: int) -> str:
         """What is told of an answer that may be worse than promised, or made of values that are."""
@@ -90,6 +91,11 @@ class DecisionFormat:
             if code != FRESH:
                 worse.setdefault(STATUSES[code], []).append(name)
         return worse
+
+
+def _numbers(values: list[float]) -> list[str]:
+    """The texts of finite numbers, written in one go: Python takes ten times as long for one."""
+    return orjson.dumps(values)[1:-1].decode().split(",")
 
 
 def _text(value: object) -> str:

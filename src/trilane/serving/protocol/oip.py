@@ -39,6 +39,7 @@ MOST_TENSORS, MOST_PARAMETERS = 4_096, 1_024
 _LONGEST_NAME = 1_024
 _LONGEST_PARAMETERS = 65_536  # bytes of the text of all: to read half a million of them holds up everybody
 _REMEMBERED = 4_096  # bytes of JSON before binary parts, which is the same from question to question, that are kept
+_BEGINNING = 256  # bytes of JSON in which its first list begins, nested or flat; to look through all costs as much again
 _SHARED_MEMORY = "shared_memory_region"
 _encode = msgspec.json.Encoder().encode
 
@@ -229,7 +230,7 @@ def check_output(parameters: Container[str], where: str) -> None:
 
 def _plain(text: bytes) -> tuple[_PlainBody, list[Tensor]] | None:
     """A question of flat lists of floats with nothing special in them; None where it takes a closer look."""
-    if len(text) > LONG or b'"FP' not in text or b"[[" in text:
+    if len(text) > LONG or b'"FP' not in text or b"[[" in text[:_BEGINNING]:
         return None
     try:
         asked = _plain_body_of(text)

@@ -47,7 +47,7 @@ class RowFormat:
 
     def rows(self, body: bytes, *, packed: bool = False) -> list[msgspec.Struct]:
         """As `asked`, for what takes no columns."""
-        if not (packed or self._columns or b"rows" in body):
+        if not (packed or self._columns or b'"rows"' in body):
             try:
                 return [self._one(body)]  # what nearly all send; any fault is told by the closer look
             except (*NOT_JSON, msgspec.ValidationError):
