@@ -125,7 +125,8 @@ class Opened:
             wanted = chosen(question.outputs, self.outputs, self.found.name)
             portion = [tensor.array for tensor in tensors]
             rows = self._count(portion)
-            self.door.charge(question, rows, entry)
+            if rows > 1:  # the first is paid by whoever is let in
+                self.door.charge(question, rows, entry)
             share = await self.batcher.submit(portion, rows=rows, deadline=question.deadline, tier=entry.tier)
             answered = time.perf_counter()
         finally:

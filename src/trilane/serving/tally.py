@@ -26,6 +26,7 @@ class Tally:
         self._rows = self._succeeded = self._failed = self._batches = 0
         self._success, self._fail, self._queue, self._compute = 0.0, 0.0, 0.0, 0.0
         self._by_batch: dict[int, tuple[int, float]] = {}
+        self._latest: Account | None = None
         self._heard: dict[int, Account] = {}
 
     def succeeded(self, share: Share[Result], seconds: float) -> None:
@@ -37,8 +38,13 @@ class Tally:
         if account is None:
             self._last = self._now()
             return
-        self._queue += max(account.began - share.arrived, 0.0)
+        waited = account.began - share.arrived
+        if waited > 0:
+            self._queue += waited
         self._compute += account.actual
+        if account is self._latest:  # as nearly always, but for the first of a batch
+            return
+        self._latest = account
         if account.requests == 1:
             self._count_batch(account)
         elif id(account) not in self._heard:

@@ -62,7 +62,8 @@ class Decisions:
             form, told = wire(request, tables=False), not is_plain and wants_batch(request)
             asked = (request.whole if is_plain or CODING not in headers else None) or await read_body(request)
             rows = deployed.row_format.rows(asked, packed=form.asked == MSGPACK)
-            admission.charge(caller, len(rows), began)
+            if len(rows) > 1:  # the first is paid by whoever is let in
+                admission.charge(caller, len(rows), began)
             share = await _queued(deployed, rows, entry)
             answered = time.perf_counter()
         finally:

@@ -92,7 +92,8 @@ class TrainedModels:
                     chosen(question.outputs, _OUTPUTS, question.model)
                 (tensor,) = checked(question.inputs, found.inputs, where=question.model)
                 rows = len(tensor.array)
-                found.door.charge(question, rows, entry)
+                if rows > 1:  # the first is paid by whoever is let in
+                    found.door.charge(question, rows, entry)
                 share = await found.batcher.submit(tensor.array, rows=rows, deadline=question.deadline, tier=entry.tier)
                 answered = time.perf_counter()
             finally:
