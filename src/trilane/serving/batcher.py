@@ -231,7 +231,7 @@ class Batcher(Generic[Portion, Result]):
         if not jobs:
             self._nothing_learnt(reason, 0.0)
             return False
-        rows = sum(job.rows for job in jobs)
+        rows = sum([job.rows for job in jobs])
         predicted = self.latency.expected(rows)
         try:
             answer = self._run([job.payload.portion for job in jobs])

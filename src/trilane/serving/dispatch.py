@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from trilane.serving.arrivals import Arrivals
 from trilane.serving.latency import LatencyModel
@@ -35,8 +36,7 @@ _BRIEF = 2e-3  # seconds; where a batch takes less, what the server does for eac
 _SCAN = 512  # how many waiting requests are looked at to find a better batch than the first
 
 
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
+class Batch(msgspec.Struct, Generic[T], frozen=True):
     """Run these together now. `expected`: seconds; `reason`: why now."""
 
     jobs: tuple[Job[T], ...]
@@ -45,15 +45,13 @@ class Batch(Generic[T]):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Late(Generic[T]):
+class Late(msgspec.Struct, Generic[T], frozen=True):
     """These cannot be answered in time any more; no work was done for them."""
 
     jobs: tuple[Job[T], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Nothing to run before `until`, unless a request comes."""
 
     until: float

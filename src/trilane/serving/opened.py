@@ -157,7 +157,7 @@ class Opened:
         return rows
 
     def _run_here(self, portions: list[Portion]) -> Answered | Awaitable[Answered]:
-        rows = sum(len(portion[0]) for portion in portions) if self.rows else 1
+        rows = sum([len(portion[0]) for portion in portions]) if self.rows else 1
         if self._model_time.expected(rows) > _SHORT:
             return self._loop.run_in_executor(self._threads, self._timed, portions, rows)
         began = time.perf_counter()

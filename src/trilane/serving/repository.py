@@ -91,8 +91,8 @@ class ModelRepository:
         entry = self._find(question.model)
         slot, paid = self._slot(entry, question.version), False
         try:
-            opened, found = slot.opened, entry.listed.versions.get(slot.version)
-            if opened is None:
+            if (opened := slot.opened) is None:
+                found = entry.listed.versions.get(slot.version)
                 afford(self._admission, question, found.options.tier if found else STANDARD)
                 paid = True
             while opened is None:

@@ -6,9 +6,9 @@ Law: only what has the same lengths on all axes but the first is stacked; the re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,16 +18,14 @@ Portion: TypeAlias = Sequence[npt.NDArray[Any]]
 """The inputs of one question, in the model's order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """Portions of the batch, by place, whose inputs are stacked in `inputs`."""
 
     places: Sequence[int]
     inputs: list[npt.NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The outputs of a batch: stacked, or by the first row of each portion where they could not be."""
 
     stacked: list[npt.NDArray[Any]] | None

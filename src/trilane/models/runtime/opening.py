@@ -123,10 +123,14 @@ def fit_answer(answers: Arrays, outputs: Sequence[TensorSpec], *, rows: int | No
         if array.dtype != DATATYPES[spec.datatype]:
             raise _unfit(f"its output {spec.name!r} is {array.dtype}, and promised as {spec.datatype}", where)
         want = spec.shape if rows is None or not spec.shape else (rows, *spec.shape[1:])
-        if len(array.shape) != len(want) or any(n not in (-1, m) for n, m in zip(want, array.shape, strict=True)):
+        if array.shape != want and not _fits(array.shape, want):
             raise _unfit(f"its output {spec.name!r} has shape {list(array.shape)} instead of {list(want)}", where)
         if not nan and array.dtype.kind == "f" and np.isnan(array).any():
             raise _unfit(f"its output {spec.name!r} has a NaN; `nan = true` in model.toml lets it pass", where)
+
+
+def _fits(shape: Sequence[int], want: Sequence[int]) -> bool:
+    return len(shape) == len(want) and all(n in (-1, m) for n, m in zip(want, shape, strict=True))
 
 
 def _unfit(what: str, where: str) -> ModelError:

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping
 
 import msgspec
-import orjson
 
 from trilane.features.fallback import FRESH, STATUSES
 from trilane.serving.degradation import RUNGS
@@ -94,8 +93,8 @@ class DecisionFormat:
 
 
 def _numbers(values: list[float]) -> list[str]:
-    """The texts of finite numbers, written in one go: Python takes ten times as long for one."""
-    return orjson.dumps(values)[1:-1].decode().split(",")
+    """The texts of finite numbers, written in one go: Python takes eight times as long for one."""
+    return _text(values)[1:-1].split(",")
 
 
 def _text(value: object) -> str:

@@ -39,7 +39,7 @@ MOST_TENSORS, MOST_PARAMETERS = 4_096, 1_024
 _LONGEST_NAME = 1_024
 _LONGEST_PARAMETERS = 65_536  # bytes of the text of all: to read half a million of them holds up everybody
 _REMEMBERED = 4_096  # bytes of JSON before binary parts, which is the same from question to question, that are kept
-_BEGINNING = 256  # bytes of JSON in which its first list begins, nested or flat; to look through all costs as much again
+_BEGINNING = 256  # bytes of JSON in which its first list begins, nested or flat: to look through all takes long
 _SHARED_MEMORY = "shared_memory_region"
 _encode = msgspec.json.Encoder().encode
 
