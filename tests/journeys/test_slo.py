@@ -68,4 +68,5 @@ def test_answers_of_all_workers_count_and_a_restart_forgets_none(tmp_path: Path)
     assert "Endpoint is_big" in people
     assert "██████████" in people
     assert "PAGE" in people
-    assert command(folder, "slo", "nosuch").returncode == 2
+    unknown = command(folder, "slo", "nosuch", "--json")
+    assert (unknown.returncode, json.loads(unknown.stdout)["error"]["where"]) == (2, "nosuch")

@@ -29,7 +29,9 @@ def slo(
     with open_project(project) as opened:
         if endpoint is not None and endpoint not in opened.definitions.endpoints:
             known = ", ".join(sorted(opened.definitions.endpoints)) or "none"
-            raise DefinitionError(f"there is no endpoint {endpoint!r}", remedy=f"Endpoints: {known}", file="")
+            raise DefinitionError(
+                f"there is no endpoint {endpoint!r}", where=endpoint, remedy=f"Endpoints: {known}", file=""
+            )
         facts = slo_facts(opened, endpoint)
     terminal.answer({"endpoints": facts})
     if not facts:
