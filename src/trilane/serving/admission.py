@@ -316,8 +316,10 @@ class Admission:
         if answered is None or entry.hopeless:
             return
         self._answers += 1
+        if self._answers % _EVERY:
+            return
         alone = alone or entry.deadline == math.inf  # what has no deadline cannot be late
-        if self._answers % _EVERY or (alone and self.learned is None):
+        if alone and self.learned is None:
             return
         latency, unloaded = answered - entry.began, entry.line.unloaded(self.total + 1)
         if self.learned is not None:
