@@ -109,4 +109,7 @@ def _part(share: float) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.3g}" if math.isfinite(seconds) else "never"
+    if not math.isfinite(seconds):
+        return "never"
+    # `g` writes a thousand with an exponent, which is wider than eighty columns have room for.
+    return f"{seconds * 1e3:,.0f}" if seconds >= 0.1 else f"{seconds * 1e3:.3g}"
