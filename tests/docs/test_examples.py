@@ -37,6 +37,7 @@ PROGRAMS = {"trilane", "python"}
 DEFAULT_PORT = "8321"
 
 
+@pytest.mark.timeout(400)  # a page may run many commands, each of which has 100 s
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_examples_of_a_page_run_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
