@@ -19,6 +19,12 @@ ROUNDS = 6
 FILES = 24
 
 
+def _make_input(folder: Path) -> None:
+    make_scored_shop(folder).close()
+    for number in range(FILES):
+        write_rows(folder / "in" / f"{number:02}.parquet", 60, seed=number)
+
+
 def _command(folder: Path, output: Path) -> list[str]:
     line = [sys.executable, "-m", "trilane", "score", "is_big", "--input", str(folder / "in"), "--output", str(output)]
     return [*line, "--at", format_instant(NOW), "--workers", "2", "--project", str(folder), "--json"]
@@ -38,9 +44,7 @@ def _files(output: Path) -> dict[str, bytes]:
 
 
 def test_a_killed_job_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    make_scored_shop(tmp_path).close()
-    for number in range(FILES):
-        write_rows(tmp_path / "in" / f"{number:02}.parquet", 60, seed=number)
+    _make_input(tmp_path)
     spoilt = write_rows(tmp_path / "in" / "zz.parquet", 10)
     pq.write_table(
         spoilt.set_column(2, "basket", pa.array([None, *range(9)], pa.float64())), tmp_path / "in/zz.parquet"
@@ -68,9 +72,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_costs_only_its_part(tmp_path: Path) -> None:
-    make_scored_shop(tmp_path).close()
-    for number in range(FILES):
-        write_rows(tmp_path / "in" / f"{number:02}.parquet", 60, seed=number)
+    _make_input(tmp_path)
     output = tmp_path / "out"
     with _start(_command(tmp_path, output)) as process:
         workers: list[int] = []
@@ -86,9 +88,7 @@ def test_a_worker_that_is_killed_costs_only_its_part(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_command_says_how_it_goes_on(tmp_path: Path) -> None:
-    make_scored_shop(tmp_path).close()
-    for number in range(FILES):
-        write_rows(tmp_path / "in" / f"{number:02}.parquet", 60, seed=number)
+    _make_input(tmp_path)
     output = tmp_path / "out"
     with _start(_command(tmp_path, output)) as process:
         while process.poll() is None and not _lines(output):

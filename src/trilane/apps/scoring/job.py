@@ -18,8 +18,21 @@ import pyarrow.parquet as pq
 
 from trilane.errors import ContractError, SetupError
 
-__all__ = ["JOINED_ROWS", "PART_ROWS", "PORTION", "Check", "Done", "InputFile", "Job", "Part"]
-__all__ += ["cut", "input_files", "opened", "schema_of", "stamp"]
+__all__ = [
+    "JOINED_ROWS",
+    "PART_ROWS",
+    "PORTION",
+    "Check",
+    "Done",
+    "InputFile",
+    "Job",
+    "Part",
+    "cut",
+    "input_files",
+    "opened",
+    "schema_of",
+    "stamp",
+]
 
 PORTION = 8_192  # rows that are scored together: enough to forget what a portion costs, few enough for the cache
 PART_ROWS = 16 * PORTION  # row groups are put together up to here, and one that has more is cut

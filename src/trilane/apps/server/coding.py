@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import zlib
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from trilane.apps.server.limits import LARGEST_BODY
@@ -106,8 +105,6 @@ async def inflated_later(body: bytes, coding: str) -> bytes:
 
 async def compressed_later(body: bytes, coding: str) -> bytes:
     """`compressed`, beside the event loop if it takes long."""
-    return await _off_the_loop(len(body) > _ALONE, lambda: compressed(body, coding))
-
-
-async def _off_the_loop(large: bool, work: Callable[[], bytes]) -> bytes:
-    return await asyncio.get_running_loop().run_in_executor(None, work) if large else work()
+    if len(body) <= _ALONE:
+        return compressed(body, coding)
+    return await asyncio.get_running_loop().run_in_executor(None, compressed, body, coding)
